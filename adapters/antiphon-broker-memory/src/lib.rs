@@ -1,0 +1,1 @@
+//! The broker in memory, with the same semantics as the durable ones.

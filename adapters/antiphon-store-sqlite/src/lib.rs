@@ -1,0 +1,1 @@
+//! Outbox, inbox, sagas, dead letters and the SQL broker on SQLite.

@@ -1,0 +1,1 @@
+//! What the framework costs over the bare parts.

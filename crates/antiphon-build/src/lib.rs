@@ -1,0 +1,1 @@
+//! Turns .proto files into Rust in build.rs, without protoc.

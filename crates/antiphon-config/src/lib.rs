@@ -1,0 +1,1 @@
+//! Layered, typed settings: file, environment, flags.

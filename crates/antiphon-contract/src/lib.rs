@@ -1,0 +1,1 @@
+//! Reads descriptors into one model of services, routes, policies, events and errors.

@@ -1,0 +1,1 @@
+//! Broker ports, envelope and the consumer engine.

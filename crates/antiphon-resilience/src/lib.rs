@@ -1,0 +1,1 @@
+//! Pure policies: adaptive concurrency limit, deadlines.

@@ -1,0 +1,1 @@
+//! Saga definition, pure step machine, ports.

@@ -1,0 +1,1 @@
+//! The facade: what a user depends on.

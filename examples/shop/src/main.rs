@@ -1,0 +1,2 @@
+//! The reference system: a small online shop of six services.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The shop as processes: routes, kills, drains.

@@ -1,0 +1,1 @@
+//! Clients of other languages call our services.

@@ -1,0 +1,1 @@
+//! Seeded simulation of relay, inbox, retry ladder and saga in virtual time.
