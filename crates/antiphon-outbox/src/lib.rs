@@ -1,1 +1,14 @@
-//! Transactions with emit, outbox, relay, inbox, idempotent calls, ledger: ports and the pure engine.
+//! Business rows and messages, together or not at all.
+//!
+//! A [`Tx`] is one transaction of a service's own database. What is emitted through it is written as
+//! the last statement before COMMIT; a relay publishes it afterwards, at least once; the consumer's
+//! inbox makes the effect happen once.
+
+mod port;
+mod tx;
+
+pub use port::{
+    CommitError, InboxEntry, InboxStore, Lease, LeaseStore, OutboxRow, OutboxStore, Seq, Store,
+    StoreError, StoredCall, CallStore,
+};
+pub use tx::{Database, Tx};

@@ -1,1 +1,11 @@
-//! Answering and calling: one method served as gRPC, gRPC-Web, Connect and REST; the client stack.
+//! Answering and calling.
+//!
+//! A [`Service`] is what generated code makes of a user's handlers: methods by number, bytes in and
+//! out. `server` answers it over gRPC, gRPC-Web, Connect and REST on one port; `client` reaches it,
+//! over the network or in the same process.
+
+pub mod service;
+
+pub use service::{
+    Codec, Encoded, Idempotency, MethodInfo, MethodKind, Service, ServiceInfo, Streaming,
+};

@@ -1,0 +1,177 @@
+//! The transaction that user code works in, and the handle that opens it.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_core::{Context, MessageId};
+use antiphon_messaging::{Command, Event, Message, Payload};
+use tokio::sync::Notify;
+
+use crate::port::{CommitError, OutboxStore, Store, StoreError};
+
+/// A service's own database: business rows, outbox, inbox, sagas. Cheap to clone.
+#[derive(Debug)]
+pub struct Database<S> {
+    store: S,
+    /// The service, which becomes the `source` of its messages.
+    service: Arc<str>,
+    committed: Arc<Notify>,
+}
+
+impl<S: Clone> Clone for Database<S> {
+    fn clone(&self) -> Self {
+        Self {
+            store: self.store.clone(),
+            service: Arc::clone(&self.service),
+            committed: Arc::clone(&self.committed),
+        }
+    }
+}
+
+impl<S: OutboxStore> Database<S> {
+    /// The database of `service`, kept by `store`.
+    #[must_use]
+    pub fn new(service: &str, store: S) -> Self {
+        Self { store, service: service.into(), committed: Arc::new(Notify::new()) }
+    }
+
+    /// The adapter underneath.
+    #[must_use]
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// The service that owns it.
+    #[must_use]
+    pub fn service(&self) -> &str {
+        &self.service
+    }
+
+    /// Wakes the relay of this process after a commit with messages.
+    #[must_use]
+    pub fn committed(&self) -> Arc<Notify> {
+        Arc::clone(&self.committed)
+    }
+
+    /// Opens a transaction. Dropping it rolls back.
+    ///
+    /// # Errors
+    /// The store is busy or fails.
+    pub async fn begin(&self) -> Result<Tx<S>, StoreError> {
+        let connection = self.store.begin().await?;
+        Ok(Tx { database: self.clone(), connection, messages: Vec::new() })
+    }
+}
+
+/// One transaction: business rows through the connection it derefs to, messages through
+/// [`emit`](Self::emit) and [`send`](Self::send).
+///
+/// Messages leave after the commit and never without it. They are buffered here and written as the
+/// last statement, so that messages of one key are numbered in the order of their commits.
+#[derive(Debug)]
+pub struct Tx<S: Store> {
+    database: Database<S>,
+    connection: S::Connection,
+    messages: Vec<Message>,
+}
+
+impl<S: OutboxStore> Tx<S> {
+    /// Says what happened, once this transaction is committed.
+    pub fn emit<E: Event>(&mut self, event: &E) -> MessageId {
+        let message = self.message(E::TOPIC, E::key(event), event);
+        self.push(message)
+    }
+
+    /// Says it later: not before `after` has passed.
+    pub fn emit_after<E: Event>(&mut self, after: Duration, event: &E) -> MessageId {
+        let message = self.message(E::TOPIC, E::key(event), event);
+        let now = message.time;
+        self.push(message.delayed(now, after))
+    }
+
+    /// Asks another service for something, once this transaction is committed.
+    pub fn send<C: Command>(&mut self, command: &C) -> MessageId {
+        let mut message = self.message(C::DESTINATION, C::key(command), command);
+        let now = message.time;
+        Context::with_current(|context| {
+            if let Some(context) = context {
+                message.inject_deadline(context, now);
+            }
+        });
+        self.push(message)
+    }
+
+    /// Adds a message that is made already; for the framework's own messages.
+    pub fn push(&mut self, message: Message) -> MessageId {
+        let id = message.id;
+        self.messages.push(message);
+        id
+    }
+
+    /// A message of this service, made now, in the current context.
+    pub fn message<P: Payload>(&self, topic: &str, key: String, payload: &P) -> Message {
+        let time = self.database.store.now();
+        let mut message = Message {
+            id: MessageId::new(time),
+            topic: topic.to_owned(),
+            kind: P::KIND.to_owned(),
+            source: self.database.service.to_string(),
+            key,
+            time,
+            not_before: None,
+            attributes: std::collections::BTreeMap::new(),
+            body: payload.encode_to_vec().into(),
+        };
+        Context::with_current(|context| {
+            message.inject(context.unwrap_or(&Context::root()));
+        });
+        message
+    }
+
+    /// The database it belongs to.
+    #[must_use]
+    pub fn database(&self) -> &Database<S> {
+        &self.database
+    }
+
+    /// The open transaction underneath.
+    pub fn connection(&mut self) -> &mut S::Connection {
+        &mut self.connection
+    }
+
+    /// Writes the messages and commits.
+    ///
+    /// # Errors
+    /// See [`CommitError`]. On [`CommitError::Unknown`] the work may have been done.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the outcome unknown.
+    pub async fn commit(mut self) -> Result<(), CommitError> {
+        let store = &self.database.store;
+        if !self.messages.is_empty() {
+            store
+                .append(&mut self.connection, &self.messages)
+                .await
+                .map_err(CommitError::RolledBack)?;
+        }
+        store.commit(self.connection).await?;
+        if !self.messages.is_empty() {
+            self.database.committed.notify_one();
+        }
+        Ok(())
+    }
+}
+
+impl<S: Store> Deref for Tx<S> {
+    type Target = S::Connection;
+    fn deref(&self) -> &S::Connection {
+        &self.connection
+    }
+}
+
+impl<S: Store> DerefMut for Tx<S> {
+    fn deref_mut(&mut self) -> &mut S::Connection {
+        &mut self.connection
+    }
+}
