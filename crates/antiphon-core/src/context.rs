@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::Status;
 
-pub use carrier::Carrier;
+pub use carrier::{Carrier, CarrierMut};
 pub use scope::{Scoped, spawn};
 pub use trace::{InvalidTraceParent, SpanId, TraceContext, TraceId};
 

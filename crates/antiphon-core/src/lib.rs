@@ -17,7 +17,7 @@ pub mod status;
 
 pub use clock::{Clock, Timestamp};
 pub use component::{Component, Stage};
-pub use context::{Carrier, Context, Deadline, SpanId, TraceContext, TraceId};
+pub use context::{Carrier, CarrierMut, Context, Deadline, SpanId, TraceContext, TraceId};
 pub use health::Health;
 pub use id::MessageId;
 pub use retry::{Retry, RetryPolicy};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use antiphon_core::{Carrier, Context, MessageId, Timestamp};
+use antiphon_core::{Carrier, CarrierMut, Context, MessageId, Timestamp};
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -59,7 +59,7 @@ impl Message {
 
     /// Writes the context into the attributes, the deadline not included.
     pub fn inject(&mut self, context: &Context) {
-        context.inject(&mut Attributes(&mut self.attributes));
+        context.inject(&mut AttributesMut(&mut self.attributes));
         // The key makes one call repeatable; what the call causes has ids of its own.
         self.attributes.remove("idempotencykey");
     }
@@ -75,8 +75,7 @@ impl Message {
     /// The context of handling this message at `now`: the sender's, caused by this message.
     #[must_use]
     pub fn context(&self, now: Timestamp) -> Context {
-        let mut attributes = self.attributes.clone();
-        let context = Context::extract(&Attributes(&mut attributes))
+        let context = Context::extract(&Attributes(&self.attributes))
             .with_causation_id(&self.id.to_string());
         match self.deadline() {
             Some(at) => context.with_deadline(Instant::now() + at.since(now)),
@@ -99,8 +98,6 @@ impl Message {
 }
 
 /// Header names become attribute names by dropping what CloudEvents does not allow in them.
-struct Attributes<'a>(&'a mut BTreeMap<String, String>);
-
 fn attribute_name(header: &str) -> &str {
     match header {
         "x-correlation-id" => "correlationid",
@@ -110,11 +107,17 @@ fn attribute_name(header: &str) -> &str {
     }
 }
 
+struct Attributes<'a>(&'a BTreeMap<String, String>);
+
 impl Carrier for Attributes<'_> {
     fn get(&self, name: &str) -> Option<&str> {
         self.0.get(attribute_name(name)).map(String::as_str)
     }
+}
 
+struct AttributesMut<'a>(&'a mut BTreeMap<String, String>);
+
+impl CarrierMut for AttributesMut<'_> {
     fn set(&mut self, name: &'static str, value: String) {
         self.0.insert(attribute_name(name).to_owned(), value);
     }

@@ -9,12 +9,16 @@ const BAGGAGE_BYTES_MAX: usize = 1_024;
 /// Longest correlation id, causation id or idempotency key that is read, in bytes.
 const ID_BYTES_MAX: usize = 255;
 
-/// Carries named texts: HTTP headers, the attributes of a message.
+/// Has named texts: HTTP headers, the attributes of a message.
 ///
 /// Names are lower case. Deadlines are not among them: each protocol writes them its own way.
 pub trait Carrier {
     /// The text under `name`.
     fn get(&self, name: &str) -> Option<&str>;
+}
+
+/// Takes named texts.
+pub trait CarrierMut {
     /// Puts a text under `name`, in place of the one that is there.
     fn set(&mut self, name: &'static str, value: String);
 }
@@ -61,7 +65,7 @@ impl Context {
     }
 
     /// Writes everything but the deadline.
-    pub fn inject(&self, carrier: &mut impl Carrier) {
+    pub fn inject(&self, carrier: &mut impl CarrierMut) {
         carrier.set(name::TRACEPARENT, self.trace().to_string());
         if !self.trace().state.is_empty() {
             carrier.set(name::TRACESTATE, self.trace().state.clone());
@@ -158,6 +162,9 @@ mod tests {
         fn get(&self, name: &str) -> Option<&str> {
             self.0.get(name).map(String::as_str)
         }
+    }
+
+    impl CarrierMut for Map {
         fn set(&mut self, name: &'static str, value: String) {
             self.0.insert(name.into(), value);
         }
