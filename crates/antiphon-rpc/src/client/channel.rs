@@ -1,0 +1,158 @@
+//! What generated clients call through.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use antiphon_core::Status;
+use antiphon_telemetry::Telemetry;
+use buffa::HasMessageView;
+use connectrpc::{JsonDeserialize, JsonSerialize};
+
+use super::remote::Remote;
+use super::{ClientSettings, Target};
+use crate::service::{MethodInfo, Streaming};
+
+/// A protobuf message as generated code makes it: what can be sent and received.
+pub trait Wire:
+    buffa::Message + HasMessageView + JsonSerialize + JsonDeserialize + Send + 'static
+{
+}
+
+impl<M> Wire for M where
+    M: buffa::Message + HasMessageView + JsonSerialize + JsonDeserialize + Send + 'static
+{
+}
+
+/// Leads to one target. Cheap to clone, shared by all tasks; connections are made when they are
+/// needed and kept.
+#[derive(Clone)]
+pub struct Channel {
+    kind: Kind,
+    idempotency_key: Option<Arc<str>>,
+}
+
+#[derive(Clone)]
+enum Kind {
+    /// A handler of this process, as the generated code's object-safe twin of the service trait.
+    Local(Arc<dyn Any + Send + Sync>),
+    Remote(Arc<Remote>),
+}
+
+impl Channel {
+    /// A channel to instances elsewhere. Connects at the first call.
+    ///
+    /// Connections live on the runtime that is current here.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    ///
+    /// # Errors
+    /// [`Target::Inproc`] has no address: use [`Channel::inproc`].
+    pub fn new(
+        target: &Target,
+        settings: ClientSettings,
+        telemetry: &Telemetry,
+    ) -> Result<Self, Status> {
+        let remote = Remote::new(target, settings, telemetry)?;
+        Ok(Self { kind: Kind::Remote(Arc::new(remote)), idempotency_key: None })
+    }
+
+    /// A channel to a service of this process. `T` is the generated object-safe twin of the service
+    /// trait.
+    #[must_use]
+    pub fn inproc<T: ?Sized + Send + Sync + 'static>(service: Arc<T>) -> Self {
+        Self { kind: Kind::Local(Arc::new(service)), idempotency_key: None }
+    }
+
+    /// The service behind [`Channel::inproc`], for generated clients.
+    #[must_use]
+    pub fn local<T: ?Sized + Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        match &self.kind {
+            Kind::Local(service) => service.downcast_ref::<Arc<T>>().cloned(),
+            Kind::Remote(_) => None,
+        }
+    }
+
+    /// The same channel, whose calls carry this idempotency key: repeating one does not do it twice.
+    #[must_use]
+    pub fn keyed(&self, key: &str) -> Self {
+        Self { kind: self.kind.clone(), idempotency_key: Some(key.into()) }
+    }
+
+    /// The key of [`Channel::keyed`].
+    #[must_use]
+    pub fn idempotency_key(&self) -> Option<&str> {
+        self.idempotency_key.as_deref()
+    }
+
+    fn remote(&self) -> Result<&Arc<Remote>, Status> {
+        match &self.kind {
+            Kind::Remote(remote) => Ok(remote),
+            Kind::Local(_) => Err(Status::unimplemented(
+                "this channel leads to another service of the same process",
+            )),
+        }
+    }
+
+    /// One request, one answer.
+    ///
+    /// # Errors
+    /// The service's status; `UNAVAILABLE` with a [`super::CallError`] as its source when it could
+    /// not be reached; `DEADLINE_EXCEEDED`.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the call; whether it had an effect is unknown.
+    pub async fn unary<Req: Wire, Res: Wire>(
+        &self,
+        method: &'static MethodInfo,
+        request: Req,
+    ) -> Result<Res, Status> {
+        self.remote()?.unary(method, request, self.idempotency_key()).await
+    }
+
+    /// One request, many answers.
+    ///
+    /// # Errors
+    /// As [`Channel::unary`]; later failures are items of the stream.
+    pub async fn server_stream<Req: Wire, Res: Wire>(
+        &self,
+        method: &'static MethodInfo,
+        request: Req,
+    ) -> Result<Streaming<Res>, Status> {
+        self.remote()?.server_stream(method, request).await
+    }
+
+    /// Many requests, one answer.
+    ///
+    /// # Errors
+    /// As [`Channel::unary`]. An error item in `requests` cancels the call.
+    pub async fn client_stream<Req: Wire, Res: Wire>(
+        &self,
+        method: &'static MethodInfo,
+        requests: Streaming<Req>,
+    ) -> Result<Res, Status> {
+        self.remote()?.client_stream(method, requests).await
+    }
+
+    /// Many requests, many answers.
+    ///
+    /// # Errors
+    /// As [`Channel::server_stream`]. An error item in `requests` cancels the call.
+    pub async fn bidi<Req: Wire, Res: Wire>(
+        &self,
+        method: &'static MethodInfo,
+        requests: Streaming<Req>,
+    ) -> Result<Streaming<Res>, Status> {
+        self.remote()?.bidi(method, requests).await
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            Kind::Local(_) => f.write_str("Channel(inproc:)"),
+            Kind::Remote(remote) => write!(f, "Channel({})", remote.target()),
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! What a channel counts.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_core::{Code, Status};
+use antiphon_telemetry::Telemetry;
+use antiphon_telemetry::metrics::{EncodeLabelSet, Family, Histogram, SECONDS};
+use parking_lot::RwLock;
+
+use crate::service::MethodInfo;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    rpc_method: &'static str,
+    rpc_status_code: &'static str,
+    server_address: Arc<str>,
+}
+
+#[derive(Clone)]
+struct Instruments {
+    durations: Family<Labels, Histogram, fn() -> Histogram>,
+}
+
+/// Durations by method and outcome. Histograms are looked up by labels once and kept.
+#[derive(Clone)]
+pub(super) struct Metrics {
+    target: Arc<str>,
+    instruments: Instruments,
+    cached: Arc<RwLock<HashMap<(&'static str, u8), Arc<Histogram>>>>,
+}
+
+impl Metrics {
+    pub(super) fn new(telemetry: &Telemetry, target: &str) -> Self {
+        let instruments = telemetry.instruments(|registry| {
+            let durations = Family::new_with_constructor(new_histogram as fn() -> Histogram);
+            registry.register(
+                "rpc_client_call_duration_seconds",
+                "How long calls to other services took",
+                durations.clone(),
+            );
+            Instruments { durations }
+        });
+        Self { target: target.into(), instruments, cached: Arc::default() }
+    }
+
+    pub(super) fn record(&self, method: &MethodInfo, status: Option<&Status>, took: Duration) {
+        let code = status.map_or(0, |status| status.code().number());
+        let key = (method.path, code);
+        let known = self.cached.read().get(&key).cloned();
+        let histogram = known.unwrap_or_else(|| {
+            let labels = Labels {
+                rpc_method: method.path.trim_start_matches('/'),
+                rpc_status_code: Code::from_number(code).map_or("OK", Code::name),
+                server_address: Arc::clone(&self.target),
+            };
+            let histogram = Arc::new(self.instruments.durations.get_or_create(&labels).clone());
+            self.cached.write().insert(key, Arc::clone(&histogram));
+            histogram
+        });
+        histogram.observe(took.as_secs_f64());
+    }
+}
+
+fn new_histogram() -> Histogram {
+    Histogram::new(SECONDS)
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Metrics({})", self.target)
+    }
+}
