@@ -8,7 +8,8 @@ mod port;
 mod tx;
 
 pub use port::{
-    CommitError, InboxEntry, InboxStore, Lease, LeaseStore, OutboxRow, OutboxStore, Seq, Store,
-    StoreError, StoredCall, CallStore,
+    Buried, CallStore, CommitError, Confirmation, HandledCount, InboxEntry, InboxStore, Lease,
+    LeaseStore, OutboxRow, OutboxStore, Position, SentCount, Seq, Store, StoreError, StoredCall,
+    outbox_lane,
 };
 pub use tx::{Database, Tx};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use antiphon_core::{Context, MessageId};
 use antiphon_messaging::{Command, Event, Message, Payload};
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 use crate::port::{CommitError, OutboxStore, Store, StoreError};
 
@@ -16,7 +16,7 @@ pub struct Database<S> {
     store: S,
     /// The service, which becomes the `source` of its messages.
     service: Arc<str>,
-    committed: Arc<Notify>,
+    committed: Arc<watch::Sender<()>>,
 }
 
 impl<S: Clone> Clone for Database<S> {
@@ -33,7 +33,11 @@ impl<S: OutboxStore> Database<S> {
     /// The database of `service`, kept by `store`.
     #[must_use]
     pub fn new(service: &str, store: S) -> Self {
-        Self { store, service: service.into(), committed: Arc::new(Notify::new()) }
+        Self {
+            store,
+            service: service.into(),
+            committed: Arc::new(watch::Sender::new(())),
+        }
     }
 
     /// The adapter underneath.
@@ -48,10 +52,10 @@ impl<S: OutboxStore> Database<S> {
         &self.service
     }
 
-    /// Wakes the relay of this process after a commit with messages.
+    /// Changes after each commit with messages in this process: what wakes the relay.
     #[must_use]
-    pub fn committed(&self) -> Arc<Notify> {
-        Arc::clone(&self.committed)
+    pub fn committed(&self) -> watch::Receiver<()> {
+        self.committed.subscribe()
     }
 
     /// Opens a transaction. Dropping it rolls back.
@@ -60,7 +64,11 @@ impl<S: OutboxStore> Database<S> {
     /// The store is busy or fails.
     pub async fn begin(&self) -> Result<Tx<S>, StoreError> {
         let connection = self.store.begin().await?;
-        Ok(Tx { database: self.clone(), connection, messages: Vec::new() })
+        Ok(Tx {
+            database: self.clone(),
+            connection,
+            messages: Vec::new(),
+        })
     }
 }
 
@@ -157,7 +165,7 @@ impl<S: OutboxStore> Tx<S> {
         }
         store.commit(self.connection).await?;
         if !self.messages.is_empty() {
-            self.database.committed.notify_one();
+            self.database.committed.send_replace(());
         }
         Ok(())
     }
