@@ -143,6 +143,14 @@ impl<S: OutboxStore> Tx<S> {
         &self.database
     }
 
+    /// What statements run on: the database driver's own connection.
+    pub fn sql(&mut self) -> &mut <S::Connection as Deref>::Target
+    where
+        S::Connection: DerefMut,
+    {
+        &mut self.connection
+    }
+
     /// The open transaction underneath.
     pub fn connection(&mut self) -> &mut S::Connection {
         &mut self.connection
