@@ -17,22 +17,34 @@ pub struct Fail {
 impl Fail {
     /// Try again, as the consumer's policy says.
     pub fn retry(error: impl Into<BoxError>) -> Self {
-        Self { retry: Retry::Later, error: error.into() }
+        Self {
+            retry: Retry::Later,
+            error: error.into(),
+        }
     }
 
     /// Try again, but not before `wait` has passed.
     pub fn retry_after(wait: Duration, error: impl Into<BoxError>) -> Self {
-        Self { retry: Retry::After(wait), error: error.into() }
+        Self {
+            retry: Retry::After(wait),
+            error: error.into(),
+        }
     }
 
     /// What is needed is away: try again, and do not count the attempt.
     pub fn defer(error: impl Into<BoxError>) -> Self {
-        Self { retry: Retry::Outage, error: error.into() }
+        Self {
+            retry: Retry::Outage,
+            error: error.into(),
+        }
     }
 
     /// It would fail again: straight to the dead letters.
     pub fn permanent(error: impl Into<BoxError>) -> Self {
-        Self { retry: Retry::Never, error: error.into() }
+        Self {
+            retry: Retry::Never,
+            error: error.into(),
+        }
     }
 
     /// Whether to try again.
@@ -58,7 +70,9 @@ impl Fail {
 impl<E: std::error::Error + Send + Sync + 'static> From<E> for Fail {
     fn from(error: E) -> Self {
         let error: BoxError = Box::new(error);
-        let retry = error.downcast_ref::<Status>().map_or(Retry::Later, Status::retry);
+        let retry = error
+            .downcast_ref::<Status>()
+            .map_or(Retry::Later, Status::retry);
         Self { retry, error }
     }
 }

@@ -2,21 +2,24 @@
 //! consumes.
 //!
 //! Layers, from the user inwards: typed handlers ([`Event`], [`Command`]) → middleware around a
-//! [`Handler`] → the engine (credits, one handler at a time per key, the retry ladder, parking, dead
+//! handler → the engine (credits, one handler at a time per key, the retry ladder, parking, dead
 //! letters) → the ports ([`Broker`], [`Source`]) → an adapter crate.
 
+mod any_broker;
 mod contract;
 mod fail;
 mod lane;
 mod message;
 mod port;
 
+pub use any_broker::AnyBroker;
 pub use contract::{Command, Event, Payload};
 pub use fail::Fail;
 pub use lane::{LANES, lane_of};
 pub use message::Message;
 pub use port::{
-    Broker, Capabilities, DeadReason, Delivery, Durability, Fetched, Group, PublishError, PublishErrorKind,
-    Receipt, Sent, Settle, Settled, Settlement, Settling, Source, Start, SubscribeError,
-    Subscription, Topology,
+    Broker, Capabilities, Dead, DeadError, DeadFilter, DeadLetter, DeadLetters, DeadReason,
+    Delivery, Durability, Fetched, Group, PublishError, PublishErrorKind, Receipt, Sent, Settle,
+    Settled, Settlement, Settling, Source, Start, SubscribeError, Subscription, Topology,
+    settle_all,
 };

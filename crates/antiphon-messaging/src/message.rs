@@ -68,15 +68,16 @@ impl Message {
     pub fn inject_deadline(&mut self, context: &Context, now: Timestamp) {
         if let Some(remaining) = context.remaining() {
             let at = now + remaining;
-            self.attributes.insert(DEADLINE.into(), at.as_millis().to_string());
+            self.attributes
+                .insert(DEADLINE.into(), at.as_millis().to_string());
         }
     }
 
     /// The context of handling this message at `now`: the sender's, caused by this message.
     #[must_use]
     pub fn context(&self, now: Timestamp) -> Context {
-        let context = Context::extract(&Attributes(&self.attributes))
-            .with_causation_id(&self.id.to_string());
+        let context =
+            Context::extract(&Attributes(&self.attributes)).with_causation_id(&self.id.to_string());
         match self.deadline() {
             Some(at) => context.with_deadline(Instant::now() + at.since(now)),
             None => context,
@@ -86,7 +87,10 @@ impl Message {
     /// The sender's deadline.
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
-        self.attribute(DEADLINE)?.parse().ok().map(Timestamp::from_millis)
+        self.attribute(DEADLINE)?
+            .parse()
+            .ok()
+            .map(Timestamp::from_millis)
     }
 
     /// Makes the message due `after` this much time from `now`.

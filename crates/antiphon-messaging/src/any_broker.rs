@@ -1,0 +1,108 @@
+//! A broker of any kind behind one type.
+
+use std::fmt;
+use std::sync::Arc;
+
+use antiphon_core::BoxFuture;
+
+use crate::Message;
+use crate::port::{
+    Broker, Capabilities, DeadLetters, PublishError, Receipt, Source, SubscribeError, Subscription,
+    Topology,
+};
+
+/// Any [`Broker`]: what the application chose by its settings. Cheap to clone; clones share it.
+#[derive(Clone)]
+pub struct AnyBroker(Arc<dyn Erased>);
+
+/// [`Broker`] with boxed futures, so that it can be a trait object.
+trait Erased: Send + Sync {
+    fn capabilities(&self) -> Capabilities;
+    fn declare<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), SubscribeError>>;
+    fn publish(&self, batch: Vec<Message>) -> BoxFuture<'_, Vec<Result<Receipt, PublishError>>>;
+    fn subscribe(
+        &self,
+        subscription: Subscription,
+    ) -> BoxFuture<'_, Result<Box<dyn Source>, SubscribeError>>;
+    fn dead_letters(&self) -> Option<Arc<dyn DeadLetters>>;
+}
+
+impl<B: Broker> Erased for B {
+    fn capabilities(&self) -> Capabilities {
+        Broker::capabilities(self)
+    }
+
+    fn declare<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), SubscribeError>> {
+        Box::pin(Broker::declare(self, topology))
+    }
+
+    fn publish(&self, batch: Vec<Message>) -> BoxFuture<'_, Vec<Result<Receipt, PublishError>>> {
+        Box::pin(Broker::publish(self, batch))
+    }
+
+    fn subscribe(
+        &self,
+        subscription: Subscription,
+    ) -> BoxFuture<'_, Result<Box<dyn Source>, SubscribeError>> {
+        Box::pin(Broker::subscribe(self, subscription))
+    }
+
+    fn dead_letters(&self) -> Option<Arc<dyn DeadLetters>> {
+        Broker::dead_letters(self)
+    }
+}
+
+impl AnyBroker {
+    /// This broker.
+    #[must_use]
+    pub fn new(broker: impl Broker) -> Self {
+        Self(Arc::new(broker))
+    }
+
+    /// See [`Broker::capabilities`].
+    #[must_use]
+    pub fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    /// See [`Broker::declare`].
+    ///
+    /// # Errors
+    /// A topic or group exists with other settings, or the broker does not answer.
+    pub async fn declare(&self, topology: &Topology) -> Result<(), SubscribeError> {
+        self.0.declare(topology).await
+    }
+
+    /// See [`Broker::publish`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the outcome unknown ([`Sent::Maybe`](crate::Sent::Maybe)).
+    pub async fn publish(&self, batch: Vec<Message>) -> Vec<Result<Receipt, PublishError>> {
+        self.0.publish(batch).await
+    }
+
+    /// See [`Broker::subscribe`].
+    ///
+    /// # Errors
+    /// The group was not declared, or cannot be read as asked.
+    pub async fn subscribe(
+        &self,
+        subscription: Subscription,
+    ) -> Result<Box<dyn Source>, SubscribeError> {
+        self.0.subscribe(subscription).await
+    }
+
+    /// See [`Broker::dead_letters`].
+    #[must_use]
+    pub fn dead_letters(&self) -> Option<Arc<dyn DeadLetters>> {
+        self.0.dead_letters()
+    }
+}
+
+impl fmt::Debug for AnyBroker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("AnyBroker")
+            .field(&self.capabilities())
+            .finish()
+    }
+}
