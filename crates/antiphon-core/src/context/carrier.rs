@@ -38,7 +38,10 @@ impl Context {
     /// without a valid trace a new one begins, as W3C Trace Context asks.
     #[must_use]
     pub fn extract(carrier: &impl Carrier) -> Self {
-        let trace = match carrier.get(name::TRACEPARENT).and_then(|text| text.parse().ok()) {
+        let trace = match carrier
+            .get(name::TRACEPARENT)
+            .and_then(|text| text.parse().ok())
+        {
             Some(trace) => TraceContext {
                 state: carrier.get(name::TRACESTATE).unwrap_or_default().to_owned(),
                 ..trace
@@ -46,7 +49,9 @@ impl Context {
             None => TraceContext::root(),
         };
         let id = |name| {
-            carrier.get(name).filter(|id| !id.is_empty() && id.len() <= ID_BYTES_MAX)
+            carrier
+                .get(name)
+                .filter(|id| !id.is_empty() && id.len() <= ID_BYTES_MAX)
         };
         let mut context = Self::root().with_trace(trace);
         if let Some(id) = id(name::CORRELATION_ID) {
@@ -85,7 +90,8 @@ impl Context {
     /// Whether the deadline has passed.
     #[must_use]
     pub fn is_expired(&self) -> bool {
-        self.deadline().is_some_and(|deadline| deadline <= Instant::now())
+        self.deadline()
+            .is_some_and(|deadline| deadline <= Instant::now())
     }
 }
 
@@ -153,6 +159,7 @@ fn unescape(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::SpanId;
     use std::collections::BTreeMap;
 
     #[derive(Default)]
@@ -172,7 +179,10 @@ mod tests {
 
     #[test]
     fn what_is_injected_is_extracted() {
-        let context = Context::root()
+        let root = Context::root();
+        let begun = root.trace().child(SpanId::random());
+        let context = root
+            .with_trace(begun)
             .with_correlation_id("order-1")
             .with_causation_id("message-2")
             .with_idempotency_key("key-3")

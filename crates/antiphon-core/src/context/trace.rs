@@ -36,26 +36,52 @@ impl fmt::Display for SpanId {
 pub struct TraceContext {
     /// The trace.
     pub trace_id: TraceId,
-    /// The span that is the parent of what happens next.
+    /// The span that is the parent of what happens next; zero while no span has begun.
     pub span_id: SpanId,
-    /// Whether the trace is recorded.
+    /// Whether the trace is recorded; decided when its first span begins.
     pub sampled: bool,
     /// Vendors' own positions, passed on untouched; empty when there are none.
     pub state: String,
 }
 
 impl TraceContext {
-    /// A new trace that nobody records yet.
+    /// A new trace in which no span has begun.
     #[must_use]
     pub fn root() -> Self {
-        let trace_id = TraceId(u128::from(fastrand::u64(1..)) << 64 | u128::from(fastrand::u64(..)));
-        Self { trace_id, span_id: SpanId::random(), sampled: false, state: String::new() }
+        let trace_id =
+            TraceId(u128::from(fastrand::u64(1..)) << 64 | u128::from(fastrand::u64(1..)));
+        Self {
+            trace_id,
+            span_id: SpanId(0),
+            sampled: false,
+            state: String::new(),
+        }
+    }
+
+    /// Whether no span has begun yet, so that nobody decided whether the trace is recorded.
+    #[must_use]
+    pub const fn is_root(&self) -> bool {
+        self.span_id.0 == 0
+    }
+
+    /// The span id to write down. The standard has no way to say that there is none yet, so such a
+    /// position is written with the lower half of its trace id, which no recorded span ever has.
+    #[must_use]
+    pub const fn written_span_id(&self) -> SpanId {
+        if self.is_root() {
+            SpanId(self.trace_id.0 as u64 | 1)
+        } else {
+            self.span_id
+        }
     }
 
     /// The same trace with another parent span.
     #[must_use]
     pub fn child(&self, span_id: SpanId) -> Self {
-        Self { span_id, ..self.clone() }
+        Self {
+            span_id,
+            ..self.clone()
+        }
     }
 }
 
@@ -70,7 +96,8 @@ impl FromStr for TraceContext {
     /// Reads a `traceparent` of version 00, or of a later version that begins the same way.
     fn from_str(text: &str) -> Result<Self, InvalidTraceParent> {
         let lower_hex = |part: &str| {
-            part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+            part.bytes()
+                .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
         };
         let (version, rest) = text.split_once('-').ok_or(InvalidTraceParent)?;
         let (trace, rest) = rest.split_once('-').ok_or(InvalidTraceParent)?;
@@ -79,7 +106,8 @@ impl FromStr for TraceContext {
             Some((flags, more)) => (flags, Some(more)),
             None => (flags, None),
         };
-        let shaped = version.len() == 2 && trace.len() == 32 && span.len() == 16 && flags.len() == 2;
+        let shaped =
+            version.len() == 2 && trace.len() == 32 && span.len() == 16 && flags.len() == 2;
         let known = version != "ff" && (version != "00" || more.is_none());
         if !shaped || !known || ![version, trace, span, flags].into_iter().all(lower_hex) {
             return Err(InvalidTraceParent);
@@ -102,7 +130,13 @@ impl FromStr for TraceContext {
 impl fmt::Display for TraceContext {
     /// Writes the `traceparent`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "00-{}-{}-{:02x}", self.trace_id, self.span_id, u8::from(self.sampled))
+        let flags = u8::from(self.sampled);
+        write!(
+            f,
+            "00-{}-{}-{flags:02x}",
+            self.trace_id,
+            self.written_span_id()
+        )
     }
 }
 
@@ -119,6 +153,15 @@ mod tests {
     }
 
     #[test]
+    fn a_trace_without_spans_is_written_as_one_that_nobody_records() {
+        let root = TraceContext::root();
+        let read: TraceContext = root.to_string().parse().unwrap();
+        assert!(root.is_root());
+        assert!(!read.is_root() && !read.sampled);
+        assert_eq!(read.trace_id, root.trace_id);
+    }
+
+    #[test]
     fn what_the_standard_calls_invalid_is_refused() {
         for text in [
             "",
@@ -132,6 +175,10 @@ mod tests {
         ] {
             assert!(text.parse::<TraceContext>().is_err(), "{text:?}");
         }
-        assert!("01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x".parse::<TraceContext>().is_ok());
+        assert!(
+            "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x"
+                .parse::<TraceContext>()
+                .is_ok()
+        );
     }
 }
