@@ -4,6 +4,8 @@
 //! out. `server` answers it over gRPC, gRPC-Web, Connect and REST on one port; `client` reaches it,
 //! over the network or in the same process.
 
+mod headers;
+pub mod server;
 pub mod service;
 
 pub use service::{

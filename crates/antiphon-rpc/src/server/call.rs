@@ -1,0 +1,321 @@
+//! One call on its way through the layers.
+
+use std::any::Any;
+use std::error::Error;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+
+use antiphon_core::{BoxFuture, Code, Context, Deadline, Retry, Status};
+use antiphon_resilience::Outcome;
+use antiphon_telemetry::Span;
+use futures_util::Stream;
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep};
+
+use super::layers::{Calls, Protocol};
+use super::methods::Method;
+use crate::service::Streaming;
+
+/// A call that was let in. It is recorded when it ends, and as CANCELLED when it is dropped before.
+#[derive(Debug)]
+pub struct Call {
+    calls: Calls,
+    method: Arc<Method>,
+    protocol: Protocol,
+    context: Context,
+    span: Span,
+    begun: Instant,
+    /// Counted by the adaptive limit of the method.
+    limited: bool,
+    ended: bool,
+}
+
+impl Call {
+    pub(super) fn new(
+        calls: Calls,
+        method: Arc<Method>,
+        protocol: Protocol,
+        context: Context,
+        span: Span,
+        begun: Instant,
+    ) -> Self {
+        Self { calls, method, protocol, context, span, begun, limited: false, ended: false }
+    }
+
+    pub(super) fn limited(&mut self) {
+        self.limited = true;
+    }
+
+    /// What is called.
+    #[must_use]
+    pub fn method(&self) -> &Arc<Method> {
+        &self.method
+    }
+
+    /// The context of the call, with its deadline.
+    #[must_use]
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Runs `work` to a single answer (reading the request, decoding, the handler, encoding) and
+    /// records how it ended: within the context of the call, until its deadline, panics caught.
+    ///
+    /// # Errors
+    /// What `work` returns, DEADLINE_EXCEEDED, or INTERNAL when it panics.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the call is recorded as CANCELLED and `work` is dropped.
+    pub async fn answer<T>(
+        mut self,
+        work: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
+        let outcome = self.run(work).await;
+        self.end(outcome.as_ref().err());
+        outcome
+    }
+
+    /// Runs `work` to a stream of answers, which goes on under the same layers; the call is recorded
+    /// when the stream ends or is dropped.
+    ///
+    /// # Errors
+    /// As for [`Self::answer`].
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the call is recorded as CANCELLED and `work` is dropped.
+    pub async fn open<T>(
+        mut self,
+        work: impl Future<Output = Result<Streaming<T>, Status>>,
+    ) -> Result<CallStream<T>, Status> {
+        match self.run(work).await {
+            Ok(stream) => Ok(CallStream::new(self, stream)),
+            Err(status) => Err(self.fail(status)),
+        }
+    }
+
+    /// Records that the call failed, and gives the status back.
+    pub fn fail(mut self, status: Status) -> Status {
+        self.end(Some(&status));
+        status
+    }
+
+    fn run<F>(&self, work: F) -> Run<'_, F> {
+        Run { call: self, deadline: self.context.deadline(), timer: None, work }
+    }
+
+    /// Polls a part of the call in its context; a panic becomes INTERNAL.
+    fn poll_part<T>(&self, part: impl FnOnce() -> T) -> Result<T, Status> {
+        let caught = self.context.sync_scope(|| catch_unwind(AssertUnwindSafe(part)));
+        caught.map_err(|panic| {
+            self.calls.metrics().panics.inc();
+            Status::internal(format!("the handler panicked: {}", panic_text(&*panic)))
+        })
+    }
+
+    fn end(&mut self, failed: Option<&Status>) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let now = Instant::now();
+        let took = now.saturating_duration_since(self.begun);
+        let code = failed.map(Status::code);
+        if self.limited
+            && let Some(limit) = &self.method.limit
+        {
+            let outcome = match code {
+                Some(Code::DeadlineExceeded) => Outcome::TimedOut,
+                Some(Code::Cancelled) => Outcome::Ignored,
+                _ => Outcome::Done,
+            };
+            limit.leave(took, now, outcome);
+        }
+        self.method.metrics.record(self.protocol, code, took.as_secs_f64());
+        self.calls.left();
+        if let Some(status) = failed {
+            self.span.fail(status);
+        }
+        self.log(failed, took);
+    }
+
+    /// The access log: one line per call, loud when somebody should look.
+    fn log(&self, failed: Option<&Status>, took: std::time::Duration) {
+        let slow = took >= self.calls.settings().slow_call;
+        if failed.is_none() && !slow && !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
+        let rpc = self.method.info.path.trim_start_matches('/');
+        let protocol = self.protocol.name();
+        let code = failed.map_or("OK", |status| status.code().name());
+        let duration_ms = took.as_secs_f64() * 1_000.0;
+        self.context.sync_scope(|| match failed {
+            Some(status) if status.source().is_some() => {
+                let cause = chain(status);
+                tracing::error!(rpc, protocol, code, duration_ms, %status, cause, "call failed");
+            }
+            Some(status) if is_servers_fault(status.code()) => {
+                tracing::warn!(rpc, protocol, code, duration_ms, %status, "call failed");
+            }
+            Some(status) => {
+                tracing::info!(rpc, protocol, code, duration_ms, %status, "call refused");
+            }
+            None if slow => tracing::info!(rpc, protocol, code, duration_ms, "slow call"),
+            None => tracing::debug!(rpc, protocol, code, duration_ms, "call"),
+        });
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.end(Some(&Status::new(Code::Cancelled, "the caller went away")));
+        }
+    }
+}
+
+/// The codes that mean that something is wrong with the server and not with the call (OpenTelemetry,
+/// gRPC server spans).
+const fn is_servers_fault(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
+}
+
+/// The sources of an error, in one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = String::new();
+    let mut next = error.source();
+    while let Some(source) = next {
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&'static str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+pin_project! {
+    /// Work in the context of a call, until its deadline.
+    struct Run<'a, F> {
+        call: &'a Call,
+        deadline: Option<Deadline>,
+        // Most handlers answer at once; then no timer is ever set.
+        #[pin]
+        timer: Option<Sleep>,
+        #[pin]
+        work: F,
+    }
+}
+
+impl<T, F: Future<Output = Result<T, Status>>> Future for Run<'_, F> {
+    type Output = Result<T, Status>;
+
+    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let work = this.work;
+        match this.call.poll_part(|| work.poll(task)) {
+            Ok(Poll::Pending) => {}
+            Ok(done) => return done,
+            Err(panicked) => return Poll::Ready(Err(panicked)),
+        }
+        let Some(deadline) = *this.deadline else {
+            return Poll::Pending;
+        };
+        if this.timer.is_none() {
+            this.timer.set(Some(tokio::time::sleep_until(deadline)));
+        }
+        match this.timer.as_pin_mut().map(|timer| timer.poll(task)) {
+            Some(Poll::Ready(())) => Poll::Ready(Err(Status::deadline_exceeded())),
+            _ => Poll::Pending,
+        }
+    }
+}
+
+/// The answers of a call, one after the other.
+///
+/// Ends with DEADLINE_EXCEEDED when the time of the call is over, with INTERNAL when the handler
+/// panics, and with UNAVAILABLE when the server must stop.
+pub struct CallStream<T> {
+    call: Call,
+    answers: Streaming<T>,
+    timer: Option<Pin<Box<Sleep>>>,
+    server_ends: BoxFuture<'static, ()>,
+    over: bool,
+}
+
+impl<T> CallStream<T> {
+    fn new(call: Call, answers: Streaming<T>) -> Self {
+        let timer = call.context.deadline().map(|at| Box::pin(tokio::time::sleep_until(at)));
+        let mut ending = call.calls.ending();
+        let server_ends = Box::pin(async move {
+            // The sender lives as long as any call.
+            let _ = ending.wait_for(|ending| *ending).await;
+        });
+        Self { call, answers, timer, server_ends, over: false }
+    }
+
+    /// What has been called.
+    #[must_use]
+    pub fn call(&self) -> &Call {
+        &self.call
+    }
+
+    fn finish(&mut self, status: Option<Status>) -> Poll<Option<Result<T, Status>>> {
+        self.over = true;
+        self.call.end(status.as_ref());
+        Poll::Ready(status.map(Err))
+    }
+}
+
+impl<T> Stream for CallStream<T> {
+    type Item = Result<T, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if this.over {
+            return Poll::Ready(None);
+        }
+        // Before the answers, so that a stream that always has one ready ends as well.
+        if let Some(timer) = &mut this.timer
+            && timer.as_mut().poll(task).is_ready()
+        {
+            return this.finish(Some(Status::deadline_exceeded()));
+        }
+        let answers = &mut this.answers;
+        match this.call.poll_part(|| Pin::new(answers).poll_next(task)) {
+            Ok(Poll::Ready(Some(Ok(answer)))) => return Poll::Ready(Some(Ok(answer))),
+            Ok(Poll::Ready(Some(Err(status)))) | Err(status) => return this.finish(Some(status)),
+            Ok(Poll::Ready(None)) => return this.finish(None),
+            Ok(Poll::Pending) => {}
+        }
+        if this.server_ends.as_mut().poll(task).is_ready() {
+            let status = Status::unavailable("the server is stopping")
+                .with_reason("STOPPING", "antiphon")
+                .with_retry(Retry::Outage);
+            return this.finish(Some(status));
+        }
+        Poll::Pending
+    }
+}
+
+impl<T> std::fmt::Debug for CallStream<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("CallStream").field(&self.call).finish()
+    }
+}

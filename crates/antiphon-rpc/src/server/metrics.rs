@@ -1,0 +1,150 @@
+//! What a server counts and measures.
+//!
+//! Names are OpenTelemetry's where it has one. Instruments of a method are looked up once per method,
+//! protocol and code, and kept beside the method.
+
+use std::sync::OnceLock;
+
+use antiphon_core::Code;
+use antiphon_telemetry::Telemetry;
+use antiphon_telemetry::metrics::{Counter, Family, Gauge, Histogram, Registry, SECONDS};
+
+use super::Protocol;
+
+type Labels<const N: usize> = [(&'static str, &'static str); N];
+type Durations = Family<Labels<3>, Histogram, fn() -> Histogram>;
+
+/// Why something was turned away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shed {
+    /// The adaptive limit of the method.
+    Concurrency,
+    /// The limit on calls in progress in the process.
+    CallsMax,
+    /// The limit on connections.
+    ConnectionsMax,
+    /// The limit on connections of one address.
+    ConnectionsPerAddress,
+}
+
+impl Shed {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Concurrency => "concurrency",
+            Self::CallsMax => "calls_max",
+            Self::ConnectionsMax => "connections_max",
+            Self::ConnectionsPerAddress => "connections_per_address",
+        }
+    }
+}
+
+/// The instruments of a server.
+#[derive(Clone, Debug)]
+pub(crate) struct ServerMetrics {
+    durations: Durations,
+    shed: Family<Labels<1>, Counter>,
+    limits: Family<Labels<1>, Gauge>,
+    /// Calls in progress.
+    pub(crate) active_calls: Gauge,
+    /// Connections open.
+    pub(crate) connections: Gauge,
+    /// Handlers that panicked.
+    pub(crate) panics: Counter,
+}
+
+impl ServerMetrics {
+    pub(crate) fn new(telemetry: &Telemetry) -> Self {
+        telemetry.instruments(Self::register)
+    }
+
+    fn register(registry: &mut Registry) -> Self {
+        let durations =
+            Durations::new_with_constructor((|| Histogram::new(SECONDS)) as fn() -> Histogram);
+        let metrics = Self {
+            durations: durations.clone(),
+            shed: Family::default(),
+            limits: Family::default(),
+            active_calls: Gauge::default(),
+            connections: Gauge::default(),
+            panics: Counter::default(),
+        };
+        registry.register(
+            "rpc_server_call_duration_seconds",
+            "How long calls took to answer",
+            durations,
+        );
+        registry.register(
+            "rpc_server_active_calls",
+            "Calls in progress",
+            metrics.active_calls.clone(),
+        );
+        registry.register(
+            "rpc_server_connections",
+            "Connections open",
+            metrics.connections.clone(),
+        );
+        registry.register(
+            "rpc_server_shed",
+            "Calls and connections turned away because of a limit",
+            metrics.shed.clone(),
+        );
+        registry.register(
+            "rpc_server_concurrency_limit",
+            "The most calls of a method that may be in progress at once",
+            metrics.limits.clone(),
+        );
+        registry.register("rpc_server_panics", "Handlers that panicked", metrics.panics.clone());
+        metrics
+    }
+
+    pub(crate) fn shed(&self, why: Shed) {
+        self.shed.get_or_create(&[("reason", why.label())]).inc();
+    }
+
+    pub(crate) fn method(&self, name: &'static str) -> MethodMetrics {
+        MethodMetrics {
+            name,
+            durations: self.durations.clone(),
+            cells: [const { [const { OnceLock::new() }; CODES] }; Protocol::ALL.len()],
+            limit: OnceLock::new(),
+            limits: self.limits.clone(),
+        }
+    }
+}
+
+/// OK and the sixteen codes.
+const CODES: usize = Code::ALL.len() + 1;
+
+/// The instruments of one method.
+#[derive(Debug)]
+pub(crate) struct MethodMetrics {
+    name: &'static str,
+    durations: Durations,
+    cells: [[OnceLock<Histogram>; CODES]; Protocol::ALL.len()],
+    limit: OnceLock<Gauge>,
+    limits: Family<Labels<1>, Gauge>,
+}
+
+impl MethodMetrics {
+    /// Records a call that ended with `code`; `None` is OK.
+    pub(crate) fn record(&self, protocol: Protocol, code: Option<Code>, seconds: f64) {
+        let place = code.map_or(0, |code| usize::from(code.number()));
+        self.cells[protocol as usize][place]
+            .get_or_init(|| {
+                let labels = [
+                    ("rpc_system_name", protocol.name()),
+                    ("rpc_method", self.name),
+                    ("rpc_status_code", code.map_or("OK", Code::name)),
+                ];
+                self.durations.get_or_create(&labels).clone()
+            })
+            .observe(seconds);
+    }
+
+    /// Records the limit of the method.
+    pub(crate) fn limit(&self, limit: u32) {
+        self.limit
+            .get_or_init(|| self.limits.get_or_create(&[("rpc_method", self.name)]).clone())
+            .set(i64::from(limit));
+    }
+}

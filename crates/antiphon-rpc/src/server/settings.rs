@@ -1,0 +1,98 @@
+//! The settings of a server.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use antiphon_resilience::LimitSettings;
+
+pub use super::deadline::Timeouts;
+
+/// Where a server listens, and its limits and timers. The defaults are safe.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerSettings {
+    /// The address; port 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// Threads that serve; 0 means one per core.
+    pub workers: usize,
+    /// Connections at once; more are closed at once.
+    pub connections_max: usize,
+    /// Connections at once from one IP address.
+    pub connections_per_address_max: usize,
+    /// Time to send the first bytes, by which the protocol is recognised.
+    pub sniff_timeout: Duration,
+    /// Time to send the head of a request, over HTTP/1.1.
+    pub header_timeout: Duration,
+    /// How long a connection without calls is kept.
+    pub idle_timeout: Duration,
+    /// How long a client may pause within a request body that is awaited.
+    pub body_idle_timeout: Duration,
+    /// How long a client may leave what is sent to it unread.
+    pub write_timeout: Duration,
+    /// The age at which a connection is asked to end, so that load spreads to new instances.
+    pub connection_age_max: Duration,
+    /// How long such a connection may take to finish its calls.
+    pub connection_age_grace: Duration,
+    /// How often an idle HTTP/2 client is asked whether it lives.
+    pub keep_alive_interval: Duration,
+    /// How long the answer to that may take.
+    pub keep_alive_timeout: Duration,
+    /// The headers of a request, in bytes.
+    pub header_bytes_max: u32,
+    /// A REST request body, in bytes.
+    pub body_bytes_max: usize,
+    /// A message of gRPC, gRPC-Web or Connect, in bytes, uncompressed.
+    pub message_bytes_max: usize,
+    /// Calls at once on one HTTP/2 connection.
+    pub streams_max: u32,
+    /// Bytes of one HTTP/2 stream that a client may send ahead.
+    pub stream_window_bytes: u32,
+    /// Bytes of one HTTP/2 connection that a client may send ahead.
+    pub connection_window_bytes: u32,
+    /// Bytes kept per HTTP/2 stream for a client that does not read.
+    pub send_buffer_bytes: usize,
+    /// Calls in progress at once, all methods together.
+    pub calls_max: usize,
+    /// The adaptive limit of each unary method.
+    pub concurrency: LimitSettings,
+    /// How long calls may take.
+    pub timeouts: Timeouts,
+    /// Calls that take longer are logged even when they succeed.
+    pub slow_call: Duration,
+    /// How long to go on serving after health says "not ready", so that load balancers notice.
+    pub lame_duck: Duration,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        const fn secs(secs: u64) -> Duration {
+            Duration::from_secs(secs)
+        }
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            workers: 0,
+            connections_max: 50_000,
+            connections_per_address_max: 4_096,
+            sniff_timeout: secs(10),
+            header_timeout: secs(10),
+            idle_timeout: secs(300),
+            body_idle_timeout: secs(30),
+            write_timeout: secs(30),
+            connection_age_max: secs(1_800),
+            connection_age_grace: secs(30),
+            keep_alive_interval: secs(60),
+            keep_alive_timeout: secs(20),
+            header_bytes_max: 16 * 1024,
+            body_bytes_max: 1024 * 1024,
+            message_bytes_max: 4 * 1024 * 1024,
+            streams_max: 200,
+            stream_window_bytes: 256 * 1024,
+            connection_window_bytes: 1024 * 1024,
+            send_buffer_bytes: 64 * 1024,
+            calls_max: 10_000,
+            concurrency: LimitSettings::default(),
+            timeouts: Timeouts::default(),
+            slow_call: secs(1),
+            lame_duck: Duration::ZERO,
+        }
+    }
+}
