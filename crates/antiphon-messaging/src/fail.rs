@@ -11,46 +11,57 @@ use antiphon_core::{BoxError, Retry, Status};
 /// code. Stopping for good takes [`Fail::permanent`].
 pub struct Fail {
     retry: Retry,
+    code: Option<&'static str>,
     error: BoxError,
 }
 
 impl Fail {
-    /// Try again, as the consumer's policy says.
-    pub fn retry(error: impl Into<BoxError>) -> Self {
+    fn new(retry: Retry, error: impl Into<BoxError>) -> Self {
         Self {
-            retry: Retry::Later,
+            retry,
+            code: None,
             error: error.into(),
         }
+    }
+
+    /// Try again, as the consumer's policy says.
+    pub fn retry(error: impl Into<BoxError>) -> Self {
+        Self::new(Retry::Later, error)
     }
 
     /// Try again, but not before `wait` has passed.
     pub fn retry_after(wait: Duration, error: impl Into<BoxError>) -> Self {
-        Self {
-            retry: Retry::After(wait),
-            error: error.into(),
-        }
+        Self::new(Retry::After(wait), error)
     }
 
     /// What is needed is away: try again, and do not count the attempt.
     pub fn defer(error: impl Into<BoxError>) -> Self {
-        Self {
-            retry: Retry::Outage,
-            error: error.into(),
-        }
+        Self::new(Retry::Outage, error)
     }
 
     /// It would fail again: straight to the dead letters.
     pub fn permanent(error: impl Into<BoxError>) -> Self {
-        Self {
-            retry: Retry::Never,
-            error: error.into(),
-        }
+        Self::new(Retry::Never, error)
+    }
+
+    /// With the stable word that the dead letter gets if this failure ends it (`decode`,
+    /// `dedup-horizon`), in place of `permanent` or `attempts`.
+    #[must_use]
+    pub fn with_code(mut self, code: &'static str) -> Self {
+        self.code = Some(code);
+        self
     }
 
     /// Whether to try again.
     #[must_use]
     pub fn hint(&self) -> Retry {
         self.retry
+    }
+
+    /// The stable word for the dead letter, if one was given.
+    #[must_use]
+    pub fn code(&self) -> Option<&'static str> {
+        self.code
     }
 
     /// The cause, with its chain of sources in one line.
@@ -73,7 +84,11 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for Fail {
         let retry = error
             .downcast_ref::<Status>()
             .map_or(Retry::Later, Status::retry);
-        Self { retry, error }
+        Self {
+            retry,
+            code: None,
+            error,
+        }
     }
 }
 
@@ -86,5 +101,32 @@ impl fmt::Display for Fail {
 impl fmt::Debug for Fail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Fail({:?}, {})", self.retry, self.describe())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use antiphon_core::Code;
+
+    #[test]
+    fn an_error_says_itself_whether_to_try_again() {
+        let plain: Fail = std::io::Error::other("disk").into();
+        assert_eq!(plain.hint(), Retry::Later);
+        let status: Fail = Status::invalid_argument("no such card").into();
+        assert_eq!(status.hint(), Retry::Never);
+        let status: Fail = Status::new(Code::Internal, "x")
+            .with_retry(Retry::Outage)
+            .into();
+        assert_eq!(status.hint(), Retry::Outage);
+    }
+
+    #[test]
+    fn the_description_names_the_whole_chain() {
+        let fail = Fail::permanent(
+            Status::internal(std::io::Error::other("disk full"))
+                .with_source(std::io::Error::other("disk full")),
+        );
+        assert!(fail.describe().contains("disk full"), "{}", fail.describe());
     }
 }

@@ -2,19 +2,26 @@
 //! consumes.
 //!
 //! Layers, from the user inwards: typed handlers ([`Event`], [`Command`]) → middleware around a
-//! handler → the engine (credits, one handler at a time per key, the retry ladder, parking, dead
+//! [`Handler`] → the engine (credits, one handler at a time per key, the retry ladder, parking, dead
 //! letters) → the ports ([`Broker`], [`Source`]) → an adapter crate.
 
 mod any_broker;
+mod consumer;
 mod contract;
+mod engine;
 mod fail;
+mod handler;
 mod lane;
 mod message;
+mod metrics;
 mod port;
+mod worker;
 
 pub use any_broker::AnyBroker;
+pub use consumer::{Consumer, ConsumerError, Messaging};
 pub use contract::{Command, Event, Payload};
 pub use fail::Fail;
+pub use handler::{Handle, Handler, Incoming, Middleware};
 pub use lane::{LANES, lane_of};
 pub use message::Message;
 pub use port::{
@@ -23,3 +30,4 @@ pub use port::{
     Settled, Settlement, Settling, Source, Start, SubscribeError, Subscription, Topology,
     settle_all,
 };
+pub use worker::Worker;

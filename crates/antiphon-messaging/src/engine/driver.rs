@@ -1,0 +1,482 @@
+//! Acts on what the pure parts decide: one driver per subscription, one task, no task per message.
+//!
+//! A turn of the loop asks the source for as many messages as there are credits, starts what may
+//! start, takes in what has ended, and settles all of it in one go. A handler that is done at its
+//! first poll costs no queueing at all.
+
+use std::collections::BTreeMap;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use antiphon_core::{BoxFuture, Shutdown};
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::away::AwayKeys;
+use super::executor::{Executor, Item};
+use super::held::{Held, Kinds, ignored};
+use super::ladder::{Ladder, Verdict};
+use super::pipeline::{Pipeline, Ran};
+use crate::metrics::GroupMetrics;
+use crate::port::{
+    DeadReason, Delivery, Fetched, Settled, Settlement, Settling, Source, settle_all,
+};
+
+/// How long the broker may take to confirm the last settlements after everything was cut.
+const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+
+/// How a group works.
+#[derive(Clone, Debug)]
+pub(crate) struct Rules {
+    pub(crate) ordered: bool,
+    pub(crate) concurrency: usize,
+    pub(crate) batch_max: usize,
+    pub(crate) credits: usize,
+    pub(crate) ladder: Ladder,
+}
+
+/// Why a subscription ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The drain is done.
+    Drained,
+    /// The source is gone.
+    Lost {
+        reason: String,
+        /// Whether it had worked: something came in.
+        worked: bool,
+    },
+}
+
+/// What one turn of the loop brought.
+enum Turn {
+    Fetched(Fetched),
+    MoreCredits,
+    Drain,
+}
+
+/// Lanes that others take over.
+struct Revoking {
+    lanes: Vec<u32>,
+    /// Dropped when nothing of them is held.
+    _done: oneshot::Sender<()>,
+}
+
+/// See the module.
+pub(crate) struct Driver {
+    pipeline: Arc<Pipeline>,
+    rules: Rules,
+    metrics: GroupMetrics,
+    kinds: Kinds,
+    executor: Executor<Held>,
+    away: AwayKeys,
+    running: FuturesUnordered<BoxFuture<'static, Ran>>,
+    /// Deliveries that wait here for their next try, by when it is due.
+    waiting: BTreeMap<(Instant, u64), Held>,
+    waited: u64,
+    /// What the next [`Self::flush`] settles.
+    settlements: Vec<(Delivery, Settlement)>,
+    settling: FuturesUnordered<BoxFuture<'static, (u32, Settled)>>,
+    /// Deliveries that are not settled yet, in all and by lane.
+    held: usize,
+    lanes: BTreeMap<u32, usize>,
+    revoking: Vec<Revoking>,
+    draining: bool,
+    worked: bool,
+}
+
+impl Driver {
+    pub(crate) fn new(pipeline: Arc<Pipeline>, rules: Rules, metrics: GroupMetrics) -> Self {
+        Self {
+            executor: Executor::new(rules.ordered, rules.concurrency),
+            pipeline,
+            rules,
+            metrics,
+            kinds: Kinds::default(),
+            away: AwayKeys::new(),
+            running: FuturesUnordered::new(),
+            waiting: BTreeMap::new(),
+            waited: 0,
+            settlements: Vec::new(),
+            settling: FuturesUnordered::new(),
+            held: 0,
+            lanes: BTreeMap::new(),
+            revoking: Vec::new(),
+            draining: false,
+            worked: false,
+        }
+    }
+
+    /// Consumes until the source ends or the drain is done.
+    ///
+    /// When the source is lost, what still runs is cancelled: all of it comes again, and must not
+    /// run twice at the same time.
+    pub(crate) async fn run(mut self, mut source: Box<dyn Source>, shutdown: &Shutdown) -> End {
+        let mut draining = pin!(shutdown.draining());
+        loop {
+            tokio::task::coop::consume_budget().await;
+            match self.turn(&mut *source, draining.as_mut()).await {
+                Turn::Fetched(Fetched::Deliveries(deliveries)) => self.take_in(deliveries).await,
+                Turn::Fetched(Fetched::Revoked { lanes, done }) => self.revoke(lanes, done),
+                Turn::Fetched(Fetched::Lost(reason)) => {
+                    self.metrics.lost.inc();
+                    return End::Lost {
+                        reason,
+                        worked: self.worked,
+                    };
+                }
+                Turn::MoreCredits => {}
+                Turn::Drain => {
+                    self.drain(source, shutdown).await;
+                    return End::Drained;
+                }
+            }
+        }
+    }
+
+    /// How many messages more may be held.
+    fn credits(&self) -> usize {
+        self.rules.credits.saturating_sub(self.held)
+    }
+
+    /// Waits for something to fetch, and meanwhile gets on with what is held. The fetch is begun
+    /// anew only when that is worth it: some sources start a query each time.
+    async fn turn(
+        &mut self,
+        source: &mut dyn Source,
+        mut draining: Pin<&mut impl Future<Output = ()>>,
+    ) -> Turn {
+        let asked = self.credits();
+        let worthwhile = (self.rules.credits / 4).max(1);
+        let mut fetch = source.fetch(asked);
+        loop {
+            tokio::select! {
+                biased;
+                () = draining.as_mut() => return Turn::Drain,
+                () = self.progress() => {
+                    let credits = self.credits();
+                    let idle = asked == 0 && credits > 0 && self.executor.is_idle();
+                    if idle || credits >= asked + worthwhile {
+                        return Turn::MoreCredits;
+                    }
+                }
+                fetched = &mut fetch => return Turn::Fetched(fetched),
+            }
+        }
+    }
+
+    /// Waits until something that is held can go on, and lets it.
+    ///
+    /// # Cancel safety
+    /// Safe: all waiting is done before anything is changed.
+    async fn progress(&mut self) {
+        let due = self.waiting.first_key_value().map(|((due, _), _)| *due);
+        tokio::select! {
+            biased;
+            Some(ran) = self.running.next(), if !self.running.is_empty() => self.ran(ran),
+            Some((lane, settled)) = self.settling.next(), if !self.settling.is_empty() => {
+                self.settled(lane, settled);
+            }
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+            else => std::future::pending().await,
+        }
+        while let Some(Some(ran)) = self.running.next().now_or_never() {
+            self.ran(ran);
+        }
+        while let Some(Some((lane, settled))) = self.settling.next().now_or_never() {
+            self.settled(lane, settled);
+        }
+        self.resume_due();
+        self.start().await;
+        self.flush();
+    }
+
+    async fn take_in(&mut self, deliveries: Vec<Delivery>) {
+        self.worked = true;
+        let now = Instant::now();
+        for delivery in deliveries {
+            self.held += 1;
+            *self.lanes.entry(delivery.lane).or_default() += 1;
+            let message = &delivery.message;
+            let kind = self
+                .kinds
+                .get(&message.kind, &*self.pipeline.handler, &self.metrics);
+            kind.metrics.consumed.inc();
+            if self.away.holds(message, now) {
+                self.settlements.push((delivery, Settlement::Release));
+            } else if kind.known {
+                self.executor.push(Held::new(delivery, kind));
+            } else {
+                ignored(&self.metrics.ignored, &self.pipeline.group, message);
+                self.settlements.push((delivery, Settlement::Ack));
+            }
+        }
+        self.start().await;
+        self.flush();
+    }
+
+    /// Starts what may start. Nothing here waits: a run is polled once, and kept if it is not done.
+    async fn start(&mut self) {
+        while let Some(mut batch) = self.executor.start(self.rules.batch_max) {
+            self.bury_expired(&mut batch);
+            if batch.is_empty() {
+                self.executor.ended();
+                continue;
+            }
+            let now = Instant::now();
+            for held in &mut batch {
+                held.since.get_or_insert(now);
+            }
+            let mut run = Arc::clone(&self.pipeline).run(batch);
+            match futures_util::poll!(&mut run) {
+                Poll::Ready(ran) => self.ran(ran),
+                Poll::Pending => self.running.push(run),
+            }
+        }
+        self.metrics.in_flight.set(count(self.held));
+        self.metrics.credits.set(count(self.credits()));
+        self.metrics
+            .parked
+            .set(count(self.waiting.len() + self.away.len()));
+    }
+
+    /// Takes out of a batch what nobody waits for any more.
+    fn bury_expired(&mut self, batch: &mut Vec<Held>) {
+        let expired = |held: &Held, now| {
+            held.delivery
+                .message
+                .deadline()
+                .is_some_and(|deadline| deadline <= now)
+        };
+        let now = self.pipeline.clock.now();
+        if !batch.iter().any(|held| expired(held, now)) {
+            return;
+        }
+        for held in std::mem::take(batch) {
+            if expired(&held, now) {
+                let error = "the sender's deadline had passed".to_owned();
+                let attempts = held.tries.attempt() - 1;
+                self.bury(
+                    held,
+                    DeadReason {
+                        code: "expired",
+                        error,
+                        attempts,
+                    },
+                );
+            } else {
+                batch.push(held);
+            }
+        }
+    }
+
+    fn ran(&mut self, ran: Ran) {
+        self.executor.ended();
+        for (held, outcome) in ran.batch.into_iter().zip(ran.outcomes) {
+            match outcome {
+                Ok(()) => {
+                    held.kind.metrics.acked(ran.took);
+                    self.executor.free(&held.delivery.message);
+                    self.settlements.push((held.delivery, Settlement::Ack));
+                }
+                Err(fail) => self.failed(held, &fail, ran.took),
+            }
+        }
+    }
+
+    fn failed(&mut self, mut held: Held, fail: &crate::Fail, took: Duration) {
+        let now = Instant::now();
+        let attempt = held.tries.attempt();
+        held.tries = held.tries.failed(fail.hint());
+        let elapsed = held.since.map_or(Duration::ZERO, |since| now - since);
+        let jitter = fastrand::f64();
+        let verdict = self
+            .rules
+            .ladder
+            .decide(held.tries, fail, elapsed, self.draining, jitter);
+        let message = &held.delivery.message;
+        tracing::warn!(
+            group = &*self.pipeline.group,
+            kind = %message.kind,
+            id = %message.id,
+            key = %message.key,
+            attempt,
+            error = %fail,
+            next = ?verdict,
+            "message not handled"
+        );
+        let metrics = &held.kind.metrics;
+        match verdict {
+            Verdict::Here(wait) => {
+                metrics.retried(took);
+                metrics.retries_here.inc();
+                self.waited += 1;
+                self.waiting.insert((now + wait, self.waited), held);
+            }
+            Verdict::Broker(after) => {
+                metrics.retried(took);
+                metrics.retries_broker.inc();
+                self.send_back(held, now, after);
+            }
+            Verdict::Park(_) | Verdict::Release => {
+                metrics.retried(took);
+                self.release_with_followers(held);
+            }
+            Verdict::Dead(reason) => {
+                metrics.died(took);
+                self.bury(held, reason);
+            }
+        }
+    }
+
+    /// Lets the broker wait with a message, and with all that follows it.
+    fn send_back(&mut self, held: Held, now: Instant, after: Duration) {
+        if self.rules.ordered {
+            self.away.note(&held.delivery.message, now, after);
+        }
+        let followers = self.executor.give_up(&held.delivery.message);
+        let attempts = held.tries.counted;
+        self.settlements
+            .push((held.delivery, Settlement::Retry { after, attempts }));
+        self.release(followers);
+    }
+
+    fn release_with_followers(&mut self, held: Held) {
+        let followers = self.executor.give_up(&held.delivery.message);
+        self.release([held]);
+        self.release(followers);
+    }
+
+    fn release(&mut self, items: impl IntoIterator<Item = Held>) {
+        for held in items {
+            // Attempts that were made here are lost otherwise.
+            let settlement = match held.tries.counted {
+                0 => Settlement::Release,
+                attempts => Settlement::Retry {
+                    after: Duration::ZERO,
+                    attempts,
+                },
+            };
+            self.settlements.push((held.delivery, settlement));
+        }
+    }
+
+    fn bury(&mut self, held: Held, reason: DeadReason) {
+        self.metrics.dead(&held.kind.label, reason.code);
+        self.executor.free(&held.delivery.message);
+        self.settlements
+            .push((held.delivery, Settlement::Dead(reason)));
+    }
+
+    /// Settles what has ended since the last time.
+    fn flush(&mut self) {
+        if self.settlements.is_empty() {
+            return;
+        }
+        let batch = std::mem::take(&mut self.settlements);
+        let lanes: Vec<u32> = batch.iter().map(|(delivery, _)| delivery.lane).collect();
+        for (lane, settling) in lanes.into_iter().zip(settle_all(batch)) {
+            match settling {
+                Settling::Done(settled) => self.settled(lane, settled),
+                Settling::Wait(answer) => {
+                    self.settling
+                        .push(Box::pin(answer.map(move |settled| (lane, settled))));
+                }
+            }
+        }
+    }
+
+    fn settled(&mut self, lane: u32, settled: Settled) {
+        if settled == Settled::Stale {
+            self.metrics.stale.inc();
+        }
+        self.held -= 1;
+        let Some(count) = self.lanes.get_mut(&lane) else {
+            return;
+        };
+        *count -= 1;
+        if *count == 0 && !self.revoking.is_empty() {
+            let lanes = &self.lanes;
+            let held = |lane: &u32| lanes.get(lane).is_some_and(|count| *count > 0);
+            self.revoking
+                .retain(|revoking| revoking.lanes.iter().any(held));
+        }
+    }
+
+    fn resume_due(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        while let Some(entry) = self.waiting.first_entry() {
+            if entry.key().0 > now {
+                return;
+            }
+            let held = entry.remove();
+            self.executor.resume(held);
+        }
+    }
+
+    /// Gives back what has not started of these lanes; what runs is settled when it ends.
+    fn revoke(&mut self, lanes: Vec<u32>, done: oneshot::Sender<()>) {
+        self.give_back(|held| lanes.contains(&held.delivery.lane));
+        let holds = |lane: &u32| self.lanes.get(lane).is_some_and(|count| *count > 0);
+        if lanes.iter().any(holds) {
+            self.revoking.push(Revoking { lanes, _done: done });
+        }
+    }
+
+    /// Gives back what has not started, or waits for another try.
+    fn give_back(&mut self, which: impl Fn(&Held) -> bool) {
+        let queued = self.executor.take(&which);
+        let waiting: Vec<Held> = self
+            .waiting
+            .extract_if(.., |_, held| which(held))
+            .map(|(_, held)| held)
+            .collect();
+        for held in &waiting {
+            self.executor.free(held.message());
+        }
+        self.release(waiting);
+        self.release(queued);
+        self.flush();
+    }
+
+    /// Finishes what runs and gives back the rest. After the cut, what still runs is dropped at its
+    /// await point, which gives it back as well.
+    async fn drain(&mut self, source: Box<dyn Source>, shutdown: &Shutdown) {
+        self.draining = true;
+        let mut leave = source.close();
+        self.give_back(|_| true);
+        let finish = async {
+            while !self.running.is_empty() || !self.settling.is_empty() {
+                self.progress().await;
+            }
+            (&mut leave).await;
+        };
+        let cut = tokio::select! {
+            biased;
+            () = finish => false,
+            () = shutdown.cut() => true,
+        };
+        if cut {
+            let count = self.running.len();
+            tracing::warn!(
+                group = &*self.pipeline.group,
+                count,
+                "handlers cut off by the end"
+            );
+            self.running.clear();
+            let _ = tokio::time::timeout(LEAVE_WITHIN, leave).await;
+        }
+    }
+}
+
+/// A gauge's value.
+fn count(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,95 @@
+//! A delivery in the engine's hands.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use antiphon_telemetry::metrics::Counter;
+use tokio::time::Instant;
+
+use super::executor::Item;
+use super::ladder::Tries;
+use crate::handler::Handler;
+use crate::message::Message;
+use crate::metrics::{GroupMetrics, KindMetrics};
+use crate::port::Delivery;
+
+/// How many kinds one group tells apart in its metrics.
+const KINDS_MAX: usize = 256;
+
+/// A delivery, and what was tried with it. Dropping it releases it.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) delivery: Delivery,
+    pub(crate) kind: Arc<Kind>,
+    pub(crate) tries: Tries,
+    /// When it was first tried here.
+    pub(crate) since: Option<Instant>,
+}
+
+impl Held {
+    pub(crate) fn new(delivery: Delivery, kind: Arc<Kind>) -> Self {
+        let tries = Tries::arriving(delivery.attempt);
+        Self {
+            delivery,
+            kind,
+            tries,
+            since: None,
+        }
+    }
+}
+
+impl Item for Held {
+    fn message(&self) -> &Arc<Message> {
+        &self.delivery.message
+    }
+}
+
+/// What is known of a kind of message, looked up once.
+#[derive(Debug)]
+pub(crate) struct Kind {
+    /// The kind as metrics name it.
+    pub(crate) label: String,
+    /// What its spans are called.
+    pub(crate) span: String,
+    /// Whether the handler knows it.
+    pub(crate) known: bool,
+    pub(crate) metrics: KindMetrics,
+}
+
+/// The kinds that a group has met.
+#[derive(Debug, Default)]
+pub(crate) struct Kinds(HashMap<String, Arc<Kind>>);
+
+impl Kinds {
+    pub(crate) fn get(
+        &mut self,
+        kind: &str,
+        handler: &dyn Handler,
+        metrics: &GroupMetrics,
+    ) -> Arc<Kind> {
+        if let Some(known) = self.0.get(kind) {
+            return Arc::clone(known);
+        }
+        // What anybody may publish must not make metrics without bound: only kinds that the
+        // handler knows get labels of their own, and only so many of them.
+        let known = handler.handles(kind);
+        let crowded = self.0.len() >= KINDS_MAX;
+        let label = if known && !crowded { kind } else { "other" };
+        let made = Arc::new(Kind {
+            label: label.to_owned(),
+            span: format!("process {label}"),
+            known,
+            metrics: metrics.kind(label),
+        });
+        if !crowded {
+            self.0.insert(kind.to_owned(), Arc::clone(&made));
+        }
+        made
+    }
+}
+
+/// Counts a message of an unknown kind.
+pub(crate) fn ignored(counter: &Counter, group: &str, message: &Message) {
+    counter.inc();
+    tracing::debug!(group, kind = %message.kind, id = %message.id, "kind not handled, acknowledged");
+}
