@@ -7,6 +7,7 @@
 mod headers;
 pub mod server;
 pub mod service;
+mod status_wire;
 
 pub use service::{
     Codec, Encoded, Idempotency, MethodInfo, MethodKind, Service, ServiceInfo, Streaming,
