@@ -6,6 +6,7 @@
 
 mod headers;
 pub mod server;
+pub mod client;
 pub mod service;
 mod status_wire;
 

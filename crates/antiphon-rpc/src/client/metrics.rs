@@ -6,17 +6,12 @@ use std::time::Duration;
 
 use antiphon_core::{Code, Status};
 use antiphon_telemetry::Telemetry;
-use antiphon_telemetry::metrics::{EncodeLabelSet, Family, Histogram, SECONDS};
+use antiphon_telemetry::metrics::{Family, Histogram, SECONDS};
 use parking_lot::RwLock;
 
 use crate::service::MethodInfo;
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Labels {
-    rpc_method: &'static str,
-    rpc_status_code: &'static str,
-    server_address: Arc<str>,
-}
+type Labels = [(&'static str, String); 3];
 
 #[derive(Clone)]
 struct Instruments {
@@ -50,11 +45,11 @@ impl Metrics {
         let key = (method.path, code);
         let known = self.cached.read().get(&key).cloned();
         let histogram = known.unwrap_or_else(|| {
-            let labels = Labels {
-                rpc_method: method.path.trim_start_matches('/'),
-                rpc_status_code: Code::from_number(code).map_or("OK", Code::name),
-                server_address: Arc::clone(&self.target),
-            };
+            let labels = [
+                ("rpc_method", method.path.trim_start_matches('/').to_owned()),
+                ("rpc_status_code", Code::from_number(code).map_or("OK", Code::name).to_owned()),
+                ("server_address", self.target.to_string()),
+            ];
             let histogram = Arc::new(self.instruments.durations.get_or_create(&labels).clone());
             self.cached.write().insert(key, Arc::clone(&histogram));
             histogram

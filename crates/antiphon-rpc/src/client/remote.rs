@@ -212,7 +212,7 @@ impl Remote {
             return Status::unavailable(format!("{} cannot be reached", method.service))
                 .with_source(error);
         }
-        status_wire::from_connect(error)
+        status_wire::from_connect(&error)
     }
 
     pub(super) async fn unary<Req: Wire, Res: Wire>(
@@ -258,7 +258,7 @@ impl Remote {
             match answers.message::<Res>().await {
                 Ok(Some(message)) => Ok(Some((message.to_owned_message(), answers))),
                 Ok(None) => Ok(None),
-                Err(error) => Err(status_wire::from_connect(error)),
+                Err(error) => Err(status_wire::from_connect(&error)),
             }
         })))
     }
@@ -340,7 +340,7 @@ impl Remote {
                     answer = receiver.message::<Res>() => match answer {
                         Ok(Some(message)) => Ok(Some((message.to_owned_message(), (receiver, sending)))),
                         Ok(None) => Ok(None),
-                        Err(error) => Err(status_wire::from_connect(error)),
+                        Err(error) => Err(status_wire::from_connect(&error)),
                     }
                 }
             },
