@@ -1,0 +1,61 @@
+//! `shop audit`: reads every service's database and checks what must be true of the whole.
+//!
+//! The shop must be quiet (stopped, or without customers and all sagas ended): the audit waits for
+//! that for some time, and says what was still in flight if it does not come.
+
+mod books;
+mod checks;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::time::Instant;
+
+use books::Books;
+use checks::Check;
+
+/// Checks that nothing was lost and nothing was done twice.
+#[derive(Args, Debug)]
+pub(crate) struct Audit {
+    /// Where the shop keeps its data.
+    #[arg(long, default_value = "shop-data", value_name = "DIR")]
+    data: PathBuf,
+    /// Accepted orders, as `shop simulate --journal` wrote them; may be given several times.
+    #[arg(long, value_name = "FILE")]
+    journal: Vec<PathBuf>,
+    /// How long to wait until nothing is in flight, in seconds.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    wait: u64,
+    /// Prints the checks as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs all checks and prints them.
+///
+/// # Errors
+/// A database cannot be read, or a check does not hold.
+#[expect(clippy::print_stdout, reason = "the table is the output of the command")]
+pub(crate) async fn run(options: Audit) -> antiphon::Result<()> {
+    let give_up = Instant::now() + Duration::from_secs(options.wait);
+    let mut books = Books::open(&options.data).await?;
+    let checks = loop {
+        let in_flight = books.in_flight().await?;
+        if in_flight.is_empty() || Instant::now() >= give_up {
+            let snapshot = books.read(&options.journal).await?;
+            break checks::all(&snapshot, &in_flight);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    if options.json {
+        println!("{}", checks::to_json(&checks));
+    } else {
+        print!("{}", checks::to_table(&checks));
+    }
+    let broken = checks.iter().filter(|check| !check.holds).count();
+    if broken > 0 {
+        return Err(format!("{broken} of {} checks do not hold", checks.len()).into());
+    }
+    Ok(())
+}

@@ -1,0 +1,227 @@
+//! Inventory: what is on the shelves, and for whom it is set aside.
+
+use std::collections::BTreeMap;
+
+use antiphon::sqlite::{Database, Migration, Sqlite, Tx, sqlx};
+use antiphon::{App, Fail, Participate, Rejection, Status, Streaming};
+use futures_util::StreamExt;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use crate::contract::shop::inventory::v1::{
+    GetStockRequest, ImportStockResponse, InventoryError, InventoryService,
+    InventoryServiceServer, ListStockRequest, ListStockResponse, PutStockRequest, Release,
+    Released, Reserve, Reserved, Ship, Shipped, Stock, StockSet,
+};
+
+/// The tables of the service.
+pub(crate) const MIGRATIONS: &[Migration] =
+    &[Migration::new("inventory", include_str!("../migrations/inventory.sql"))];
+
+/// Where the service keeps its rows and answers calls.
+#[derive(Clone)]
+pub(crate) struct Inventory {
+    db: Database,
+}
+
+impl Inventory {
+    /// The service's own database.
+    pub(crate) fn db(&self) -> &Database {
+        &self.db
+    }
+}
+
+/// Adds the service to the process.
+pub(crate) async fn mount(app: &mut App) -> antiphon::Result<()> {
+    let db = app.database("inventory", MIGRATIONS).await?;
+    let inventory = Inventory { db: db.clone() };
+    crate::catalogue::seed(&inventory).await?;
+    app.serve(InventoryServiceServer::new(inventory.clone()));
+    app.participate(
+        db.participant("inventory.commands")
+            .on::<Reserve>(inventory.clone())
+            .on::<Release>(inventory.clone())
+            .on::<Ship>(inventory),
+    );
+    Ok(())
+}
+
+impl InventoryService for Inventory {
+    async fn put_stock(&self, request: PutStockRequest) -> Result<Stock, Status> {
+        let mut tx = self.db.begin().await?;
+        let stock = put(&mut tx, &request).await?;
+        tx.commit().await?;
+        Ok(stock)
+    }
+
+    async fn get_stock(&self, request: GetStockRequest) -> Result<Stock, Status> {
+        let mut reader = self.db.read().await?;
+        let found = sqlx::query("select * from stock where sku = ?")
+            .bind(&request.sku)
+            .fetch_optional(reader.sql())
+            .await
+            .map_err(Status::internal)?;
+        match found {
+            Some(row) => stock(&row).map_err(Status::internal),
+            None => Err(InventoryError::sku_not_found(format!("there is no sku {}", request.sku))),
+        }
+    }
+
+    async fn list_stock(&self, request: ListStockRequest) -> Result<ListStockResponse, Status> {
+        let size = if request.page_size == 0 { 100 } else { request.page_size };
+        let mut reader = self.db.read().await?;
+        let rows = sqlx::query("select * from stock where sku > ? order by sku limit ?")
+            .bind(&request.page_token)
+            .bind(size)
+            .fetch_all(reader.sql())
+            .await
+            .map_err(Status::internal)?;
+        let stock: Vec<Stock> =
+            rows.iter().map(stock).collect::<Result<_, _>>().map_err(Status::internal)?;
+        let full = i32::try_from(stock.len()).is_ok_and(|count| count == size);
+        let next_page_token = match stock.last() {
+            Some(last) if full => last.sku.clone(),
+            _ => String::new(),
+        };
+        Ok(ListStockResponse { stock, next_page_token, ..Default::default() })
+    }
+
+    async fn import_stock(
+        &self,
+        mut requests: Streaming<PutStockRequest>,
+    ) -> Result<ImportStockResponse, Status> {
+        // The transaction is not held while the caller takes its time to send.
+        let mut received = Vec::new();
+        while let Some(request) = requests.next().await {
+            received.push(request?);
+        }
+        let mut tx = self.db.begin().await?;
+        for request in &received {
+            put(&mut tx, request).await?;
+        }
+        tx.commit().await?;
+        let count = i32::try_from(received.len()).map_err(Status::internal)?;
+        Ok(ImportStockResponse { count, ..Default::default() })
+    }
+}
+
+/// Sets one article.
+async fn put(tx: &mut Tx, request: &PutStockRequest) -> Result<Stock, Status> {
+    let row = sqlx::query(
+        "insert into stock (sku, on_hand, price_cents, put_in) values (?1, ?2, ?3, ?2)
+         on conflict (sku) do update set
+             put_in = put_in + ?2 - on_hand, on_hand = ?2, price_cents = ?3
+         returning *",
+    )
+    .bind(&request.sku)
+    .bind(request.quantity)
+    .bind(request.price_cents)
+    .fetch_one(tx.sql())
+    .await
+    .map_err(Status::internal)?;
+    tx.emit(&StockSet {
+        sku: request.sku.clone(),
+        quantity: request.quantity,
+        price_cents: request.price_cents,
+        ..Default::default()
+    });
+    stock(&row).map_err(Status::internal)
+}
+
+fn stock(row: &SqliteRow) -> Result<Stock, sqlx::Error> {
+    Ok(Stock {
+        sku: row.try_get("sku")?,
+        on_hand: row.try_get("on_hand")?,
+        reserved: row.try_get("reserved")?,
+        shipped: row.try_get("shipped")?,
+        price_cents: row.try_get("price_cents")?,
+        ..Default::default()
+    })
+}
+
+impl Participate<Reserve, Sqlite> for Inventory {
+    type Reply = Reserved;
+
+    /// Sets everything aside, or nothing.
+    async fn handle(&self, command: Reserve, tx: &mut Tx) -> Result<Reserved, Rejection> {
+        let mut wanted = BTreeMap::<&str, i64>::new();
+        for item in &command.items {
+            *wanted.entry(&item.sku).or_default() += i64::from(item.quantity);
+        }
+        for (sku, quantity) in wanted {
+            let taken = sqlx::query(
+                "update stock set on_hand = on_hand - ?2, reserved = reserved + ?2
+                 where sku = ?1 and on_hand >= ?2",
+            )
+            .bind(sku)
+            .bind(quantity)
+            .execute(tx.sql())
+            .await?;
+            if taken.rows_affected() == 0 {
+                return Err(Rejection::refuse(InventoryError::out_of_stock(format!(
+                    "{sku} is out of stock"
+                ))));
+            }
+            sqlx::query(
+                "insert into reservations (order_id, sku, quantity, state)
+                 values (?, ?, ?, 'reserved')",
+            )
+            .bind(&command.order_id)
+            .bind(sku)
+            .bind(quantity)
+            .execute(tx.sql())
+            .await?;
+        }
+        Ok(Reserved::default())
+    }
+}
+
+impl Participate<Release, Sqlite> for Inventory {
+    type Reply = Released;
+
+    async fn handle(&self, command: Release, tx: &mut Tx) -> Result<Released, Rejection> {
+        for (sku, quantity) in reserved(tx, &command.order_id, "released").await? {
+            sqlx::query(
+                "update stock set on_hand = on_hand + ?2, reserved = reserved - ?2 where sku = ?1",
+            )
+            .bind(sku)
+            .bind(quantity)
+            .execute(tx.sql())
+            .await?;
+        }
+        Ok(Released::default())
+    }
+}
+
+impl Participate<Ship, Sqlite> for Inventory {
+    type Reply = Shipped;
+
+    async fn handle(&self, command: Ship, tx: &mut Tx) -> Result<Shipped, Rejection> {
+        for (sku, quantity) in reserved(tx, &command.order_id, "shipped").await? {
+            sqlx::query(
+                "update stock set reserved = reserved - ?2, shipped = shipped + ?2 where sku = ?1",
+            )
+            .bind(sku)
+            .bind(quantity)
+            .execute(tx.sql())
+            .await?;
+        }
+        Ok(Shipped::default())
+    }
+}
+
+/// Moves what is set aside for an order into another state, and says what it was.
+async fn reserved(
+    tx: &mut Tx,
+    order_id: &str,
+    state: &str,
+) -> Result<Vec<(String, i64)>, Fail> {
+    Ok(sqlx::query_as(
+        "update reservations set state = ?2 where order_id = ?1 and state = 'reserved'
+         returning sku, quantity",
+    )
+    .bind(order_id)
+    .bind(state)
+    .fetch_all(tx.sql())
+    .await?)
+}
