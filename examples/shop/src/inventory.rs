@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use antiphon::sqlite::{Database, Migration, Sqlite, Tx, sqlx};
-use antiphon::{App, Fail, Participate, Rejection, Status, Streaming};
+use antiphon::saga::{Participate, Rejection};
+use antiphon::{App, Fail, Status, Streaming};
 use futures_util::StreamExt;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
@@ -37,7 +38,7 @@ pub(crate) async fn mount(app: &mut App) -> antiphon::Result<()> {
     let inventory = Inventory { db: db.clone() };
     crate::catalogue::seed(&inventory).await?;
     app.serve(InventoryServiceServer::new(inventory.clone()));
-    app.participate(
+    app.consume(
         db.participant("inventory.commands")
             .on::<Reserve>(inventory.clone())
             .on::<Release>(inventory.clone())

@@ -1,0 +1,222 @@
+//! Payments: money through the card provider, and back.
+//!
+//! The provider is somebody else's system, so no transaction is open while it works. The command to
+//! charge only writes down that it is due; a message to ourselves asks the provider; what it says,
+//! and the answer to the saga, are written in one transaction afterwards.
+
+mod provider;
+
+use std::time::Duration;
+
+use antiphon::saga::{Participate, ParticipateLater, Rejection, ReplyTo};
+use antiphon::sqlite::{Database, Migration, Sqlite, Tx, sqlx};
+use antiphon::{App, Consumer, Fail, Status, Timestamp};
+use sqlx::Row;
+
+use crate::contract::shop::payments::v1::{
+    CaptureCard, Charge, Charged, GetPaymentRequest, Payment, PaymentCharged, PaymentRefunded,
+    PaymentsError, PaymentsService, PaymentsServiceServer, Refund, Refunded, payment,
+};
+use provider::{ChargeError, Provider};
+
+/// The tables of the service.
+pub(crate) const MIGRATIONS: &[Migration] =
+    &[Migration::new("payments", include_str!("../migrations/payments.sql"))];
+
+/// How long the provider gets before it is asked what it did.
+const PROVIDER_TIMEOUT: Duration = Duration::from_secs(3);
+/// When to look again whether a charge has been decided that must be given back.
+const UNDECIDED: Duration = Duration::from_millis(250);
+
+/// Adds the service to the process.
+pub(crate) async fn mount(app: &mut App) -> antiphon::Result<()> {
+    let db = app.database("payments", MIGRATIONS).await?;
+    let payments = Payments { db: db.clone(), provider: Provider::new(db.clone()) };
+    app.serve(PaymentsServiceServer::new(payments.clone()));
+    app.consume(
+        db.participant("payments.commands")
+            .on_later::<Charge>(payments.clone())
+            .on::<Refund>(payments.clone()),
+    );
+    let capture = move |command: CaptureCard| {
+        let payments = payments.clone();
+        async move { payments.capture(&command.order_id).await }
+    };
+    // Slow cards must not hold up the others, whatever their keys.
+    app.consume(
+        Consumer::group("payments.captures").command::<CaptureCard>(capture).concurrency(256),
+    );
+    Ok(())
+}
+
+#[derive(Clone)]
+struct Payments {
+    db: Database,
+    provider: Provider,
+}
+
+impl PaymentsService for Payments {
+    async fn get_payment(&self, request: GetPaymentRequest) -> Result<Payment, Status> {
+        let mut reader = self.db.read().await?;
+        let row = sqlx::query("select * from payments where order_id = ?")
+            .bind(&request.order_id)
+            .fetch_optional(reader.sql())
+            .await
+            .map_err(Status::internal)?
+            .ok_or_else(|| {
+                PaymentsError::payment_not_found(format!(
+                    "there is no payment for the order {}",
+                    request.order_id
+                ))
+            })?;
+        let read = || -> Result<Payment, sqlx::Error> {
+            let status = match row.try_get("status")? {
+                "CHARGED" => payment::Status::CHARGED,
+                "DECLINED" => payment::Status::DECLINED,
+                "REFUNDED" => payment::Status::REFUNDED,
+                _ => payment::Status::PENDING,
+            };
+            Ok(Payment {
+                order_id: row.try_get("order_id")?,
+                customer_id: row.try_get("customer_id")?,
+                amount_cents: row.try_get("amount_cents")?,
+                status: status.into(),
+                update_time: crate::time::field(Timestamp::from_micros(
+                    row.try_get("update_time")?,
+                )),
+                ..Default::default()
+            })
+        };
+        read().map_err(Status::internal)
+    }
+}
+
+impl ParticipateLater<Charge, Sqlite> for Payments {
+    async fn handle(
+        &self,
+        command: Charge,
+        reply_to: ReplyTo,
+        tx: &mut Tx,
+    ) -> Result<(), Rejection> {
+        sqlx::query(
+            "insert into payments
+                 (order_id, customer_id, card, amount_cents, status, update_time, reply_to)
+             values (?, ?, ?, ?, 'PENDING', ?, ?)",
+        )
+        .bind(&command.order_id)
+        .bind(&command.customer_id)
+        .bind(&command.card)
+        .bind(command.amount_cents)
+        .bind(self.db.now().as_micros())
+        .bind(reply_to.to_string())
+        .execute(tx.sql())
+        .await?;
+        tx.send(&CaptureCard { order_id: command.order_id, ..Default::default() });
+        Ok(())
+    }
+}
+
+/// What the provider decided.
+enum Verdict {
+    Charged,
+    Declined,
+}
+
+impl Payments {
+    /// Lets the provider take the money of a payment that is due, and answers the saga.
+    async fn capture(&self, order_id: &str) -> Result<(), Fail> {
+        let mut reader = self.db.read().await?;
+        let due: Option<(String, i64)> = sqlx::query_as(
+            "select card, amount_cents from payments where order_id = ? and status = 'PENDING'",
+        )
+        .bind(order_id)
+        .fetch_optional(reader.sql())
+        .await?;
+        drop(reader);
+        let Some((card, amount_cents)) = due else { return Ok(()) };
+        let charge = self.provider.charge(order_id, &card, amount_cents);
+        let verdict = match tokio::time::timeout(PROVIDER_TIMEOUT, charge).await {
+            Ok(Ok(())) => Verdict::Charged,
+            Ok(Err(ChargeError::Declined)) => Verdict::Declined,
+            Ok(Err(error)) => return Err(Fail::retry(error)),
+            Err(_) if self.provider.was_charged(order_id).await.map_err(Fail::retry)? => {
+                Verdict::Charged
+            }
+            Err(_) => return Err(Fail::retry("the provider does not answer")),
+        };
+        self.decide(order_id, verdict).await
+    }
+
+    /// Writes down what the provider decided, once, with the answer to the saga.
+    async fn decide(&self, order_id: &str, verdict: Verdict) -> Result<(), Fail> {
+        let status = match verdict {
+            Verdict::Charged => "CHARGED",
+            Verdict::Declined => "DECLINED",
+        };
+        let mut tx = self.db.begin().await?;
+        let payment: Option<(String, i64, String)> = sqlx::query_as(
+            "update payments set status = ?2, update_time = ?3
+             where order_id = ?1 and status = 'PENDING'
+             returning customer_id, amount_cents, reply_to",
+        )
+        .bind(order_id)
+        .bind(status)
+        .bind(self.db.now().as_micros())
+        .fetch_optional(tx.sql())
+        .await?;
+        let Some((customer_id, amount_cents, reply_to)) = payment else { return Ok(()) };
+        let reply_to: ReplyTo = reply_to.parse()?;
+        match verdict {
+            Verdict::Charged => {
+                reply_to.done(&mut tx, &Charged::default()).await?;
+                tx.emit(&PaymentCharged {
+                    order_id: order_id.to_owned(),
+                    customer_id,
+                    amount_cents,
+                    ..Default::default()
+                });
+            }
+            Verdict::Declined => {
+                let refusal = PaymentsError::card_declined("the card was declined");
+                reply_to.refuse(&mut tx, Rejection::refuse(refusal)).await?;
+            }
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+}
+
+impl Participate<Refund, Sqlite> for Payments {
+    type Reply = Refunded;
+
+    async fn handle(&self, command: Refund, tx: &mut Tx) -> Result<Refunded, Rejection> {
+        let status: Option<String> =
+            sqlx::query_scalar("select status from payments where order_id = ?")
+                .bind(&command.order_id)
+                .fetch_optional(tx.sql())
+                .await?;
+        match status.as_deref() {
+            Some("CHARGED") => {}
+            Some("PENDING") => {
+                return Err(Fail::retry_after(UNDECIDED, "the charge is not decided yet").into());
+            }
+            _ => return Ok(Refunded::default()),
+        }
+        Provider::refund(tx, &command.order_id).await?;
+        let (customer_id, amount_cents) = sqlx::query_as(
+            "update payments set status = 'REFUNDED', update_time = ?2 where order_id = ?1
+             returning customer_id, amount_cents",
+        )
+        .bind(&command.order_id)
+        .bind(self.db.now().as_micros())
+        .fetch_one(tx.sql())
+        .await?;
+        tx.emit(&PaymentRefunded {
+            order_id: command.order_id,
+            customer_id,
+            amount_cents,
+            ..Default::default()
+        });
+        Ok(Refunded::default())
+    }
+}
