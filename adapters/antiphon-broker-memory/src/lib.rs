@@ -1,1 +1,19 @@
-//! The broker in memory, with the same semantics as the durable ones.
+//! The broker in memory, with the same semantics as the durable ones: for tests, for the simulator,
+//! and for messages that need not survive the process.
+//!
+//! All of it is one state behind one lock, changed by short synchronous steps that are the same in
+//! every run: ordered maps, no random choice, no background task. Time is `tokio::time`, so a test
+//! that pauses it decides when anything is due.
+//!
+//! * [`state`]: topics, what they retain, delayed messages, and who gets what.
+//! * [`group`]: one group: lanes, members, what waits, what is in flight.
+//! * [`dead`]: its dead letters.
+//! * [`source`]: a member's end.
+
+mod broker;
+mod dead;
+mod group;
+mod source;
+mod state;
+
+pub use broker::{MemoryBroker, Settings};
