@@ -4,7 +4,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_core::{Context, MessageId};
+use antiphon_core::{Context, MessageId, Timestamp};
 use antiphon_messaging::{Command, Event, Message, Payload};
 use tokio::sync::watch;
 
@@ -50,6 +50,12 @@ impl<S: OutboxStore> Database<S> {
     #[must_use]
     pub fn service(&self) -> &str {
         &self.service
+    }
+
+    /// The time, by the store's clock.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.store.now()
     }
 
     /// Changes after each commit with messages in this process: what wakes the relay.
