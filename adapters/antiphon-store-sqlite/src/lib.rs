@@ -1,1 +1,20 @@
 //! Outbox, inbox, sagas, dead letters and the SQL broker on SQLite.
+//!
+//! * [`SqliteStore`] keeps the rows of one service in one file: its own tables, which user code
+//!   reads and writes with `sqlx`, and beside them the framework's (outbox, inbox, leases, stored
+//!   answers).
+//!
+//! Files may be shared by the processes of one machine, not over a network file system.
+
+mod codec;
+mod error;
+mod location;
+mod migrate;
+mod schema;
+mod settings;
+mod store;
+
+pub use error::OpenError;
+pub use migrate::Migration;
+pub use settings::{Settings, Synchronous};
+pub use store::{Connection, SqliteStore};
