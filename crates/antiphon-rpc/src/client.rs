@@ -19,6 +19,22 @@ pub use target::{InvalidTarget, Target};
 
 use std::time::Duration;
 
+use crate::service::Service;
+
+/// A generated client.
+pub trait Client: Sized {
+    /// The full name of the service that it calls.
+    const SERVICE: &'static str;
+    /// A client that calls over `channel`.
+    fn over(channel: Channel) -> Self;
+}
+
+/// A generated server, which can also be called from inside the process.
+pub trait Hosted: Service {
+    /// A channel to its handlers that encodes nothing.
+    fn channel(&self) -> Channel;
+}
+
 /// Limits and timers of a [`Channel`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientSettings {
