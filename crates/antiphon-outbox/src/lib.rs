@@ -4,12 +4,17 @@
 //! the last statement before COMMIT; a relay publishes it afterwards, at least once; the consumer's
 //! inbox makes the effect happen once.
 
+mod inbox;
+mod metrics;
 mod port;
+mod relay;
 mod tx;
 
+pub use inbox::{DatabaseConsumer, Handle, Transactional, TxFn};
 pub use port::{
     Buried, CallStore, CommitError, Confirmation, HandledCount, InboxEntry, InboxStore, Lease,
     LeaseStore, OutboxRow, OutboxStore, Position, SentCount, Seq, Store, StoreError, StoredCall,
     outbox_lane,
 };
+pub use relay::{KeyPolicy, Relay, RelaySettings};
 pub use tx::{Database, Tx};

@@ -8,7 +8,7 @@ use antiphon_core::{Context, MessageId, Timestamp};
 use antiphon_messaging::{Command, Event, Message, Payload};
 use tokio::sync::watch;
 
-use crate::port::{CommitError, OutboxStore, Store, StoreError};
+use crate::port::{CommitError, InboxEntry, InboxStore, OutboxStore, Store, StoreError};
 
 /// A service's own database: business rows, outbox, inbox, sagas. Cheap to clone.
 #[derive(Debug)]
@@ -141,6 +141,25 @@ impl<S: OutboxStore> Tx<S> {
             message.inject(context.unwrap_or(&Context::root()));
         });
         message
+    }
+
+    /// Notes that `consumer` handles `messages`; the first statement of the transaction that does.
+    /// Answers for each, in the order of the input.
+    ///
+    /// # Errors
+    /// The store fails; the transaction can only be dropped.
+    pub async fn enter(
+        &mut self,
+        consumer: &str,
+        messages: &[&Message],
+    ) -> Result<Vec<InboxEntry>, StoreError>
+    where
+        S: InboxStore,
+    {
+        self.database
+            .store
+            .enter(&mut self.connection, consumer, messages)
+            .await
     }
 
     /// The database it belongs to.

@@ -1,0 +1,7 @@
+//! Handling messages inside a transaction: business rows, inbox entry and emitted messages together.
+
+mod consumer;
+mod handle;
+
+pub use consumer::{DatabaseConsumer, Transactional};
+pub use handle::{Handle, TxFn};
