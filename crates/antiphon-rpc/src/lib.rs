@@ -5,6 +5,7 @@
 //! over the network or in the same process.
 
 mod headers;
+pub mod message;
 pub mod server;
 pub mod client;
 pub mod service;

@@ -2,16 +2,27 @@
 //!
 //! The layers that every call passes are listed in [`layers`].
 
+mod answer;
 mod body;
 mod call;
+mod connection;
 mod deadline;
+mod general;
 pub mod layers;
+mod lean;
+mod listener;
 mod methods;
 mod metrics;
+mod run;
 mod settings;
+mod web_text;
+mod wire;
+mod worker;
 
 pub use body::{Body, BodyError, RequestBody};
 pub use call::{Call, CallStream};
 pub use layers::{Calls, Protocol};
+pub use listener::BindError;
 pub use methods::{Method, ServedTwice};
+pub use run::{Server, ServerBuilder, StartError};
 pub use settings::{ServerSettings, Timeouts};

@@ -13,7 +13,7 @@ use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
 /// The body of an answer.
 pub struct Body(Kind);
@@ -123,10 +123,16 @@ impl HttpBody for Body {
 /// The body of a request, with a bound on how long the client may stay silent.
 #[derive(Debug)]
 pub struct RequestBody {
-    incoming: Incoming,
+    source: Source,
     idle_max: Duration,
     // Made only when the client is not as fast as the handler, which is rare.
     idle: Option<Pin<Box<Sleep>>>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Wire(Incoming),
+    Read(Option<Bytes>),
 }
 
 /// Why a request body could not be read.
@@ -148,9 +154,7 @@ impl From<BodyError> for Status {
         let message = error.to_string();
         match error {
             BodyError::Silent(_) => Self::new(Code::DeadlineExceeded, message).with_http_status(408),
-            BodyError::Broken(source) => {
-                Self::new(Code::Cancelled, message).with_http_status(400).with_source(source)
-            }
+            BodyError::Broken(_) => Self::new(Code::Cancelled, message).with_http_status(400),
             BodyError::TooLong(_) => {
                 Self::new(Code::ResourceExhausted, message).with_http_status(413)
             }
@@ -158,15 +162,22 @@ impl From<BodyError> for Status {
     }
 }
 
+impl From<Bytes> for RequestBody {
+    /// A body that was read already.
+    fn from(bytes: Bytes) -> Self {
+        Self { source: Source::Read(Some(bytes)), idle_max: Duration::MAX, idle: None }
+    }
+}
+
 impl RequestBody {
     pub(crate) const fn new(incoming: Incoming, idle_max: Duration) -> Self {
-        Self { incoming, idle_max, idle: None }
+        Self { source: Source::Wire(incoming), idle_max, idle: None }
     }
 
     /// The whole body; trailers are left out.
     ///
     /// # Errors
-    /// [`BodyError::TooLong`] above `bytes_max`, found out while reading and not by trusting
+    /// [`BodyError::TooLong`] above `bytes_max`, found out while reading and not only by trusting
     /// `content-length`; the other errors when the body does not arrive.
     pub async fn collect(mut self, bytes_max: usize) -> Result<Bytes, BodyError> {
         if self.size_hint().lower() > bytes_max as u64 {
@@ -175,38 +186,35 @@ impl RequestBody {
         let Some(first) = self.next_data().await? else {
             return Ok(Bytes::new());
         };
-        if first.len() > bytes_max {
-            return Err(BodyError::TooLong(bytes_max));
-        }
         // Most bodies are one piece, which then needs no copy.
-        let Some(second) = self.next_data().await? else {
+        let mut next = self.next_data().await?;
+        if next.is_none() && first.len() <= bytes_max {
             return Ok(first);
-        };
-        let mut whole = Vec::with_capacity(first.len() + second.len());
-        whole.extend_from_slice(&first);
-        let mut next = Some(second);
-        while let Some(piece) = next {
-            if whole.len() + piece.len() > bytes_max {
+        }
+        let mut whole = Vec::from(first);
+        loop {
+            let more = next.as_ref().map_or(0, Bytes::len);
+            if whole.len() + more > bytes_max {
                 return Err(BodyError::TooLong(bytes_max));
             }
+            let Some(piece) = next else {
+                return Ok(whole.into());
+            };
             whole.extend_from_slice(&piece);
             next = self.next_data().await?;
         }
-        Ok(whole.into())
     }
 
     /// The next piece that is not empty.
     async fn next_data(&mut self) -> Result<Option<Bytes>, BodyError> {
         while !self.is_end_stream() {
-            match self.frame().await {
-                None => break,
-                Some(frame) => {
-                    if let Ok(data) = frame?.into_data()
-                        && !data.is_empty()
-                    {
-                        return Ok(Some(data));
-                    }
-                }
+            let Some(frame) = self.frame().await else {
+                break;
+            };
+            if let Ok(data) = frame?.into_data()
+                && !data.is_empty()
+            {
+                return Ok(Some(data));
             }
         }
         Ok(None)
@@ -222,23 +230,31 @@ impl HttpBody for RequestBody {
         task: &mut TaskContext<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(task) {
+        let incoming = match &mut this.source {
+            Source::Wire(incoming) => incoming,
+            Source::Read(bytes) => return Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+        };
+        if let Poll::Ready(frame) = Pin::new(incoming).poll_frame(task) {
             this.idle = None;
             return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)));
         }
         let idle_max = this.idle_max;
-        let idle = this
-            .idle
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + idle_max)));
+        let idle = this.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle_max)));
         ready!(idle.as_mut().poll(task));
         Poll::Ready(Some(Err(BodyError::Silent(idle_max))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        match &self.source {
+            Source::Wire(incoming) => incoming.is_end_stream(),
+            Source::Read(bytes) => bytes.is_none(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match &self.source {
+            Source::Wire(incoming) => incoming.size_hint(),
+            Source::Read(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+        }
     }
 }

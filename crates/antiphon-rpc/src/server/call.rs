@@ -15,7 +15,7 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 
 use super::layers::{Calls, Protocol};
-use super::methods::Method;
+use super::methods::{Method, procedure};
 use crate::service::Streaming;
 
 /// A call that was let in. It is recorded when it ends, and as CANCELLED when it is dropped before.
@@ -145,7 +145,7 @@ impl Call {
         if failed.is_none() && !slow && !tracing::enabled!(tracing::Level::DEBUG) {
             return;
         }
-        let rpc = self.method.info.path.trim_start_matches('/');
+        let rpc = procedure(self.method.info.path);
         let protocol = self.protocol.name();
         let code = failed.map_or("OK", |status| status.code().name());
         let duration_ms = took.as_secs_f64() * 1_000.0;

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use super::call::Call;
 use super::deadline;
-use super::methods::{Method, Methods, ServedTwice};
+use super::methods::{Method, Methods, ServedTwice, procedure};
 use super::metrics::{ServerMetrics, Shed};
 use super::settings::ServerSettings;
 use crate::headers::Headers;
@@ -144,7 +144,7 @@ impl Calls {
         if let Ok(Some(time)) = time {
             context = context.with_deadline(begun + time);
         }
-        let name = method.info.path.trim_start_matches('/');
+        let name = procedure(method.info.path);
         let (context, span) = shared.telemetry.span(SpanKind::Server, name, &context, &[]);
         let mut call = Call::new(self.clone(), Arc::clone(method), protocol, context, span, begun);
         match self.admit(&mut call).and(time) {

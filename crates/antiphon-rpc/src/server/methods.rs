@@ -31,7 +31,12 @@ impl fmt::Debug for Method {
     }
 }
 
-/// Every method by its path (`/package.Service/Method`).
+/// The path without the slash in front: `package.Service/Method`.
+pub(super) fn procedure(path: &str) -> &str {
+    path.strip_prefix('/').unwrap_or(path)
+}
+
+/// Every method by its [`procedure`].
 #[derive(Debug, Default)]
 pub(super) struct Methods(HashMap<&'static str, Arc<Method>>);
 
@@ -55,11 +60,11 @@ impl Methods {
                     service: Arc::clone(service),
                     index,
                     info,
-                    metrics: metrics.method(info.path.trim_start_matches('/')),
+                    metrics: metrics.method(procedure(info.path)),
                     limit: limited.then(|| AdaptiveLimit::new(settings.concurrency)),
                     exempt,
                 };
-                if by_path.insert(info.path, Arc::new(method)).is_some() {
+                if by_path.insert(procedure(info.path), Arc::new(method)).is_some() {
                     return Err(ServedTwice(service.info().name));
                 }
             }
@@ -68,6 +73,6 @@ impl Methods {
     }
 
     pub(super) fn get(&self, path: &str) -> Option<&Arc<Method>> {
-        self.0.get(path)
+        self.0.get(procedure(path))
     }
 }

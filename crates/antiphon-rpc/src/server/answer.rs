@@ -1,0 +1,91 @@
+//! Who answers a request: the lean path, the general path, or REST.
+
+use antiphon_core::Status;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+
+use super::body::{Body, RequestBody};
+use super::general::{self, General};
+use super::layers::{self, Calls};
+use super::lean;
+
+/// Answers the requests of every connection.
+pub(super) struct Answers {
+    calls: Calls,
+    general: General,
+}
+
+impl Answers {
+    pub(super) fn new(calls: &Calls) -> Self {
+        Self { calls: calls.clone(), general: General::new(calls) }
+    }
+
+    pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let idle_max = self.calls.settings().body_idle_timeout;
+        let request = request.map(|incoming| RequestBody::new(incoming, idle_max));
+        match self.calls.method(request.uri().path()) {
+            Some(method) if lean::is_lean(method, &request) => {
+                lean::answer(&self.calls, method, request).await
+            }
+            Some(_) if is_grpc(request.headers()) && request.version() < Version::HTTP_2 => {
+                needs_http2()
+            }
+            // Boxed, so that the future of the lean path stays small.
+            Some(method) => Box::pin(self.general.answer(method, request)).await,
+            None => Box::pin(self.elsewhere(request)).await,
+        }
+    }
+
+    /// Answers what is not a path of a method.
+    async fn elsewhere(&self, request: Request<RequestBody>) -> Response<Body> {
+        let path = request.uri().path();
+        if is_rpc(request.headers()) {
+            let status = Status::unimplemented(format!("there is no method {path}"));
+            return general::refused(&status, request.headers());
+        }
+        if let Err(status) = layers::sanitise(path) {
+            return problem(StatusCode::BAD_REQUEST, status.message());
+        }
+        problem(StatusCode::NOT_FOUND, "there is nothing at this path")
+    }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| {
+        kind.as_bytes()
+            .strip_prefix(b"application/grpc")
+            .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+    })
+}
+
+/// Whether only an RPC client sends this: gRPC, gRPC-Web, or Connect in a form that is not plain JSON.
+fn is_rpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| {
+        let kind = kind.as_bytes();
+        kind.starts_with(b"application/grpc")
+            || kind.starts_with(b"application/connect+")
+            || kind == b"application/proto"
+    }) || headers.contains_key("connect-protocol-version")
+}
+
+fn needs_http2() -> Response<Body> {
+    problem(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "gRPC needs HTTP/2")
+}
+
+/// Problem details (RFC 9457) for what is refused before anybody knows the method.
+fn problem(status: StatusCode, detail: &str) -> Response<Body> {
+    let title = status.canonical_reason().unwrap_or_default();
+    let problem = serde_json::json!({
+        "type": "about:blank",
+        "title": title,
+        "status": status.as_u16(),
+        "detail": detail,
+    });
+    let mut response = Response::new(Body::full(Bytes::from(problem.to_string())));
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static("application/problem+json");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
