@@ -24,10 +24,8 @@ const ARTICLES: [(&str, i64, i64); 10] = [
 /// # Errors
 /// The database fails.
 pub(crate) async fn seed(inventory: &Inventory) -> antiphon::Result<()> {
-    let mut reader = inventory.db().read().await?;
     let articles: i64 =
-        sqlx::query_scalar("select count(*) from stock").fetch_one(reader.sql()).await?;
-    drop(reader);
+        sqlx::query_scalar("select count(*) from stock").fetch_one(inventory.db().store().reader()).await?;
     if articles > 0 {
         return Ok(());
     }

@@ -15,10 +15,6 @@ use crate::contract::shop::inventory::v1::{
     Released, Reserve, Reserved, Ship, Shipped, Stock, StockSet,
 };
 
-/// The tables of the service.
-pub(crate) const MIGRATIONS: &[Migration] =
-    &[Migration::new("inventory", include_str!("../migrations/inventory.sql"))];
-
 /// Where the service keeps its rows and answers calls.
 #[derive(Clone)]
 pub(crate) struct Inventory {
@@ -34,7 +30,7 @@ impl Inventory {
 
 /// Adds the service to the process.
 pub(crate) async fn mount(app: &mut App) -> antiphon::Result<()> {
-    let db = app.database("inventory", MIGRATIONS).await?;
+    let db = app.database("inventory", &[Migration::new("inventory", include_str!("../migrations/inventory.sql"))]).await?;
     let inventory = Inventory { db: db.clone() };
     crate::catalogue::seed(&inventory).await?;
     app.serve(InventoryServiceServer::new(inventory.clone()));
@@ -56,10 +52,9 @@ impl InventoryService for Inventory {
     }
 
     async fn get_stock(&self, request: GetStockRequest) -> Result<Stock, Status> {
-        let mut reader = self.db.read().await?;
         let found = sqlx::query("select * from stock where sku = ?")
             .bind(&request.sku)
-            .fetch_optional(reader.sql())
+            .fetch_optional(self.db.store().reader())
             .await
             .map_err(Status::internal)?;
         match found {
@@ -70,11 +65,10 @@ impl InventoryService for Inventory {
 
     async fn list_stock(&self, request: ListStockRequest) -> Result<ListStockResponse, Status> {
         let size = if request.page_size == 0 { 100 } else { request.page_size };
-        let mut reader = self.db.read().await?;
         let rows = sqlx::query("select * from stock where sku > ? order by sku limit ?")
             .bind(&request.page_token)
             .bind(size)
-            .fetch_all(reader.sql())
+            .fetch_all(self.db.store().reader())
             .await
             .map_err(Status::internal)?;
         let stock: Vec<Stock> =

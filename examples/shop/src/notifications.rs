@@ -17,10 +17,6 @@ use crate::contract::shop::payments::v1::{PaymentCharged, PaymentRefunded};
 use crate::contract::shop::points::v1::PointsAwarded;
 use crate::contract::shop::shipping::v1::ShipmentCreated;
 
-/// The tables of the service.
-pub(crate) const MIGRATIONS: &[Migration] =
-    &[Migration::new("notifications", include_str!("../migrations/notifications.sql"))];
-
 /// How many notifications are read at once.
 const PAGE: i64 = 100;
 /// Notifications written by another process are seen after this much time.
@@ -28,7 +24,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Adds the service to the process.
 pub(crate) async fn mount(app: &mut App) -> antiphon::Result<()> {
-    let db = app.database("notifications", MIGRATIONS).await?;
+    let db = app.database("notifications", &[Migration::new("notifications", include_str!("../migrations/notifications.sql"))]).await?;
     let notifications = Notifications { db: db.clone(), news: watch::Sender::new(0) };
     app.serve(NotificationsServiceServer::new(notifications.clone()));
     app.consume(
@@ -77,7 +73,6 @@ impl Notifications {
     }
 
     async fn after(&self, customer_id: &str, after: i64) -> Result<Vec<Notification>, Status> {
-        let mut reader = self.db.read().await?;
         let rows = sqlx::query(
             "select * from notifications where customer_id = ? and number > ?
              order by number limit ?",
@@ -85,7 +80,7 @@ impl Notifications {
         .bind(customer_id)
         .bind(after)
         .bind(PAGE)
-        .fetch_all(reader.sql())
+        .fetch_all(self.db.store().reader())
         .await
         .map_err(Status::internal)?;
         let read = rows.iter().map(|row| {
@@ -102,12 +97,11 @@ impl Notifications {
     }
 
     async fn latest(&self, customer_id: &str) -> Result<Option<String>, Status> {
-        let mut reader = self.db.read().await?;
         sqlx::query_scalar(
             "select text from notifications where customer_id = ? order by number desc limit 1",
         )
         .bind(customer_id)
-        .fetch_optional(reader.sql())
+        .fetch_optional(self.db.store().reader())
         .await
         .map_err(Status::internal)
     }

@@ -19,19 +19,15 @@ use crate::contract::shop::orders::v1::{
     WatchOrderRequest, order,
 };
 
-/// The tables of the service.
-pub(crate) const MIGRATIONS: &[Migration] =
-    &[Migration::new("orders", include_str!("../migrations/orders.sql"))];
-
 /// How long a watcher waits before it looks for what another process wrote.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Adds the service to the process.
 pub(crate) async fn mount(app: &mut App) -> antiphon::Result<()> {
-    let db = app.database("orders", MIGRATIONS).await?;
+    let db = app.database("orders", &[Migration::new("orders", include_str!("../migrations/orders.sql"))]).await?;
     let sagas = app.saga(&db, saga::place_order()?)?;
     let inventory: InventoryServiceClient = app.client()?;
-    let commits = db.watch();
+    let commits = db.committed();
     app.serve(OrdersServiceServer::new(Orders { db, sagas, inventory, commits }));
     Ok(())
 }
@@ -42,7 +38,7 @@ struct Orders {
     sagas: Sagas<PlaceOrder, Sqlite>,
     inventory: InventoryServiceClient,
     /// Counts the commits of this process, so that watchers look again.
-    commits: watch::Receiver<u64>,
+    commits: watch::Receiver<()>,
 }
 
 impl OrdersService for Orders {
@@ -70,7 +66,6 @@ impl OrdersService for Orders {
                 OrdersError::bad_page_token(format!("`{token}` is not a page token of ours"))
             })?,
         };
-        let mut reader = self.db.read().await?;
         let rows = sqlx::query(
             "select * from orders where number < ?1 and (?2 = '' or customer_id = ?2)
              order by number desc limit ?3",
@@ -78,7 +73,7 @@ impl OrdersService for Orders {
         .bind(before)
         .bind(&request.customer_id)
         .bind(size)
-        .fetch_all(reader.sql())
+        .fetch_all(self.db.store().reader())
         .await
         .map_err(Status::internal)?;
         let full = i32::try_from(rows.len()).is_ok_and(|count| count == size);
@@ -223,10 +218,9 @@ impl Orders {
     }
 
     async fn find(&self, id: &str) -> Result<Order, Status> {
-        let mut reader = self.db.read().await?;
         let row = sqlx::query("select * from orders where id = ?")
             .bind(id)
-            .fetch_optional(reader.sql())
+            .fetch_optional(self.db.store().reader())
             .await
             .map_err(Status::internal)?
             .ok_or_else(|| OrdersError::order_not_found(format!("there is no order {id}")))?;

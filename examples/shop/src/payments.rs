@@ -19,10 +19,6 @@ use crate::contract::shop::payments::v1::{
 };
 use provider::{ChargeError, Provider};
 
-/// The tables of the service.
-pub(crate) const MIGRATIONS: &[Migration] =
-    &[Migration::new("payments", include_str!("../migrations/payments.sql"))];
-
 /// How long the provider gets before it is asked what it did.
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(3);
 /// When to look again whether a charge has been decided that must be given back.
@@ -30,7 +26,7 @@ const UNDECIDED: Duration = Duration::from_millis(250);
 
 /// Adds the service to the process.
 pub(crate) async fn mount(app: &mut App) -> antiphon::Result<()> {
-    let db = app.database("payments", MIGRATIONS).await?;
+    let db = app.database("payments", &[Migration::new("payments", include_str!("../migrations/payments.sql"))]).await?;
     let payments = Payments { db: db.clone(), provider: Provider::new(db.clone()) };
     app.serve(PaymentsServiceServer::new(payments.clone()));
     app.consume(
@@ -57,10 +53,9 @@ struct Payments {
 
 impl PaymentsService for Payments {
     async fn get_payment(&self, request: GetPaymentRequest) -> Result<Payment, Status> {
-        let mut reader = self.db.read().await?;
         let row = sqlx::query("select * from payments where order_id = ?")
             .bind(&request.order_id)
-            .fetch_optional(reader.sql())
+            .fetch_optional(self.db.store().reader())
             .await
             .map_err(Status::internal)?
             .ok_or_else(|| {
@@ -125,14 +120,12 @@ enum Verdict {
 impl Payments {
     /// Lets the provider take the money of a payment that is due, and answers the saga.
     async fn capture(&self, order_id: &str) -> Result<(), Fail> {
-        let mut reader = self.db.read().await?;
         let due: Option<(String, i64)> = sqlx::query_as(
             "select card, amount_cents from payments where order_id = ? and status = 'PENDING'",
         )
         .bind(order_id)
-        .fetch_optional(reader.sql())
+        .fetch_optional(self.db.store().reader())
         .await?;
-        drop(reader);
         let Some((card, amount_cents)) = due else { return Ok(()) };
         let charge = self.provider.charge(order_id, &card, amount_cents);
         let verdict = match tokio::time::timeout(PROVIDER_TIMEOUT, charge).await {

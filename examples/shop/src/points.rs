@@ -8,13 +8,9 @@ use crate::contract::shop::points::v1::{
     Balance, GetBalanceRequest, PointsAwarded, PointsService, PointsServiceServer,
 };
 
-/// The tables of the service.
-pub(crate) const MIGRATIONS: &[Migration] =
-    &[Migration::new("points", include_str!("../migrations/points.sql"))];
-
 /// Adds the service to the process.
 pub(crate) async fn mount(app: &mut App) -> antiphon::Result<()> {
-    let db = app.database("points", MIGRATIONS).await?;
+    let db = app.database("points", &[Migration::new("points", include_str!("../migrations/points.sql"))]).await?;
     let points = Points { db: db.clone() };
     app.serve(PointsServiceServer::new(points.clone()));
     app.consume(db.group("points.orders").on::<OrderConfirmed>(points).ordered());
@@ -28,11 +24,10 @@ struct Points {
 
 impl PointsService for Points {
     async fn get_balance(&self, request: GetBalanceRequest) -> Result<Balance, Status> {
-        let mut reader = self.db.read().await?;
         let points: Option<i64> =
             sqlx::query_scalar("select points from balances where customer_id = ?")
                 .bind(&request.customer_id)
-                .fetch_optional(reader.sql())
+                .fetch_optional(self.db.store().reader())
                 .await
                 .map_err(Status::internal)?;
         Ok(Balance {

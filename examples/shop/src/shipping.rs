@@ -10,13 +10,9 @@ use crate::contract::shop::shipping::v1::{
     ShippingServiceServer,
 };
 
-/// The tables of the service.
-pub(crate) const MIGRATIONS: &[Migration] =
-    &[Migration::new("shipping", include_str!("../migrations/shipping.sql"))];
-
 /// Adds the service to the process.
 pub(crate) async fn mount(app: &mut App) -> antiphon::Result<()> {
-    let db = app.database("shipping", MIGRATIONS).await?;
+    let db = app.database("shipping", &[Migration::new("shipping", include_str!("../migrations/shipping.sql"))]).await?;
     let shipping = Shipping { db: db.clone() };
     app.serve(ShippingServiceServer::new(shipping.clone()));
     app.consume(db.group("shipping.orders").on::<OrderConfirmed>(shipping).ordered());
@@ -30,10 +26,9 @@ struct Shipping {
 
 impl ShippingService for Shipping {
     async fn get_shipment(&self, request: GetShipmentRequest) -> Result<Shipment, Status> {
-        let mut reader = self.db.read().await?;
         let row = sqlx::query("select * from shipments where order_id = ?")
             .bind(&request.order_id)
-            .fetch_optional(reader.sql())
+            .fetch_optional(self.db.store().reader())
             .await
             .map_err(Status::internal)?
             .ok_or_else(|| {

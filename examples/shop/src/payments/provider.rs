@@ -67,12 +67,11 @@ impl Provider {
 
     /// Whether money was taken for an order.
     pub(super) async fn was_charged(&self, order_id: &str) -> Result<bool, BoxError> {
-        let mut reader = self.books.read().await?;
         let found: Option<i64> = sqlx::query_scalar(
             "select 1 from provider_ledger where order_id = ? and entry = 'charge'",
         )
         .bind(order_id)
-        .fetch_optional(reader.sql())
+        .fetch_optional(self.books.store().reader())
         .await?;
         Ok(found.is_some())
     }

@@ -1,0 +1,3 @@
+//! The contract: what `build.rs` made of `proto/`.
+
+antiphon::include_contract!();
