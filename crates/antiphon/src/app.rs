@@ -1,0 +1,205 @@
+//! A process: its settings, what it answers, what it consumes, and its life.
+
+mod consume;
+mod infrastructure;
+mod signals;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use antiphon_config::{Settings, Sources};
+use antiphon_core::{Component, Health};
+use antiphon_messaging::{Messaging, Topology};
+use antiphon_rpc::Service;
+use antiphon_rpc::client::{Channel, Client, ClientSettings, Hosted, Target};
+use antiphon_rpc::server::{Server, ServerSettings};
+use antiphon_telemetry::admin::{Admin, AdminSettings};
+use antiphon_telemetry::Telemetry;
+
+use crate::error::{Error, Result};
+use crate::lifecycle::{self, End, Part};
+use crate::settings::{ClientSection, DatabaseSection, ServerSection, ShutdownSection};
+
+pub use consume::Consume;
+
+/// A process in the making: what is added here runs when [`App::run`] is called.
+///
+/// Everything is bound and checked before anything starts: a port in use, an unknown setting or a
+/// database of a newer version end the process with exit code 2 and one line, with nothing half-done.
+pub struct App {
+    settings: Settings,
+    telemetry: Telemetry,
+    health: Health,
+    messaging: Messaging,
+    admin: Admin,
+    databases: DatabaseSection,
+    clients: ClientSection,
+    services: Vec<Arc<dyn Service>>,
+    channels: HashMap<&'static str, Channel>,
+    topology: Topology,
+    parts: Vec<Part>,
+}
+
+/// What runs where, once everything is bound.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    /// Where calls are answered; `None` when the process answers none.
+    pub server: Option<SocketAddr>,
+    /// Where operators look.
+    pub admin: SocketAddr,
+    /// The full names of the services that are answered.
+    pub services: Vec<&'static str>,
+}
+
+impl App {
+    /// Reads the settings, starts telemetry, and opens the broker.
+    ///
+    /// # Errors
+    /// A setting that cannot be read or does not fit, a broker that cannot be opened.
+    pub async fn load(name: &str, version: &str, sources: &Sources) -> Result<Self> {
+        let settings = Settings::load(sources)?;
+        infrastructure::load(name, version, settings).await
+    }
+
+    /// Answers calls to a service, over every protocol and inside the process.
+    pub fn serve(&mut self, service: impl Hosted) -> &mut Self {
+        let service = Arc::new(service);
+        self.channels.insert(service.info().name, service.channel());
+        self.services.push(service);
+        self
+    }
+
+    /// A client of a service: inside the process when the service is served here (and was added
+    /// before), else over the network to the target in `[client.targets]`.
+    ///
+    /// # Errors
+    /// The service is not served here and has no target, or the target is none.
+    pub fn client<C: Client>(&self) -> Result<C> {
+        let target = self.clients.targets.get(C::SERVICE);
+        if let (Some(local), None) = (self.channels.get(C::SERVICE), target) {
+            return Ok(C::over(local.clone()));
+        }
+        let target: Target = match target {
+            Some(text) => text.parse().map_err(Error::mistake)?,
+            None => {
+                return Err(Error::mistake(format!(
+                    "nobody says where {service} is: serve it in this process, or set \
+                     client.targets.\"{service}\" to a target such as static:127.0.0.1:8080",
+                    service = C::SERVICE
+                )));
+            }
+        };
+        let settings = ClientSettings::from(&self.clients);
+        Ok(C::over(Channel::new(&target, settings, &self.telemetry)?))
+    }
+
+    /// Consumes messages.
+    ///
+    /// # Errors
+    /// The description is not complete, or the broker cannot do what it asks.
+    pub fn consume(&mut self, consumer: impl Consume) -> Result<&mut Self> {
+        let worker = consumer.build(&self.messaging)?;
+        let topology = worker.topology();
+        self.topology.topics.extend(topology.topics.iter().cloned());
+        self.topology.groups.extend(topology.groups.iter().cloned());
+        Ok(self.component(worker))
+    }
+
+    /// Runs a component with the process.
+    pub fn component(&mut self, component: impl Component) -> &mut Self {
+        self.parts.push(Part::new(component));
+        self
+    }
+
+    /// Where the process records what it does.
+    #[must_use]
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
+    /// What is said when somebody asks how the process is.
+    #[must_use]
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// What consumers need of the process.
+    #[must_use]
+    pub fn messaging(&self) -> &Messaging {
+        &self.messaging
+    }
+
+    /// The settings, for sections of the user's own.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The admin port, for pages of the user's own.
+    pub fn admin(&mut self) -> &mut Admin {
+        &mut self.admin
+    }
+
+    /// Runs until SIGINT or SIGTERM, then drains: calls, consumers, relays, telemetry, in this order.
+    /// A second signal cuts.
+    ///
+    /// `ready` is called once everything is bound and started.
+    ///
+    /// # Errors
+    /// Settings that nobody knows, a port in use; a component that failed.
+    pub async fn run(self, ready: impl FnOnce(&Bound)) -> Result<()> {
+        let signals = signals::Signals::new()?;
+        let within = self.settings.section::<ShutdownSection>("shutdown")?.within.0;
+        let (telemetry, health) = (self.telemetry.clone(), self.health.clone());
+        let (parts, bound) = self.bind().await?;
+        ready(&bound);
+        let end = lifecycle::run(parts, &health, signals.first(), signals.second(), within).await;
+        telemetry.shutdown().await;
+        match end? {
+            End::Drained => Ok(()),
+            End::Cut(left) => {
+                Err(format!("cut before it was drained: {}", left.join(", ")).into())
+            }
+        }
+    }
+
+    /// Opens both ports and declares topics and groups. Nothing runs yet.
+    async fn bind(mut self) -> Result<(Vec<Part>, Bound)> {
+        let server = self.settings.section::<ServerSection>("server")?;
+        let admin = self.settings.section::<AdminSettings>("admin")?;
+        self.settings.finish()?;
+        self.admin.config(&self.settings.describe());
+        let mut bound = Bound {
+            server: None,
+            admin: admin.listen,
+            services: self.services.iter().map(|service| service.info().name).collect(),
+        };
+        if !self.services.is_empty() {
+            let settings = ServerSettings::from(&server);
+            let server = Server::bind(
+                std::mem::take(&mut self.services),
+                settings,
+                &self.telemetry,
+                &self.health,
+            )
+            .await
+            .map_err(Error::mistake)?;
+            bound.server = Some(server.address());
+            self.parts.push(Part::new(server));
+        }
+        let admin = self.admin.bind(&admin).await.map_err(Error::mistake)?;
+        bound.admin = admin.address();
+        self.parts.push(Part::new(admin));
+        // Before any relay publishes: a group gets what is published after it was declared.
+        self.messaging.broker.declare(&self.topology).await?;
+        Ok((self.parts, bound))
+    }
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App").field("parts", &self.parts).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,83 @@
+//! What a process stands on: telemetry, broker, databases.
+
+use antiphon_broker_memory::MemoryBroker;
+use antiphon_config::Settings;
+use antiphon_core::Health;
+use antiphon_messaging::{AnyBroker, Messaging, Topology};
+use antiphon_outbox::{Database, Relay};
+use antiphon_store_sqlite::{self as sqlite, Migration, SqliteBroker, SqliteStore};
+use antiphon_telemetry::admin::Admin;
+use antiphon_telemetry::{Service, Telemetry, TelemetrySettings};
+
+use super::App;
+use crate::error::{Error, Result};
+use crate::settings::{BrokerKind, BrokerSection, ClientSection, DatabaseSection};
+
+pub(super) async fn load(name: &str, version: &str, settings: Settings) -> Result<App> {
+    let service = Service::new(name, version);
+    let telemetry =
+        Telemetry::start(&service, &settings.section::<TelemetrySettings>("telemetry")?)
+            .map_err(Error::mistake)?;
+    let databases: DatabaseSection = settings.section("database")?;
+    let health = Health::new();
+    let broker = open_broker(&settings.section("broker")?, &databases).await?;
+    Ok(App {
+        admin: Admin::new(telemetry.clone(), health.clone()),
+        messaging: Messaging::new(broker, telemetry.clone(), health.clone()),
+        clients: settings.section::<ClientSection>("client")?,
+        services: Vec::new(),
+        channels: std::collections::HashMap::new(),
+        topology: Topology::default(),
+        parts: Vec::new(),
+        settings,
+        telemetry,
+        health,
+        databases,
+    })
+}
+
+async fn open_broker(broker: &BrokerSection, databases: &DatabaseSection) -> Result<AnyBroker> {
+    match broker.kind {
+        BrokerKind::Memory => Ok(AnyBroker::new(MemoryBroker::new())),
+        BrokerKind::Sqlite => {
+            let path = broker.path.clone().unwrap_or_else(|| databases.dir.join("broker.db"));
+            let settings = sqlite::Settings {
+                synchronous: broker.synchronous.into(),
+                ..sqlite::Settings::default()
+            };
+            let opened = SqliteBroker::open(&path.to_string_lossy(), settings).await;
+            Ok(AnyBroker::new(opened.map_err(Error::mistake)?))
+        }
+    }
+}
+
+impl App {
+    /// Opens the database of a service, brings its tables up to date, and relays what is emitted
+    /// there.
+    ///
+    /// # Errors
+    /// The file cannot be opened, is no database, or is of a newer version; a migration fails.
+    pub async fn database(
+        &mut self,
+        service: &str,
+        migrations: &[Migration],
+    ) -> Result<Database<SqliteStore>> {
+        let location = match self.databases.urls.get(service) {
+            Some(url) => url.clone(),
+            None => {
+                let file = self.databases.dir.join(format!("{service}.db"));
+                file.to_string_lossy().into_owned()
+            }
+        };
+        let settings = sqlite::Settings {
+            synchronous: self.databases.synchronous.into(),
+            ..sqlite::Settings::default()
+        };
+        let store = SqliteStore::open(&location, settings).await.map_err(Error::mistake)?;
+        store.migrate(service, migrations).await.map_err(Error::mistake)?;
+        let database = Database::new(service, store);
+        let broker = self.messaging.broker.clone();
+        self.component(Relay::new(&database, broker, &self.telemetry));
+        Ok(database)
+    }
+}

@@ -1,0 +1,232 @@
+//! The sections of `antiphon.toml` that the facade reads, and what they become.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use antiphon_config::{ByteSize, HumanDuration};
+use antiphon_rpc::client::ClientSettings;
+use antiphon_rpc::server::ServerSettings;
+use antiphon_store_sqlite::Synchronous;
+use serde::{Deserialize, Serialize};
+
+/// `[server]`: where calls are answered, and the limits.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ServerSection {
+    pub(crate) listen: SocketAddr,
+    workers: usize,
+    connections_max: usize,
+    connections_per_address_max: usize,
+    sniff_timeout: HumanDuration,
+    header_timeout: HumanDuration,
+    idle_timeout: HumanDuration,
+    body_idle_timeout: HumanDuration,
+    write_timeout: HumanDuration,
+    connection_age_max: HumanDuration,
+    connection_age_grace: HumanDuration,
+    keep_alive_interval: HumanDuration,
+    keep_alive_timeout: HumanDuration,
+    header_max: ByteSize,
+    body_max: ByteSize,
+    message_max: ByteSize,
+    streams_max: u32,
+    calls_max: usize,
+    timeout_default: HumanDuration,
+    timeout_max: HumanDuration,
+    slow_call: HumanDuration,
+    lame_duck: HumanDuration,
+}
+
+impl Default for ServerSection {
+    fn default() -> Self {
+        let own = ServerSettings::default();
+        Self {
+            listen: own.listen,
+            workers: own.workers,
+            connections_max: own.connections_max,
+            connections_per_address_max: own.connections_per_address_max,
+            sniff_timeout: HumanDuration(own.sniff_timeout),
+            header_timeout: HumanDuration(own.header_timeout),
+            idle_timeout: HumanDuration(own.idle_timeout),
+            body_idle_timeout: HumanDuration(own.body_idle_timeout),
+            write_timeout: HumanDuration(own.write_timeout),
+            connection_age_max: HumanDuration(own.connection_age_max),
+            connection_age_grace: HumanDuration(own.connection_age_grace),
+            keep_alive_interval: HumanDuration(own.keep_alive_interval),
+            keep_alive_timeout: HumanDuration(own.keep_alive_timeout),
+            header_max: ByteSize(usize::try_from(own.header_bytes_max).unwrap_or(usize::MAX)),
+            body_max: ByteSize(own.body_bytes_max),
+            message_max: ByteSize(own.message_bytes_max),
+            streams_max: own.streams_max,
+            calls_max: own.calls_max,
+            timeout_default: HumanDuration(own.timeouts.default),
+            timeout_max: HumanDuration(own.timeouts.max),
+            slow_call: HumanDuration(own.slow_call),
+            lame_duck: HumanDuration(own.lame_duck),
+        }
+    }
+}
+
+impl From<&ServerSection> for ServerSettings {
+    fn from(section: &ServerSection) -> Self {
+        let mut settings = Self {
+            listen: section.listen,
+            workers: section.workers,
+            connections_max: section.connections_max,
+            connections_per_address_max: section.connections_per_address_max,
+            sniff_timeout: section.sniff_timeout.0,
+            header_timeout: section.header_timeout.0,
+            idle_timeout: section.idle_timeout.0,
+            body_idle_timeout: section.body_idle_timeout.0,
+            write_timeout: section.write_timeout.0,
+            connection_age_max: section.connection_age_max.0,
+            connection_age_grace: section.connection_age_grace.0,
+            keep_alive_interval: section.keep_alive_interval.0,
+            keep_alive_timeout: section.keep_alive_timeout.0,
+            header_bytes_max: u32::try_from(section.header_max.0).unwrap_or(u32::MAX),
+            body_bytes_max: section.body_max.0,
+            message_bytes_max: section.message_max.0,
+            streams_max: section.streams_max,
+            calls_max: section.calls_max,
+            slow_call: section.slow_call.0,
+            lame_duck: section.lame_duck.0,
+            ..Self::default()
+        };
+        settings.timeouts.default = section.timeout_default.0;
+        settings.timeouts.max = section.timeout_max.0;
+        settings
+    }
+}
+
+/// `[admin]`: health, metrics and configuration, for operators only.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct AdminSection {
+    pub(crate) listen: SocketAddr,
+}
+
+impl Default for AdminSection {
+    fn default() -> Self {
+        Self { listen: ([127, 0, 0, 1], 9090).into() }
+    }
+}
+
+/// When SQLite waits for the disk.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum SyncSection {
+    #[default]
+    Normal,
+    Full,
+}
+
+impl From<SyncSection> for Synchronous {
+    fn from(section: SyncSection) -> Self {
+        match section {
+            SyncSection::Normal => Self::Normal,
+            SyncSection::Full => Self::Full,
+        }
+    }
+}
+
+/// `[database]`: where services keep their rows.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct DatabaseSection {
+    /// The folder; a service's file in it is `<service>.db`.
+    pub(crate) dir: PathBuf,
+    pub(crate) synchronous: SyncSection,
+    /// Services whose database lies elsewhere.
+    pub(crate) urls: BTreeMap<String, String>,
+    /// How long the inbox and the answers of idempotent calls are remembered.
+    pub(crate) dedup_horizon: HumanDuration,
+}
+
+impl Default for DatabaseSection {
+    fn default() -> Self {
+        Self {
+            dir: "antiphon-data".into(),
+            synchronous: SyncSection::default(),
+            urls: BTreeMap::new(),
+            dedup_horizon: HumanDuration::from_secs(7 * 24 * 3_600),
+        }
+    }
+}
+
+/// What carries messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum BrokerKind {
+    /// Inside this process: gone when it ends.
+    Memory,
+    /// A SQLite file, shared by the processes of one machine.
+    #[default]
+    Sqlite,
+}
+
+/// `[broker]`: what carries messages.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct BrokerSection {
+    pub(crate) kind: BrokerKind,
+    /// The file; `broker.db` in the folder of the databases unless set.
+    pub(crate) path: Option<PathBuf>,
+    pub(crate) synchronous: SyncSection,
+}
+
+/// `[client]`: calling other services.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ClientSection {
+    /// Targets by the full name of the service.
+    pub(crate) targets: BTreeMap<String, String>,
+    connect_timeout: HumanDuration,
+    timeout: HumanDuration,
+    keep_alive_interval: HumanDuration,
+    keep_alive_timeout: HumanDuration,
+    resolve_interval: HumanDuration,
+    message_max: ByteSize,
+}
+
+impl Default for ClientSection {
+    fn default() -> Self {
+        let own = ClientSettings::default();
+        Self {
+            targets: BTreeMap::new(),
+            connect_timeout: HumanDuration(own.connect_timeout),
+            timeout: HumanDuration(own.timeout),
+            keep_alive_interval: HumanDuration(own.keep_alive_interval),
+            keep_alive_timeout: HumanDuration(own.keep_alive_timeout),
+            resolve_interval: HumanDuration(own.resolve_interval),
+            message_max: ByteSize(own.message_bytes_max),
+        }
+    }
+}
+
+impl From<&ClientSection> for ClientSettings {
+    fn from(section: &ClientSection) -> Self {
+        Self {
+            connect_timeout: section.connect_timeout.0,
+            timeout: section.timeout.0,
+            keep_alive_interval: section.keep_alive_interval.0,
+            keep_alive_timeout: section.keep_alive_timeout.0,
+            resolve_interval: section.resolve_interval.0,
+            message_bytes_max: section.message_max.0,
+        }
+    }
+}
+
+/// `[shutdown]`: how the process ends.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ShutdownSection {
+    /// The time for everything; what is left then is cut.
+    pub(crate) within: HumanDuration,
+}
+
+impl Default for ShutdownSection {
+    fn default() -> Self {
+        Self { within: HumanDuration::from_secs(10) }
+    }
+}
