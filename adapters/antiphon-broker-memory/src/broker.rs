@@ -76,7 +76,12 @@ impl MemoryBroker {
     #[must_use]
     pub fn with_settings(settings: Settings, clock: Clock) -> Self {
         let state = Mutex::new(State::new(settings.clone()));
-        Self(Arc::new(Shared { settings, clock, state, room: Notify::new() }))
+        Self(Arc::new(Shared {
+            settings,
+            clock,
+            state,
+            room: Notify::new(),
+        }))
     }
 }
 
@@ -147,11 +152,19 @@ impl Broker for MemoryBroker {
     ) -> Result<Box<dyn Source>, SubscribeError> {
         let notify = Arc::new(Notify::new());
         let mut state = self.0.state.lock();
-        let (group, member) =
-            state.join(&subscription, Arc::clone(&notify), Instant::now()).map_err(|context| {
-                SubscribeError { context, transient: false, source: None }
+        let (group, member) = state
+            .join(&subscription, Arc::clone(&notify), Instant::now())
+            .map_err(|context| SubscribeError {
+                context,
+                transient: false,
+                source: None,
             })?;
-        Ok(Box::new(MemorySource::new(Arc::clone(&self.0), group, member, notify)))
+        Ok(Box::new(MemorySource::new(
+            Arc::clone(&self.0),
+            group,
+            member,
+            notify,
+        )))
     }
 
     fn dead_letters(&self) -> Option<Arc<dyn DeadLetters>> {
@@ -162,6 +175,8 @@ impl Broker for MemoryBroker {
 
 impl fmt::Debug for MemoryBroker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryBroker").field("settings", &self.0.settings).finish_non_exhaustive()
+        f.debug_struct("MemoryBroker")
+            .field("settings", &self.0.settings)
+            .finish_non_exhaustive()
     }
 }

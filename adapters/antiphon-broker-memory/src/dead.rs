@@ -73,8 +73,12 @@ impl MemoryBroker {
         let mut count = 0;
         for id in ids {
             let sequence = state.next_sequence();
-            let Some(group) = state.group_named(group) else { return count };
-            let Some(letter) = group.letters.get_mut(id) else { continue };
+            let Some(group) = state.group_named(group) else {
+                return count;
+            };
+            let Some(letter) = group.letters.get_mut(id) else {
+                continue;
+            };
             if letter.redriven {
                 continue;
             }
@@ -91,7 +95,9 @@ impl MemoryBroker {
 
     fn discard_now(&self, group: &str, ids: &[MessageId]) -> usize {
         let mut state = self.0.state.lock();
-        let Some(group) = state.group_named(group) else { return 0 };
+        let Some(group) = state.group_named(group) else {
+            return 0;
+        };
         let before = group.letters.len();
         for id in ids {
             if group.letters.get(id).is_some_and(|letter| !letter.redriven) {

@@ -1,1 +1,3 @@
 //! Conformance suites, simulator, assertions.
+
+pub mod conformance;

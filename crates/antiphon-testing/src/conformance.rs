@@ -1,0 +1,3 @@
+//! Suites that every adapter of a port must pass: one test per numbered rule of the port.
+
+pub mod broker;
