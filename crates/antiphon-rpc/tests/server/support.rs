@@ -1,0 +1,60 @@
+//! A service to call, a server around it, and a small client that shows the bytes.
+
+pub(crate) mod client;
+pub(crate) mod echo;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_core::{Component, Health, ShutdownHandle};
+use antiphon_rpc::Service;
+use antiphon_rpc::server::{Server, ServerSettings};
+use antiphon_telemetry::Telemetry;
+use tokio::task::JoinHandle;
+
+/// A running server.
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
+    pub(crate) shutdown: ShutdownHandle,
+    pub(crate) health: Health,
+    pub(crate) telemetry: Telemetry,
+    pub(crate) ended: JoinHandle<()>,
+}
+
+/// Settings for tests: any port, two workers.
+pub(crate) fn settings() -> ServerSettings {
+    ServerSettings {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        workers: 2,
+        ..ServerSettings::default()
+    }
+}
+
+pub(crate) fn start() -> Running {
+    start_with(settings())
+}
+
+pub(crate) fn start_with(settings: ServerSettings) -> Running {
+    start_service(settings, Arc::new(echo::Echo::default()))
+}
+
+pub(crate) fn start_service(settings: ServerSettings, service: Arc<dyn Service>) -> Running {
+    let (telemetry, health) = (Telemetry::new(), Health::new());
+    let server = Server::builder()
+        .settings(settings)
+        .telemetry(&telemetry)
+        .health(&health)
+        .service(service)
+        .bind()
+        .unwrap();
+    let address = server.address();
+    let (handle, shutdown) = ShutdownHandle::new();
+    let ended = tokio::spawn(async move { server.run(shutdown).await.unwrap() });
+    Running { address, shutdown: handle, health, telemetry, ended }
+}
+
+/// Waits for something that happens soon.
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(10), what).await.expect("should happen soon")
+}
