@@ -1,5 +1,8 @@
 //! The facade: what a user depends on.
 
+#[doc(hidden)]
+#[path = "codegen.rs"]
+pub mod __codegen;
 mod error;
 mod launch;
 mod lifecycle;
