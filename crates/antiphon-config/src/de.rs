@@ -9,9 +9,10 @@ use serde::de::{
     Unexpected, VariantAccess, Visitor,
 };
 use serde::forward_to_deserialize_any;
+use zeroize::Zeroize;
 
-use crate::tree::{Entry, Node, Origin, Value};
-use crate::{Error, env, secret};
+use crate::tree::{Entry, Node, Value};
+use crate::{Error, secret};
 
 /// The path of a value, as a list from the leaf to the root.
 #[derive(Clone, Copy)]
@@ -73,15 +74,7 @@ impl<'a> Reader<'a> {
             Value::Table(entries) => visitor.visit_map(Table::new(entries, &self.place)),
             _ => Err(Error::invalid_type(self.found(), &visitor)),
         };
-        match self.node.origin {
-            // Nothing is written that could be pointed at, so say where it could be written.
-            Origin::Absent => result.map_err(|error| {
-                let variable = env::variable(&format!("{}.…", self.place));
-                let setting = format!("{}` in antiphon.toml or `{variable}", self.place);
-                error.at(&Origin::Absent, setting)
-            }),
-            _ => self.located(result),
-        }
+        self.located(result)
     }
 }
 
@@ -140,8 +133,10 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         visitor: V,
     ) -> Result<V::Value, Error> {
         if name == secret::MARK {
-            let resolved = secret::resolve(self.node).and_then(|text| visitor.visit_string(text));
-            return self.located(resolved);
+            let mut text = self.located(secret::resolve(self.node))?;
+            let result = visitor.visit_str(&text);
+            text.zeroize();
+            return self.located(result);
         }
         visitor.visit_newtype_struct(self)
     }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::de::{Expected, Unexpected};
 
+use crate::env;
 use crate::suggest::{nearest, one_of};
 use crate::tree::Origin;
 
@@ -16,15 +17,26 @@ pub struct Error(Box<Inner>);
 struct Inner {
     origin: Option<Origin>,
     setting: Option<String>,
-    problem: String,
+    problem: Problem,
+}
+
+#[derive(Debug)]
+enum Problem {
+    Words(String),
+    /// A setting without a default is not there.
+    Missing(&'static str),
 }
 
 impl Error {
     pub(crate) fn new(problem: impl Into<String>) -> Self {
+        Self::from_problem(Problem::Words(problem.into()))
+    }
+
+    fn from_problem(problem: Problem) -> Self {
         Self(Box::new(Inner {
             origin: None,
             setting: None,
-            problem: problem.into(),
+            problem,
         }))
     }
 
@@ -47,15 +59,29 @@ impl fmt::Display for Error {
         if let Some(setting) = &self.0.setting {
             write!(f, "`{setting}`: ")?;
         }
-        // Whatever a source of the message put into it, the operator gets one line.
-        for (n, line) in self.0.problem.lines().map(str::trim).enumerate() {
-            if n > 0 && !line.is_empty() {
-                f.write_str(", ")?;
+        match (&self.0.problem, &self.0.origin, &self.0.setting) {
+            (Problem::Words(words), ..) => one_line(words, f),
+            // There is no place to point at, so say where it can be written.
+            (Problem::Missing(field), Some(Origin::Absent), Some(section)) => {
+                let variable = env::variable(&format!("{section}.{field}"));
+                write!(
+                    f,
+                    "`{field}` is required and not set: write it under [{section}] in \
+                     antiphon.toml, or set {variable}"
+                )
             }
-            f.write_str(line)?;
+            (Problem::Missing(field), ..) => {
+                write!(f, "`{field}` is required here and not set")
+            }
         }
-        Ok(())
     }
+}
+
+/// Whatever a source of the message put into it, the operator gets one line.
+fn one_line(words: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut lines = words.lines().map(str::trim).filter(|line| !line.is_empty());
+    f.write_str(lines.next().unwrap_or_default())?;
+    lines.try_for_each(|line| write!(f, ", {line}"))
 }
 
 impl std::error::Error for Error {}
@@ -94,7 +120,7 @@ impl serde::de::Error for Error {
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self::new(format!("`{field}` is required here and not set"))
+        Self::from_problem(Problem::Missing(field))
     }
 
     fn duplicate_field(field: &'static str) -> Self {

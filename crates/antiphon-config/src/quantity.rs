@@ -172,7 +172,7 @@ impl fmt::Display for ByteSize {
         let bytes = self.0 as u64;
         let unit = SIZE_UNITS
             .iter()
-            .find(|(_, length)| bytes >= *length && bytes % length == 0);
+            .find(|(_, length)| bytes >= *length && bytes.is_multiple_of(*length));
         match unit {
             Some((unit, length)) if *length > 1 => write!(f, "{}{unit}", bytes / length),
             _ => write!(f, "{bytes}B"),

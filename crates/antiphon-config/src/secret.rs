@@ -72,11 +72,9 @@ impl<T: Zeroize + FromStr> Visitor<'_> for Resolved<T> {
         f.write_str(EXPECTED)
     }
 
-    fn visit_string<E: serde::de::Error>(self, mut text: String) -> Result<Secret<T>, E> {
-        let parsed = text.parse();
-        text.zeroize();
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Secret<T>, E> {
         // The parser's own error may quote the text.
-        parsed
+        text.parse()
             .map(Secret)
             .map_err(|_| E::custom("the secret does not have the right form"))
     }
@@ -105,9 +103,7 @@ pub(crate) fn resolve(node: &Node) -> Result<String, Error> {
     match kind.as_str() {
         "file" => read_file(target, &entry.node.origin),
         "env" => read_variable(target),
-        other => {
-            Err(Error::new(format!("expected {EXPECTED}, found `{other}`")).at(&entry.key, ""))
-        }
+        other => Err(Error::new(format!("expected {EXPECTED}, found `{other}`"))),
     }
 }
 

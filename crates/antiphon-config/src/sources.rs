@@ -11,9 +11,10 @@ const FILE: &str = "antiphon.toml";
 /// The variable that names the file.
 const FILE_VARIABLE: &str = "ANTIPHON_CONFIG";
 
-/// Where settings come from. Later layers win: file, environment, [`Self::set`].
+/// Where settings come from. Later layers win: [`Self::defaults`], file, environment, [`Self::set`].
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
+    defaults: Option<(PathBuf, String)>,
     file: File,
     variables: Vec<(String, String)>,
     flags: Vec<Flag>,
@@ -51,6 +52,14 @@ impl Sources {
             Some(path) => sources.file(path),
             None => sources.search(),
         }
+    }
+
+    /// A program's own defaults, below everything else, as the text of a settings file. `name` is
+    /// what errors call it.
+    #[must_use]
+    pub fn defaults(mut self, name: impl Into<PathBuf>, text: impl Into<String>) -> Self {
+        self.defaults = Some((name.into(), text.into()));
+        self
     }
 
     /// Reads this file, which must be there.
@@ -119,7 +128,11 @@ impl Sources {
 
     /// All layers, merged.
     pub(crate) fn read(&self) -> Result<Node, Error> {
-        let mut tree = self.read_file()?;
+        let mut tree = match &self.defaults {
+            Some((name, text)) => file::parse(name, text)?,
+            None => Node::empty(),
+        };
+        tree.overlay(self.read_file()?);
         tree.overlay(env::parse(
             self.variables
                 .iter()

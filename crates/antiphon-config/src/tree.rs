@@ -119,20 +119,17 @@ impl Node {
         text: &str,
         origin: &Origin,
     ) -> Result<(), Error> {
-        let clash = |other: &Origin| {
+        let clash = |other: &Origin, depth: usize| {
+            let setting = path[..depth].join(".");
             Error::new(format!(
-                "{origin} and {other} contradict each other: `{}` cannot be both a value and a \
-                 section",
-                path.join(".")
+                "{origin} and {other} contradict each other: `{setting}` cannot be both a value and \
+                 a section"
             ))
         };
         let mut node = self;
-        for key in path {
-            if !matches!(node.value, Value::Table(_)) {
-                return Err(clash(&node.origin));
-            }
+        for (depth, key) in path.iter().enumerate() {
             let Value::Table(entries) = &mut node.value else {
-                return Err(clash(origin));
+                return Err(clash(&node.origin, depth));
             };
             let entry = entries.entry(key.clone()).or_insert_with(|| Entry {
                 key: origin.clone(),
@@ -144,7 +141,7 @@ impl Node {
             node = &mut entry.node;
         }
         match &node.value {
-            Value::Table(entries) if !entries.is_empty() => Err(clash(&node.origin)),
+            Value::Table(entries) if !entries.is_empty() => Err(clash(&node.origin, path.len())),
             _ => {
                 *node = Self {
                     value: Value::Text(text.to_owned()),
