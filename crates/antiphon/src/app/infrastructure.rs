@@ -52,6 +52,12 @@ async fn open_broker(broker: &BrokerSection, databases: &DatabaseSection) -> Res
 }
 
 impl App {
+    /// The folder of the databases.
+    #[must_use]
+    pub fn data_dir(&self) -> &std::path::Path {
+        &self.databases.dir
+    }
+
     /// Opens the database of a service, brings its tables up to date, and relays what is emitted
     /// there.
     ///
