@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::time::Instant;
+
 /// A moment of wall-clock time: microseconds since the Unix epoch, UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
@@ -94,6 +96,10 @@ enum Source {
     #[default]
     System,
     Manual(Arc<AtomicI64>),
+    Ticking {
+        start: Timestamp,
+        since: Instant,
+    },
 }
 
 impl Clock {
@@ -109,6 +115,16 @@ impl Clock {
         Self(Source::Manual(Arc::new(AtomicI64::new(start.0))))
     }
 
+    /// A clock that shows `start` now and goes on with `tokio::time`: where that is paused, so is
+    /// this.
+    #[must_use]
+    pub fn ticking(start: Timestamp) -> Self {
+        Self(Source::Ticking {
+            start,
+            since: Instant::now(),
+        })
+    }
+
     /// The time it is.
     #[must_use]
     #[expect(
@@ -119,10 +135,11 @@ impl Clock {
         match &self.0 {
             Source::System => SystemTime::now().into(),
             Source::Manual(micros) => Timestamp(micros.load(Ordering::Acquire)),
+            Source::Ticking { start, since } => *start + since.elapsed(),
         }
     }
 
-    /// Moves a manual clock forward; the machine's clock is left alone.
+    /// Moves a manual clock forward; the others are left alone.
     pub fn advance(&self, by: Duration) {
         if let Source::Manual(micros) = &self.0 {
             let by = i64::try_from(by.as_micros()).unwrap_or(i64::MAX);
@@ -136,6 +153,7 @@ impl fmt::Debug for Clock {
         match &self.0 {
             Source::System => f.write_str("Clock(system)"),
             Source::Manual(micros) => write!(f, "Clock({})", micros.load(Ordering::Acquire)),
+            Source::Ticking { .. } => write!(f, "Clock({}, ticking)", self.now().0),
         }
     }
 }
@@ -150,6 +168,14 @@ mod tests {
         let other = clock.clone();
         clock.advance(Duration::from_secs(1));
         assert_eq!(other.now(), Timestamp::from_millis(1_005));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ticking_clock_goes_with_the_runtime() {
+        let clock = Clock::ticking(Timestamp::from_millis(5));
+        assert_eq!(clock.now(), Timestamp::from_millis(5));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(clock.clone().now(), Timestamp::from_millis(1_005));
     }
 
     #[test]
