@@ -1,24 +1,49 @@
-//! Sagas.
+//! Sagas: business processes over several services that end completed or compensated.
+//!
+//! A [`Saga`] is defined once, in ordinary Rust: steps, how each is undone, where the point of no
+//! return lies. Whoever wants one starts it in the transaction of the business row that it is about
+//! ([`Saga::start`]). From then on the [`Coordinator`] advances it: every reply and every timer is
+//! one transaction that holds the saga's progress, the work of local steps and the next commands.
+//!
+//! The services that do the steps are participants ([`Participants::participant`]). Each command
+//! passes a barrier in the participant's own transaction, so that it takes effect once, an undo of
+//! what never happened does nothing, and an action that comes after its undo never happens.
+//!
+//! What happens next is decided by one pure function, [`decide`]; everything else carries it out.
 
+mod coordinator;
 mod decide;
 mod definition;
+mod engine;
 mod id;
 mod instance;
 mod local;
+mod machine;
+mod metrics;
+mod operator;
+mod participant;
 mod plan;
 mod port;
 mod rejection;
+mod start;
 mod step;
+mod wire;
 
+pub use coordinator::{Coordinator, Sagas};
 pub use decide::{Decision, Effect, Input, Op, Outcome, decide, is_committed, wake_at};
 pub use definition::{DefinitionError, Saga, SagaBuilder};
+pub use engine::UnknownDefinitions;
 pub use id::SagaId;
 pub use instance::{Failure, Instance, Phase, Progress};
 pub use local::{AsyncWork, LocalWork};
-pub use plan::{Place, Plan, Role, StepPlan};
+pub use operator::{Intervention, SagaOperator, SagaView, StepView};
+pub use participant::{Participant, Participants, Participate, ParticipateLater, Participation, Ticket};
+pub use plan::{Place, Plan, Role, STEPS_MAX, StepPlan};
 pub use port::{
     BarrierKey, BarrierStore, Passage, SagaCount, SagaFilter, SagaRow, SagaStore, Side, State,
     StoredReply,
 };
 pub use rejection::Rejection;
+pub use start::Started;
 pub use step::Step;
+pub use wire::InvalidTicket;

@@ -265,7 +265,7 @@ pub enum Passage {
 /// Lets each action and each undo of a saga's step through once, and an action never after its
 /// undo (the sub-transaction barrier of DTM: idempotence, empty compensation, hanging).
 ///
-/// 1. `pass` and `answer` are part of the transaction: they are undone with it.
+/// 1. `pass`, `answer` and `retract` are part of the transaction: they are undone with it.
 /// 2. Of two transactions with the same key, one gets `First`, and the other, after the first has
 ///    committed, `Repeated` (or [`StoreError::Busy`]).
 /// 3. An undo whose action has not passed, or was refused, gets `Empty`; the action then gets
@@ -292,6 +292,16 @@ pub trait BarrierStore: Store {
         connection: &mut Self::Connection,
         key: &BarrierKey,
         reply: &StoredReply,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Forgets that the command with this key has passed, so that it may pass again.
+    ///
+    /// # Errors
+    /// The store fails; the transaction must be rolled back.
+    fn retract(
+        &self,
+        connection: &mut Self::Connection,
+        key: &BarrierKey,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Forgets at most `count_max` commands that passed before `before`, and says how many.

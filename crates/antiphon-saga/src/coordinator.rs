@@ -1,0 +1,167 @@
+//! What advances the sagas of one service: the component that the application runs.
+
+mod timers;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_core::{BoxError, BoxFuture, Component, Shutdown, Stage};
+use antiphon_messaging::{Consumer, ConsumerError, Fail, Handler, Incoming, Messaging, Worker};
+use antiphon_outbox::{Database, InboxStore, OutboxStore};
+use antiphon_telemetry::Telemetry;
+use buffa::Message as Protobuf;
+
+use crate::engine::Engine;
+use crate::machine::Machine;
+use crate::metrics::Metrics;
+use crate::port::SagaStore;
+use crate::{Saga, SagaOperator, wire};
+use timers::Timers;
+
+/// How many replies are taken in together.
+const BATCH_MAX: usize = 32;
+/// How many such batches run side by side. They share one database, so more does not help.
+const CONCURRENCY: usize = 2;
+
+/// The saga types of one service.
+///
+/// ```ignore
+/// let sagas = Sagas::of(&db, &telemetry).saga(&place_order);
+/// let operator = sagas.operator();
+/// app.run(sagas.build(&messaging)?);
+/// ```
+#[must_use = "sagas do not move until they are built and run"]
+pub struct Sagas<S: OutboxStore> {
+    database: Database<S>,
+    machines: BTreeMap<(&'static str, u32), Arc<dyn Machine<S>>>,
+    telemetry: Telemetry,
+    retention: Duration,
+}
+
+impl<S: SagaStore + OutboxStore + InboxStore> Sagas<S> {
+    /// None yet, of the service that owns this database.
+    pub fn of(database: &Database<S>, telemetry: &Telemetry) -> Self {
+        Self {
+            database: database.clone(),
+            machines: BTreeMap::new(),
+            telemetry: telemetry.clone(),
+            retention: Duration::from_secs(7 * 24 * 3_600),
+        }
+    }
+
+    /// Adds a type, or another version of one: every version that still has running sagas must be
+    /// there.
+    pub fn saga<D: Protobuf + 'static>(mut self, saga: &Saga<D, S>) -> Self {
+        self.machines.insert((saga.kind(), saga.version()), Arc::<_>::clone(&saga.0) as _);
+        self
+    }
+
+    /// How long an ended saga is remembered, so that asking for it again does not begin it again;
+    /// seven days by default.
+    pub fn retention(mut self, retention: Duration) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// What looks at these sagas and intervenes.
+    #[must_use]
+    pub fn operator(&self) -> SagaOperator<S> {
+        SagaOperator::new(self.engine())
+    }
+
+    fn engine(&self) -> Arc<Engine<S>> {
+        Arc::new(Engine {
+            group: wire::reply_topic(self.database.service()),
+            database: self.database.clone(),
+            machines: self.machines.clone(),
+            metrics: Metrics::of(&self.telemetry),
+            telemetry: self.telemetry.clone(),
+        })
+    }
+
+    /// Makes the component that advances them.
+    ///
+    /// # Errors
+    /// The broker cannot do what is needed.
+    pub fn build(self, messaging: &Messaging) -> Result<Coordinator<S>, ConsumerError> {
+        let engine = self.engine();
+        let replies = Consumer::group(&engine.group)
+            .topic(&engine.group)
+            .handler(Replies(Arc::clone(&engine)))
+            .ordered()
+            .concurrency(CONCURRENCY)
+            .batch(BATCH_MAX)
+            .build(messaging)?;
+        let timers = Timers::new(Arc::clone(&engine), self.retention);
+        let name = format!("sagas {}", engine.database.service());
+        Ok(Coordinator { name, engine, replies, timers })
+    }
+}
+
+impl<S: OutboxStore> fmt::Debug for Sagas<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sagas").field("types", &self.machines.keys()).finish_non_exhaustive()
+    }
+}
+
+/// Advances the sagas of one service, by replies and by timers. Any number of processes may do so
+/// for the same database: replies are shared by their group, timers by leases.
+#[must_use = "a coordinator does nothing until it is run"]
+pub struct Coordinator<S: OutboxStore> {
+    name: String,
+    engine: Arc<Engine<S>>,
+    replies: Worker,
+    timers: Timers<S>,
+}
+
+impl<S: SagaStore + OutboxStore + InboxStore> Component for Coordinator<S> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn stage(&self) -> Stage {
+        Stage::Consume
+    }
+
+    async fn run(self, shutdown: Shutdown) -> Result<(), BoxError> {
+        self.engine.check().await?;
+        let replies = self.replies.run(shutdown.clone());
+        tokio::try_join!(biased; replies, self.timers.run(shutdown))?;
+        Ok(())
+    }
+}
+
+impl<S: OutboxStore> fmt::Debug for Coordinator<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Coordinator").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Takes replies in.
+struct Replies<S: OutboxStore>(Arc<Engine<S>>);
+
+impl<S: SagaStore + OutboxStore + InboxStore> Handler for Replies<S> {
+    fn handles(&self, kind: &str) -> bool {
+        kind == wire::REPLY
+    }
+
+    fn handle<'a>(&'a self, incoming: &'a Incoming) -> BoxFuture<'a, Result<(), Fail>> {
+        Box::pin(self.0.reply(incoming))
+    }
+
+    fn handle_batch<'a>(&'a self, batch: &'a [Incoming]) -> BoxFuture<'a, Vec<Result<(), Fail>>> {
+        Box::pin(async move {
+            if let Ok(outcomes) = self.0.replies(batch, &[]).await {
+                return outcomes;
+            }
+            // Something is the matter with one of them, which must not hold up the others.
+            let mut outcomes = Vec::with_capacity(batch.len());
+            for incoming in batch {
+                outcomes.push(self.0.reply(incoming).await);
+            }
+            outcomes
+        })
+    }
+}
