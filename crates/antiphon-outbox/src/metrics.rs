@@ -5,6 +5,8 @@ use std::sync::atomic::AtomicU64;
 use antiphon_telemetry::Telemetry;
 use antiphon_telemetry::metrics::{Counter, Family, Gauge, Registry};
 
+use crate::port::{HandledCount, SentCount};
+
 type Labels<const N: usize> = [(&'static str, String); N];
 type Seconds = Gauge<f64, AtomicU64>;
 
@@ -109,4 +111,104 @@ impl RelayMetrics {
             leases_lost: families.leases_lost.get_or_create(&labels),
         }
     }
+}
+
+/// What the databases of this process say for the ledger. Totals since a database exists, so gauges
+/// that are set, not counters that start over with the process.
+#[derive(Clone)]
+pub(crate) struct LedgerMetrics {
+    committed: Family<Labels<2>, Gauge>,
+    waiting: Family<Labels<2>, Gauge>,
+    buried: Family<Labels<2>, Gauge>,
+    done: Family<Labels<3>, Gauge>,
+    duplicates: Family<Labels<3>, Gauge>,
+}
+
+impl LedgerMetrics {
+    pub(crate) fn of(telemetry: &Telemetry) -> Self {
+        telemetry.instruments(Self::register)
+    }
+
+    fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            committed: Family::default(),
+            waiting: Family::default(),
+            buried: Family::default(),
+            done: Family::default(),
+            duplicates: Family::default(),
+        };
+        let sent = [
+            (
+                "ledger_committed_messages",
+                "Messages ever committed",
+                &metrics.committed,
+            ),
+            (
+                "ledger_waiting_messages",
+                "Of those, not published yet",
+                &metrics.waiting,
+            ),
+            (
+                "ledger_buried_messages",
+                "Of those, refused by the broker",
+                &metrics.buried,
+            ),
+        ];
+        for (name, help, family) in sent {
+            registry.register(name, help, family.clone());
+        }
+        let handled = [
+            (
+                "ledger_done_messages",
+                "Messages that took effect",
+                &metrics.done,
+            ),
+            (
+                "ledger_duplicate_messages",
+                "Repetitions suppressed",
+                &metrics.duplicates,
+            ),
+        ];
+        for (name, help, family) in handled {
+            registry.register(name, help, family.clone());
+        }
+        metrics
+    }
+
+    pub(crate) fn sent(&self, counts: &[SentCount]) {
+        for count in counts {
+            let labels = [("topic", count.topic.clone()), ("kind", count.kind.clone())];
+            self.committed
+                .get_or_create(&labels)
+                .set(clamp(count.committed));
+            self.waiting
+                .get_or_create(&labels)
+                .set(clamp(count.waiting));
+            self.buried.get_or_create(&labels).set(clamp(count.buried));
+        }
+    }
+
+    pub(crate) fn handled(&self, counts: &[HandledCount]) {
+        for count in counts {
+            let labels = [
+                ("group", count.consumer.clone()),
+                ("topic", count.topic.clone()),
+                ("kind", count.kind.clone()),
+            ];
+            self.done.get_or_create(&labels).set(clamp(count.done));
+            self.duplicates
+                .get_or_create(&labels)
+                .set(clamp(count.duplicates));
+        }
+    }
+}
+
+impl std::fmt::Debug for LedgerMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LedgerMetrics")
+    }
+}
+
+fn clamp(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
