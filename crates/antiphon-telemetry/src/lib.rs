@@ -88,8 +88,28 @@ impl Telemetry {
     /// # Errors
     /// Settings that cannot work, and a second subscriber.
     pub fn start(service: &Service, settings: &TelemetrySettings) -> Result<Self, StartError> {
-        let tracer = traces::start(service, &settings.traces)?;
         let logs = logs::start(service, &settings.log)?;
+        Self::assemble(service, settings, Some(logs))
+    }
+
+    /// Everything but logs: for a program that installs a `tracing` subscriber of its own, and for
+    /// tests, of which several run in one process.
+    ///
+    /// # Errors
+    /// Settings that cannot work.
+    pub fn without_logs(
+        service: &Service,
+        settings: &TelemetrySettings,
+    ) -> Result<Self, StartError> {
+        Self::assemble(service, settings, None)
+    }
+
+    fn assemble(
+        service: &Service,
+        settings: &TelemetrySettings,
+        logs: Option<logs::Sink>,
+    ) -> Result<Self, StartError> {
+        let tracer = traces::start(service, &settings.traces)?;
         let mut registry = Registry::default();
         registry.register(
             "target",
@@ -104,7 +124,9 @@ impl Telemetry {
         registry.register_collector(Box::new(ProcessCollector { started }));
         let runtimes = Runtimes::default();
         registry.register_collector(Box::new(runtimes.clone()));
-        logs.register(&mut registry);
+        if let Some(logs) = &logs {
+            logs.register(&mut registry);
+        }
         if let Some(tracer) = &tracer {
             tracer.register(&mut registry);
         }
@@ -113,7 +135,7 @@ impl Telemetry {
             instruments: Mutex::default(),
             runtimes,
             tracer,
-            logs: Some(logs),
+            logs,
         })))
     }
 
