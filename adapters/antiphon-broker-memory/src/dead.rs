@@ -123,6 +123,27 @@ impl DeadLetters for MemoryBroker {
         ready(self.list_now(filter, after, count_max))
     }
 
+    fn bury<'a>(
+        &'a self,
+        group: &'a str,
+        message: &'a Message,
+        reason: &'a DeadReason,
+    ) -> BoxFuture<'a, Result<(), DeadError>> {
+        let at = self.0.clock.now();
+        let mut state = self.0.state.lock();
+        let buried = match state.group_named(group) {
+            Some(group) => {
+                group.bury(&Arc::new(message.clone()), reason.clone(), at);
+                Ok(())
+            }
+            None => Err(DeadError {
+                action: "burying",
+                source: format!("group {group} is not declared").into(),
+            }),
+        };
+        Box::pin(std::future::ready(buried))
+    }
+
     fn get<'a>(
         &'a self,
         group: &'a str,

@@ -1,19 +1,25 @@
 //! A broker of any kind behind one type.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use antiphon_core::BoxFuture;
+use antiphon_telemetry::Telemetry;
 
-use crate::Message;
+use crate::message::Message;
+use crate::metrics::Metrics;
 use crate::port::{
-    Broker, Capabilities, DeadLetters, PublishError, Receipt, Source, SubscribeError, Subscription,
-    Topology,
+    Broker, Capabilities, DeadLetters, PublishError, Receipt, Sent, Source, SubscribeError,
+    Subscription, Topology,
 };
 
 /// Any [`Broker`]: what the application chose by its settings. Cheap to clone; clones share it.
 #[derive(Clone)]
-pub struct AnyBroker(Arc<dyn Erased>);
+pub struct AnyBroker {
+    broker: Arc<dyn Erased>,
+    metrics: Option<Metrics>,
+}
 
 /// [`Broker`] with boxed futures, so that it can be a trait object.
 trait Erased: Send + Sync {
@@ -56,13 +62,23 @@ impl AnyBroker {
     /// This broker.
     #[must_use]
     pub fn new(broker: impl Broker) -> Self {
-        Self(Arc::new(broker))
+        Self {
+            broker: Arc::new(broker),
+            metrics: None,
+        }
+    }
+
+    /// The same broker, counting what is published through this handle.
+    #[must_use]
+    pub fn measured(mut self, telemetry: &Telemetry) -> Self {
+        self.metrics = Some(Metrics::of(telemetry));
+        self
     }
 
     /// See [`Broker::capabilities`].
     #[must_use]
     pub fn capabilities(&self) -> Capabilities {
-        self.0.capabilities()
+        self.broker.capabilities()
     }
 
     /// See [`Broker::declare`].
@@ -70,7 +86,7 @@ impl AnyBroker {
     /// # Errors
     /// A topic or group exists with other settings, or the broker does not answer.
     pub async fn declare(&self, topology: &Topology) -> Result<(), SubscribeError> {
-        self.0.declare(topology).await
+        self.broker.declare(topology).await
     }
 
     /// See [`Broker::publish`].
@@ -78,7 +94,26 @@ impl AnyBroker {
     /// # Cancel safety
     /// Dropping the future leaves the outcome unknown ([`Sent::Maybe`](crate::Sent::Maybe)).
     pub async fn publish(&self, batch: Vec<Message>) -> Vec<Result<Receipt, PublishError>> {
-        self.0.publish(batch).await
+        let Some(metrics) = &self.metrics else {
+            return self.broker.publish(batch).await;
+        };
+        let topics: Vec<String> = batch.iter().map(|message| message.topic.clone()).collect();
+        let answers = self.broker.publish(batch).await;
+        let mut counts: BTreeMap<(&str, &'static str), u64> = BTreeMap::new();
+        for (topic, answer) in topics.iter().zip(&answers) {
+            let outcome = match answer {
+                Ok(_) => "confirmed",
+                Err(PublishError {
+                    sent: Sent::Maybe, ..
+                }) => "unknown",
+                Err(PublishError { sent: Sent::No, .. }) => "refused",
+            };
+            *counts.entry((topic, outcome)).or_default() += 1;
+        }
+        for ((topic, outcome), count) in counts {
+            metrics.sent(topic, outcome, count);
+        }
+        answers
     }
 
     /// See [`Broker::subscribe`].
@@ -89,13 +124,13 @@ impl AnyBroker {
         &self,
         subscription: Subscription,
     ) -> Result<Box<dyn Source>, SubscribeError> {
-        self.0.subscribe(subscription).await
+        self.broker.subscribe(subscription).await
     }
 
     /// See [`Broker::dead_letters`].
     #[must_use]
     pub fn dead_letters(&self) -> Option<Arc<dyn DeadLetters>> {
-        self.0.dead_letters()
+        self.broker.dead_letters()
     }
 }
 

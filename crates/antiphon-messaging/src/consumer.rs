@@ -12,11 +12,12 @@ use crate::any_broker::AnyBroker;
 use crate::contract::{Command, Event};
 use crate::engine::driver::Rules;
 use crate::engine::ladder::Ladder;
+use crate::engine::parking::topic_of;
 use crate::engine::pipeline::Pipeline;
 use crate::handler::{Handle, Handler, Middleware, Router, Typed};
 use crate::metrics::Metrics;
-use crate::port::{Capabilities, Group, Start, Subscription, Topology};
-use crate::worker::Worker;
+use crate::port::{Capabilities, Start};
+use crate::worker::{Post, Worker};
 
 /// The time a handler gets unless the consumer says otherwise.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -30,6 +31,9 @@ const PREFETCH: usize = 4;
 pub struct Messaging {
     /// Where messages come from.
     pub broker: AnyBroker,
+    /// For a broker that cannot delay messages or keep dead letters: another one that can, and
+    /// takes them instead.
+    pub parking: Option<AnyBroker>,
     /// Where it is recorded what consumers do.
     pub telemetry: Telemetry,
     /// Where they say how they are, as `consumer <group>`.
@@ -44,6 +48,7 @@ impl Messaging {
     pub fn new(broker: AnyBroker, telemetry: Telemetry, health: Health) -> Self {
         Self {
             broker,
+            parking: None,
             telemetry,
             health,
             clock: Clock::system(),
@@ -185,26 +190,26 @@ impl Consumer {
     /// The description is not complete, or the broker cannot do what it asks.
     pub fn build(self, messaging: &Messaging) -> Result<Worker, ConsumerError> {
         let capabilities = messaging.broker.capabilities();
-        if let Err(problem) = self.check(&capabilities) {
+        let parking = messaging.parking.clone();
+        if let Err(problem) = self.check(&capabilities, parking.as_ref()) {
             return Err(ConsumerError {
                 group: self.group,
                 problem,
             });
         }
-        let topics: Vec<String> = self.topics.into_iter().collect();
-        let rules = Rules {
-            ordered: self.ordered,
-            concurrency: self.concurrency,
-            batch_max: self.batch_max,
-            credits: self
-                .credits
-                .unwrap_or(self.concurrency * self.batch_max * PREFETCH),
-            ladder: Ladder {
-                policy: self.retry,
-                broker_max: broker_delay_max(&capabilities, self.ordered),
-                parking: false,
-            },
-        };
+        let parked = parking.as_ref().map(|broker| {
+            let rules = self.rules(&broker.capabilities(), false, None);
+            Post::new(
+                broker,
+                &self.group,
+                vec![topic_of(&self.group)],
+                Start::Earliest,
+                rules,
+            )
+        });
+        let rules = self.rules(&capabilities, self.ordered, parking);
+        let topics = self.topics.into_iter().collect();
+        let post = Post::new(&messaging.broker, &self.group, topics, self.start, rules);
         let pipeline = Pipeline {
             group: self.group.as_str().into(),
             handler: stack(self.handlers, &self.middleware),
@@ -214,28 +219,43 @@ impl Consumer {
         };
         Ok(Worker {
             name: format!("consumer {}", self.group),
-            broker: messaging.broker.clone(),
-            topology: Topology {
-                topics: topics.clone(),
-                groups: vec![Group {
-                    name: self.group.clone(),
-                    topics: topics.clone(),
-                    start: self.start,
-                }],
-            },
             metrics: Metrics::of(&messaging.telemetry).group(&self.group),
-            subscription: Subscription {
-                group: self.group,
-                topics,
-                ordered: self.ordered,
-            },
+            post,
+            parked,
             pipeline: Arc::new(pipeline),
-            rules,
             health: messaging.health.clone(),
         })
     }
 
-    fn check(&self, capabilities: &Capabilities) -> Result<(), String> {
+    fn rules(
+        &self,
+        capabilities: &Capabilities,
+        ordered: bool,
+        parking: Option<AnyBroker>,
+    ) -> Rules {
+        Rules {
+            ordered,
+            concurrency: self.concurrency,
+            batch_max: self.batch_max,
+            credits: self
+                .credits
+                .unwrap_or(self.concurrency * self.batch_max * PREFETCH),
+            ladder: Ladder {
+                policy: self.retry,
+                broker_max: broker_delay_max(capabilities, ordered),
+                // Elsewhere a message would no longer hold back its key.
+                parking: parking.is_some() && !ordered,
+            },
+            parking,
+            buries: capabilities.dead_letters,
+        }
+    }
+
+    fn check(
+        &self,
+        capabilities: &Capabilities,
+        parking: Option<&AnyBroker>,
+    ) -> Result<(), String> {
         if self.handlers.is_empty() {
             return Err("it has no handler; add one with `on`, `command` or `handler`".into());
         }
@@ -248,20 +268,34 @@ impl Consumer {
         if self.ordered && !capabilities.ordered {
             return Err(
                 "the broker does not keep the order of keys; drop `ordered` or use \
-                 another broker"
+                        another broker"
                     .into(),
             );
         }
-        if !capabilities.dead_letters {
-            return Err("the broker keeps no dead letters; use another broker".into());
+        let keeps = |capabilities: &Capabilities| {
+            capabilities.dead_letters
+                && capabilities.counts_attempts
+                && !capabilities.retry_delay_max.is_zero()
+                && !capabilities.publish_delay_max.is_zero()
+        };
+        match parking {
+            Some(parking) if !keeps(&parking.capabilities()) => Err(
+                "the parking broker must delay messages, count attempts and keep dead letters; \
+                     park at another broker"
+                    .into(),
+            ),
+            None if !capabilities.dead_letters => {
+                Err("the broker keeps no dead letters; set a parking broker that does".into())
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
-/// How long the broker may hold a message without the order of its key being lost.
+/// How long the broker may hold a message, so that neither the order of its key nor the number of
+/// its attempts is lost.
 fn broker_delay_max(capabilities: &Capabilities, ordered: bool) -> Duration {
-    if ordered && !capabilities.holds_keys {
+    if (ordered && !capabilities.holds_keys) || !capabilities.counts_attempts {
         Duration::ZERO
     } else {
         capabilities.retry_delay_max

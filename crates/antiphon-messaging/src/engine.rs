@@ -9,4 +9,5 @@ pub(crate) mod driver;
 pub(crate) mod executor;
 pub(crate) mod held;
 pub(crate) mod ladder;
+pub(crate) mod parking;
 pub(crate) mod pipeline;

@@ -11,7 +11,7 @@ use crate::any_broker::AnyBroker;
 use crate::engine::driver::{Driver, End, Rules};
 use crate::engine::pipeline::Pipeline;
 use crate::metrics::GroupMetrics;
-use crate::port::{Source, SubscribeError, Subscription, Topology};
+use crate::port::{Group, Source, Start, SubscribeError, Subscription, Topology};
 
 /// The waits between attempts to join: there is no end to them, since a broker may be away for long.
 const REJOIN: RetryPolicy =
@@ -20,30 +20,105 @@ const REJOIN: RetryPolicy =
 /// A consumer at work. Made by [`Consumer::build`](crate::Consumer::build), run by the application.
 pub struct Worker {
     pub(crate) name: String,
-    pub(crate) broker: AnyBroker,
-    pub(crate) topology: Topology,
-    pub(crate) subscription: Subscription,
+    pub(crate) post: Post,
+    /// Where what the broker could not keep comes back from.
+    pub(crate) parked: Option<Post>,
     pub(crate) pipeline: Arc<Pipeline>,
-    pub(crate) rules: Rules,
     pub(crate) metrics: GroupMetrics,
     pub(crate) health: Health,
 }
 
-impl Worker {
+/// One subscription that a worker keeps.
+pub(crate) struct Post {
+    broker: AnyBroker,
+    topology: Topology,
+    subscription: Subscription,
+    rules: Rules,
+}
+
+impl Post {
+    pub(crate) fn new(
+        broker: &AnyBroker,
+        group: &str,
+        topics: Vec<String>,
+        start: Start,
+        rules: Rules,
+    ) -> Self {
+        let ordered = rules.ordered;
+        let declared = Group {
+            name: group.to_owned(),
+            topics: topics.clone(),
+            start,
+        };
+        Self {
+            broker: broker.clone(),
+            topology: Topology {
+                topics: topics.clone(),
+                groups: vec![declared],
+            },
+            subscription: Subscription {
+                group: group.to_owned(),
+                topics,
+                ordered,
+            },
+            rules,
+        }
+    }
+
     /// Topics and group are declared each time: a broker that was restarted may have forgotten them.
     async fn join(&self) -> Result<Box<dyn Source>, SubscribeError> {
         self.broker.declare(&self.topology).await?;
         self.broker.subscribe(self.subscription.clone()).await
     }
+}
+
+impl Worker {
+    /// The topics and groups that it declares when it joins. Declaring them before anything is
+    /// published makes sure that a new group misses nothing.
+    #[must_use]
+    pub fn topology(&self) -> &Topology {
+        &self.post.topology
+    }
+
+    /// Keeps one subscription until the drain is done.
+    async fn man(&self, name: &str, post: &Post, shutdown: &Shutdown) -> Result<(), BoxError> {
+        let mut failures = 0;
+        while let Some(joined) = shutdown.unless_draining(post.join()).await {
+            let why = match joined {
+                Ok(source) => {
+                    self.health.well(name);
+                    let pipeline = Arc::clone(&self.pipeline);
+                    let driver = Driver::new(pipeline, post.rules.clone(), self.metrics.clone());
+                    match driver.run(source, shutdown).await {
+                        End::Drained => break,
+                        End::Lost { reason, worked } => {
+                            if worked {
+                                failures = 0;
+                            }
+                            reason
+                        }
+                    }
+                }
+                Err(error) if error.transient => error.to_string(),
+                Err(error) => return Err(error.into()),
+            };
+            failures += 1;
+            self.health.unwell(name, &*why);
+            if self.pause(failures, &why, shutdown).await.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
 
     /// Waits before the next attempt to join; `None` when draining begins first.
     async fn pause(&self, failures: u32, why: &str, shutdown: &Shutdown) -> Option<()> {
-        let Decision::RetryAfter(wait) = REJOIN.decide(failures, Retry::Outage, fastrand::f64())
-        else {
-            unreachable!("an outage never gives up")
+        let wait = match REJOIN.decide(failures, Retry::Outage, fastrand::f64()) {
+            Decision::RetryAfter(wait) => wait,
+            // An outage never gives up.
+            Decision::GiveUp => REJOIN.delay_max,
         };
-        self.health.unwell(&self.name, why);
-        tracing::warn!(group = %self.subscription.group, why, ?wait, "not subscribed");
+        tracing::warn!(group = &*self.pipeline.group, why, ?wait, "not subscribed");
         shutdown.unless_draining(tokio::time::sleep(wait)).await
     }
 }
@@ -58,35 +133,15 @@ impl Component for Worker {
     }
 
     async fn run(self, shutdown: Shutdown) -> Result<(), BoxError> {
-        let mut failures = 0;
-        while let Some(joined) = shutdown.unless_draining(self.join()).await {
-            let why = match joined {
-                Ok(source) => {
-                    self.health.well(&self.name);
-                    let driver = Driver::new(
-                        Arc::clone(&self.pipeline),
-                        self.rules.clone(),
-                        self.metrics.clone(),
-                    );
-                    match driver.run(source, &shutdown).await {
-                        End::Drained => return Ok(()),
-                        End::Lost { reason, worked } => {
-                            if worked {
-                                failures = 0;
-                            }
-                            reason
-                        }
-                    }
-                }
-                Err(error) if error.transient => error.to_string(),
-                Err(error) => return Err(error.into()),
-            };
-            failures += 1;
-            if self.pause(failures, &why, &shutdown).await.is_none() {
-                break;
+        let own = self.man(&self.name, &self.post, &shutdown);
+        match &self.parked {
+            None => own.await,
+            Some(post) => {
+                let name = format!("{} (parked)", self.name);
+                let parked = self.man(&name, post, &shutdown);
+                futures_util::try_join!(own, parked).map(|_| ())
             }
         }
-        Ok(())
     }
 }
 

@@ -20,7 +20,9 @@ use super::away::AwayKeys;
 use super::executor::{Executor, Item};
 use super::held::{Held, Kinds, ignored};
 use super::ladder::{Ladder, Verdict};
+use super::parking;
 use super::pipeline::{Pipeline, Ran};
+use crate::any_broker::AnyBroker;
 use crate::metrics::GroupMetrics;
 use crate::port::{
     DeadReason, Delivery, Fetched, Settled, Settlement, Settling, Source, settle_all,
@@ -37,6 +39,10 @@ pub(crate) struct Rules {
     pub(crate) batch_max: usize,
     pub(crate) credits: usize,
     pub(crate) ladder: Ladder,
+    /// Where messages are parked that the broker cannot keep.
+    pub(crate) parking: Option<AnyBroker>,
+    /// Whether the broker keeps dead letters itself.
+    pub(crate) buries: bool,
 }
 
 /// Why a subscription ended.
@@ -57,6 +63,12 @@ enum Turn {
     Fetched(Fetched),
     MoreCredits,
     Drain,
+}
+
+/// Why a message goes to the parking broker.
+enum Parked {
+    Waiting(Duration),
+    Dead(DeadReason),
 }
 
 /// Lanes that others take over.
@@ -198,9 +210,10 @@ impl Driver {
     async fn take_in(&mut self, deliveries: Vec<Delivery>) {
         self.worked = true;
         let now = Instant::now();
-        for delivery in deliveries {
+        for mut delivery in deliveries {
             self.held += 1;
             *self.lanes.entry(delivery.lane).or_default() += 1;
+            parking::unwrap(&mut delivery);
             let message = &delivery.message;
             let kind = self
                 .kinds
@@ -246,18 +259,13 @@ impl Driver {
 
     /// Takes out of a batch what nobody waits for any more.
     fn bury_expired(&mut self, batch: &mut Vec<Held>) {
-        let expired = |held: &Held, now| {
-            held.delivery
-                .message
-                .deadline()
-                .is_some_and(|deadline| deadline <= now)
-        };
-        let now = self.pipeline.clock.now();
-        if !batch.iter().any(|held| expired(held, now)) {
+        let deadline = |held: &Held| held.delivery.message.deadline();
+        if batch.iter().all(|held| deadline(held).is_none()) {
             return;
         }
+        let now = self.pipeline.clock.now();
         for held in std::mem::take(batch) {
-            if expired(&held, now) {
+            if deadline(&held).is_some_and(|deadline| deadline <= now) {
                 let error = "the sender's deadline had passed".to_owned();
                 let attempts = held.tries.attempt() - 1;
                 self.bury(
@@ -322,7 +330,12 @@ impl Driver {
                 metrics.retries_broker.inc();
                 self.send_back(held, now, after);
             }
-            Verdict::Park(_) | Verdict::Release => {
+            Verdict::Park(wait) => {
+                metrics.retried(took);
+                metrics.retries_parked.inc();
+                self.park(held, Parked::Waiting(wait));
+            }
+            Verdict::Release => {
                 metrics.retried(took);
                 self.release_with_followers(held);
             }
@@ -367,9 +380,45 @@ impl Driver {
 
     fn bury(&mut self, held: Held, reason: DeadReason) {
         self.metrics.dead(&held.kind.label, reason.code);
+        if self.rules.buries {
+            self.executor.free(&held.delivery.message);
+            self.settlements
+                .push((held.delivery, Settlement::Dead(reason)));
+        } else {
+            self.park(held, Parked::Dead(reason));
+        }
+    }
+
+    /// Gives a message to the parking broker, and acknowledges it when that has it. Without an
+    /// answer it comes again from its own broker.
+    fn park(&mut self, held: Held, parked: Parked) {
         self.executor.free(&held.delivery.message);
-        self.settlements
-            .push((held.delivery, Settlement::Dead(reason)));
+        let Some(broker) = self.rules.parking.clone() else {
+            self.release([held]);
+            return;
+        };
+        let Held {
+            delivery, tries, ..
+        } = held;
+        let group = Arc::clone(&self.pipeline.group);
+        let now = self.pipeline.clock.now();
+        self.settling.push(Box::pin(async move {
+            let message = &delivery.message;
+            let attempts = tries.attempt() - 1;
+            let kept = match parked {
+                Parked::Waiting(after) => {
+                    parking::park(&broker, message, &group, attempts, now, after).await
+                }
+                Parked::Dead(reason) => parking::bury(&broker, message, &group, &reason).await,
+            };
+            let lane = delivery.lane;
+            let settlement = if kept {
+                Settlement::Ack
+            } else {
+                Settlement::Release
+            };
+            (lane, delivery.settle(settlement).outcome().await)
+        }));
     }
 
     /// Settles what has ended since the last time.

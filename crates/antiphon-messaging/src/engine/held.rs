@@ -47,6 +47,7 @@ impl Item for Held {
 /// What is known of a kind of message, looked up once.
 #[derive(Debug)]
 pub(crate) struct Kind {
+    name: String,
     /// The kind as metrics name it.
     pub(crate) label: String,
     /// What its spans are called.
@@ -58,7 +59,11 @@ pub(crate) struct Kind {
 
 /// The kinds that a group has met.
 #[derive(Debug, Default)]
-pub(crate) struct Kinds(HashMap<String, Arc<Kind>>);
+pub(crate) struct Kinds {
+    met: HashMap<String, Arc<Kind>>,
+    /// Messages of one kind often come in a row.
+    last: Option<Arc<Kind>>,
+}
 
 impl Kinds {
     pub(crate) fn get(
@@ -67,22 +72,32 @@ impl Kinds {
         handler: &dyn Handler,
         metrics: &GroupMetrics,
     ) -> Arc<Kind> {
-        if let Some(known) = self.0.get(kind) {
-            return Arc::clone(known);
+        if let Some(last) = self.last.as_ref().filter(|last| last.name == kind) {
+            return Arc::clone(last);
         }
+        let found = match self.met.get(kind) {
+            Some(met) => Arc::clone(met),
+            None => self.meet(kind, handler, metrics),
+        };
+        self.last = Some(Arc::clone(&found));
+        found
+    }
+
+    fn meet(&mut self, kind: &str, handler: &dyn Handler, metrics: &GroupMetrics) -> Arc<Kind> {
         // What anybody may publish must not make metrics without bound: only kinds that the
         // handler knows get labels of their own, and only so many of them.
         let known = handler.handles(kind);
-        let crowded = self.0.len() >= KINDS_MAX;
+        let crowded = self.met.len() >= KINDS_MAX;
         let label = if known && !crowded { kind } else { "other" };
         let made = Arc::new(Kind {
+            name: kind.to_owned(),
             label: label.to_owned(),
             span: format!("process {label}"),
             known,
             metrics: metrics.kind(label),
         });
         if !crowded {
-            self.0.insert(kind.to_owned(), Arc::clone(&made));
+            self.met.insert(kind.to_owned(), Arc::clone(&made));
         }
         made
     }

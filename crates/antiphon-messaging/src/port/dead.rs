@@ -109,6 +109,8 @@ pub struct DeadError {
 /// 3. `redrive` gives the message back to the group that failed and to no other, with its id, as a
 ///    first attempt; if it dies again, the letter has one death more.
 /// 4. `redrive` and `discard` skip letters that are not there, and count the others.
+/// 5. `bury` keeps a message that never was at this broker, as if a declared group had settled it
+///    as `Dead`; it answers when that is as durable as the broker's messages.
 pub trait DeadLetters: Send + Sync + 'static {
     /// A page of the letters that match, after the one with this group and id.
     fn list<'a>(
@@ -117,6 +119,14 @@ pub trait DeadLetters: Send + Sync + 'static {
         after: Option<(&'a str, MessageId)>,
         count_max: usize,
     ) -> BoxFuture<'a, Result<Vec<DeadLetter>, DeadError>>;
+
+    /// Keeps a dead letter of a group for a broker that keeps none.
+    fn bury<'a>(
+        &'a self,
+        group: &'a str,
+        message: &'a Message,
+        reason: &'a DeadReason,
+    ) -> BoxFuture<'a, Result<(), DeadError>>;
 
     /// One letter.
     fn get<'a>(
