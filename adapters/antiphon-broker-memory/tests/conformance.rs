@@ -1,6 +1,10 @@
-//! The broker suite, with paused time and with real time on two threads.
+//! The broker suite: with paused time, with real time on two threads, and for a broker that can do
+//! little, with another one that does for it what it cannot.
 
-use antiphon_broker_memory::MemoryBroker;
+use std::time::Duration;
+
+use antiphon_broker_memory::{MemoryBroker, Settings};
+use antiphon_core::Clock;
 use antiphon_messaging::AnyBroker;
 use antiphon_testing::conformance::broker::BrokerHarness;
 
@@ -24,4 +28,35 @@ mod paused {
 mod threads {
     use super::Memory;
     antiphon_testing::broker_conformance!(Memory);
+}
+
+/// Neither delays nor dead letters, and deliveries do not hold back their keys.
+struct Limited {
+    limited: MemoryBroker,
+    parking: MemoryBroker,
+}
+
+impl BrokerHarness for Limited {
+    async fn start() -> Self {
+        let mut settings = Settings::default();
+        settings.capabilities.holds_keys = false;
+        settings.capabilities.dead_letters = false;
+        settings.capabilities.retry_delay_max = Duration::ZERO;
+        settings.capabilities.publish_delay_max = Duration::ZERO;
+        let limited = MemoryBroker::with_settings(settings, Clock::system());
+        Self { limited, parking: MemoryBroker::default() }
+    }
+
+    fn broker(&self) -> AnyBroker {
+        AnyBroker::new(self.limited.clone())
+    }
+
+    fn parking(&self) -> Option<AnyBroker> {
+        Some(AnyBroker::new(self.parking.clone()))
+    }
+}
+
+mod limited {
+    use super::Limited;
+    antiphon_testing::broker_conformance!(paused Limited);
 }

@@ -38,6 +38,11 @@ pub trait BrokerHarness: Send + Sync + Sized + 'static {
 
     /// A handle to it; every call may be a connection of its own.
     fn broker(&self) -> AnyBroker;
+
+    /// For a broker that cannot delay messages or keep dead letters: the one that does it instead.
+    fn parking(&self) -> Option<AnyBroker> {
+        None
+    }
 }
 
 /// Makes a test of every case: `broker_conformance!(Harness)`, or `broker_conformance!(paused
@@ -119,6 +124,8 @@ macro_rules! broker_conformance {
 pub struct Site {
     /// The broker.
     pub broker: AnyBroker,
+    /// Where the consumer engine parks what the broker cannot keep.
+    pub parking: Option<AnyBroker>,
     /// The topic.
     pub topic: String,
 }
@@ -129,6 +136,7 @@ impl Site {
         let topic = format!("conformance.{}", MessageId::new(Clock::system().now()));
         let site = Self {
             broker: harness.broker(),
+            parking: harness.parking(),
             topic,
         };
         site.declare(groups, Start::Earliest).await;
