@@ -1,0 +1,9 @@
+//! The relay as a whole, over the store in memory, in virtual time.
+//!
+//! `windows`: the failure windows between commit and confirmation. `flow`: order, outages, delays.
+//! `sharing`: several instances, leases, drain.
+
+mod fixture;
+mod flow;
+mod sharing;
+mod windows;
