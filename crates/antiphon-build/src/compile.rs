@@ -76,7 +76,6 @@ pub(crate) fn compile(files: &[PathBuf], includes: &[PathBuf]) -> Result<Compile
     let mut compiler = Compiler::with_file_resolver(resolver);
     compiler.include_imports(true).include_source_info(true);
     for file in files {
-        watch(file);
         compiler
             .open_file(file)
             .map_err(|error| Error(format!("{error:?}")))?;

@@ -104,7 +104,7 @@ impl Module {
             let name = buffa_codegen::idents::escape_mod_ident(name);
             let allow = buffa_codegen::allow_lints_attr();
             out.push_str(&format!(
-                "{allow}\n#[allow(missing_docs, missing_debug_implementations, unreachable_pub, \
+                "{allow}\n#[allow(missing_docs, missing_debug_implementations, unreachable_pub, unused, \
                  clippy::pedantic, clippy::all, rustdoc::all)]\npub mod {name} {{\n",
             ));
             out.push_str("use super::*;\n");

@@ -63,8 +63,11 @@ impl Contract {
             reader.file(file);
         }
         let Reader {
-            contract, errors, ..
+            contract,
+            mut errors,
+            ..
         } = reader;
+        errors.extend(crate::check::check(&contract));
         ContractErrors::check(errors)?;
         Ok(contract)
     }

@@ -6,7 +6,7 @@
 use antiphon_core::{FieldViolation, Status};
 use buffa::{Message, MessageName};
 use bytes::{BufMut, Bytes};
-use futures_util::{StreamExt, stream};
+use futures_util::{Stream, StreamExt, stream};
 use protovalidate_buffa::{Validate, ValidationError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -70,13 +70,7 @@ impl<M: Message + MessageName + DeserializeOwned + 'static> Reader<M> {
     /// Reads a stream; a message that cannot be read ends it.
     #[must_use]
     pub fn read_all(self, messages: Streaming<Bytes>) -> Streaming<M> {
-        let mut failed = false;
-        let messages = messages.map(move |bytes| self.read(&bytes?));
-        Streaming::new(messages.take_while(move |message| {
-            let go_on = !failed;
-            failed = message.is_err();
-            std::future::ready(go_on)
-        }))
+        until_error(messages.map(move |bytes| self.read(&bytes?)))
     }
 }
 
@@ -105,6 +99,28 @@ where
 /// [`antiphon_core::Code::InvalidArgument`] with every broken rule.
 pub fn validate<M: Validate>(message: &M) -> Result<(), Status> {
     message.validate().map_err(broken_rules)
+}
+
+/// Holds the messages of a stream against the contract's rules; one that breaks them ends it.
+#[must_use]
+pub fn validate_all<M: Validate + Send + 'static>(messages: Streaming<M>) -> Streaming<M> {
+    until_error(messages.map(|message| {
+        let message = message?;
+        validate(&message)?;
+        Ok(message)
+    }))
+}
+
+/// A stream that ends after its first error.
+fn until_error<M: Send + 'static>(
+    messages: impl Stream<Item = Result<M, Status>> + Send + 'static,
+) -> Streaming<M> {
+    let mut failed = false;
+    Streaming::new(messages.take_while(move |message| {
+        let go_on = !failed;
+        failed = message.is_err();
+        std::future::ready(go_on)
+    }))
 }
 
 fn broken_rules(error: ValidationError) -> Status {

@@ -1,6 +1,7 @@
-//! What a service becomes: the trait that handlers implement, the server that answers with it, and
-//! its description.
+//! What a service becomes: the trait that handlers implement, the server that answers with it, the
+//! client that calls it, and its description.
 
+mod client;
 mod server;
 
 use antiphon_contract::{Idempotency, Method, MethodKind, Service};
@@ -20,6 +21,7 @@ pub(super) fn tokens(scope: &Scope<'_>) -> Result<TokenStream, Error> {
             tokens.extend(handler(scope, &names));
             tokens.extend(object(scope, &names));
             tokens.extend(server::tokens(scope, &names));
+            tokens.extend(client::tokens(scope, &names));
         }
     }
     Ok(tokens)
@@ -31,6 +33,7 @@ struct Names<'a> {
     handler: Ident,
     object: Ident,
     server: Ident,
+    client: Ident,
     info: Ident,
     methods: Vec<Call<'a>>,
 }
@@ -64,6 +67,7 @@ impl<'a> Names<'a> {
             handler: format_ident!("{short}"),
             object: format_ident!("Dyn{short}"),
             server: format_ident!("{short}Server"),
+            client: format_ident!("{short}Client"),
             info: shouty(short),
             methods: methods.collect::<Result<_, Error>>()?,
         })

@@ -16,18 +16,17 @@ pub(super) fn tokens(scope: &Scope<'_>, names: &Names<'_>) -> TokenStream {
         info,
         ..
     } = names;
-    let unary = names
+    let (unary, streams): (Vec<_>, Vec<_>) = names
         .methods
         .iter()
         .enumerate()
-        .filter(|(_, call)| call.method.kind == MethodKind::Unary)
-        .map(|(index, call)| unary(scope, names, index, call));
-    let streams = names
-        .methods
-        .iter()
-        .enumerate()
-        .filter(|(_, call)| call.method.kind != MethodKind::Unary)
-        .map(|(index, call)| stream(scope, names, index, call));
+        .partition(|(_, call)| call.method.kind == MethodKind::Unary);
+    let unary = unary
+        .into_iter()
+        .map(|(index, call)| unary_arm(scope, names, index, call));
+    let streams = streams
+        .into_iter()
+        .map(|(index, call)| stream_arm(scope, names, index, call));
     let docs = format!(" Answers calls with a [`{handler}`].");
     quote! {
         #[doc = #docs]
@@ -116,7 +115,7 @@ fn reader(scope: &Scope<'_>, names: &Names<'_>, call: &Call<'_>) -> TokenStream 
     }
 }
 
-fn unary(scope: &Scope<'_>, names: &Names<'_>, index: usize, call: &Call<'_>) -> TokenStream {
+fn unary_arm(scope: &Scope<'_>, names: &Names<'_>, index: usize, call: &Call<'_>) -> TokenStream {
     let rt = &scope.rt;
     let (handler, function) = (&names.handler, &call.function);
     let reader = reader(scope, names, call);
@@ -129,7 +128,7 @@ fn unary(scope: &Scope<'_>, names: &Names<'_>, index: usize, call: &Call<'_>) ->
     }
 }
 
-fn stream(scope: &Scope<'_>, names: &Names<'_>, index: usize, call: &Call<'_>) -> TokenStream {
+fn stream_arm(scope: &Scope<'_>, names: &Names<'_>, index: usize, call: &Call<'_>) -> TokenStream {
     let rt = &scope.rt;
     let (handler, function) = (&names.handler, &call.function);
     let reader = reader(scope, names, call);
