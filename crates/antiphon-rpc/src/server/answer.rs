@@ -43,7 +43,12 @@ impl Answers {
         let path = request.uri().path();
         if is_rpc(request.headers()) {
             let status = Status::unimplemented(format!("there is no method {path}"));
-            return general::refused(&status, request.headers());
+            let mut response = general::refused(&status, request.headers());
+            // Connect tells an unknown path from an unknown feature by the HTTP status.
+            if response.status() != StatusCode::OK {
+                *response.status_mut() = StatusCode::NOT_FOUND;
+            }
+            return response;
         }
         if let Err(status) = layers::sanitise(path) {
             return problem(StatusCode::BAD_REQUEST, status.message());

@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
 
 use antiphon_core::{BoxFuture, Code, Context, Deadline, Retry, Status};
 use antiphon_resilience::Outcome;
@@ -86,7 +87,7 @@ impl Call {
     /// # Cancel safety
     /// When the future is dropped, the call is recorded as CANCELLED and `work` is dropped.
     pub async fn open<T>(
-        mut self,
+        self,
         work: impl Future<Output = Result<Streaming<T>, Status>>,
     ) -> Result<CallStream<T>, Status> {
         match self.run(work).await {
@@ -131,7 +132,7 @@ impl Call {
             };
             limit.leave(took, now, outcome);
         }
-        self.method.metrics.record(self.protocol, code, took.as_secs_f64());
+        self.method.metrics.record(self.protocol, code, took, &self.context);
         self.calls.left();
         if let Some(status) = failed {
             self.span.fail(status);
@@ -140,7 +141,7 @@ impl Call {
     }
 
     /// The access log: one line per call, loud when somebody should look.
-    fn log(&self, failed: Option<&Status>, took: std::time::Duration) {
+    fn log(&self, failed: Option<&Status>, took: Duration) {
         let slow = took >= self.calls.settings().slow_call;
         if failed.is_none() && !slow && !tracing::enabled!(tracing::Level::DEBUG) {
             return;

@@ -10,7 +10,7 @@ use antiphon_core::{Code, Status};
 use bytes::Bytes;
 use connectrpc::dispatcher::{RequestStream, StreamingResult, UnaryResult};
 use connectrpc::{
-    CodecFormat, CompressionRegistry, ConnectError, ConnectRpcBody, ConnectRpcService, Dispatcher,
+    CodecFormat, CompressionRegistry, ConnectError, ConnectRpcService, Dispatcher,
     EncodedBody, Limits, MethodDescriptor, Payload, RequestContext,
 };
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};

@@ -4,8 +4,9 @@
 //! protocol and code, and kept beside the method.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
-use antiphon_core::Code;
+use antiphon_core::{Code, Context};
 use antiphon_telemetry::Telemetry;
 use antiphon_telemetry::metrics::{Counter, Family, Gauge, Histogram, Registry, SECONDS};
 
@@ -127,7 +128,13 @@ pub(crate) struct MethodMetrics {
 
 impl MethodMetrics {
     /// Records a call that ended with `code`; `None` is OK.
-    pub(crate) fn record(&self, protocol: Protocol, code: Option<Code>, seconds: f64) {
+    pub(crate) fn record(
+        &self,
+        protocol: Protocol,
+        code: Option<Code>,
+        took: Duration,
+        context: &Context,
+    ) {
         let place = code.map_or(0, |code| usize::from(code.number()));
         self.cells[protocol as usize][place]
             .get_or_init(|| {
@@ -138,7 +145,7 @@ impl MethodMetrics {
                 ];
                 self.durations.get_or_create(&labels).clone()
             })
-            .observe(seconds);
+            .observe_in(took.as_secs_f64(), context);
     }
 
     /// Records the limit of the method.

@@ -1,6 +1,5 @@
 //! The server as a component: bound first, then run, then drained.
 
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,13 +8,16 @@ use std::time::Duration;
 
 use antiphon_core::{BoxError, Component, Health, Shutdown, ShutdownHandle, Stage};
 use antiphon_telemetry::Telemetry;
+use connectrpc_reflection::ReflectionError;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::answer::Answers;
+use super::health::HealthService;
 use super::layers::Calls;
 use super::listener::{self, BindError, Gate};
 use super::methods::ServedTwice;
+use super::reflection::Reflection;
 use super::settings::ServerSettings;
 use super::worker::Worker;
 use crate::service::Service;
@@ -24,22 +26,6 @@ use crate::service::Service;
 const STREAMS_GRACE: Duration = Duration::from_secs(5);
 /// The part of [`Health`] that says that the server drains.
 const HEALTH_PART: &str = "server";
-
-/// What a server is made of. See [`Server::builder`].
-#[derive(Default)]
-pub struct ServerBuilder {
-    settings: ServerSettings,
-    telemetry: Telemetry,
-    health: Health,
-    services: Vec<Arc<dyn Service>>,
-}
-
-impl fmt::Debug for ServerBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.services.iter().map(|service| service.info().name).collect();
-        f.debug_struct("ServerBuilder").field("services", &names).finish_non_exhaustive()
-    }
-}
 
 /// Why there is no server.
 #[derive(Debug, thiserror::Error)]
@@ -50,48 +36,45 @@ pub enum StartError {
     /// Two services have one name.
     #[error(transparent)]
     ServedTwice(#[from] ServedTwice),
+    /// The descriptor set of a service cannot be read; its build is at fault.
+    #[error("the descriptors of the services do not fit together")]
+    Descriptors(#[from] ReflectionError),
     /// The system gave no thread or no reactor.
     #[error("cannot start the threads that serve")]
     Threads(#[source] io::Error),
 }
 
-impl ServerBuilder {
-    /// With these settings in place of the defaults.
-    #[must_use]
-    pub fn settings(mut self, settings: ServerSettings) -> Self {
-        self.settings = settings;
-        self
-    }
+/// A server that has its port. Run it as a [`Component`]; dropping it ends it at once.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    listener: TcpListener,
+    gate: Gate,
+    workers: Vec<Worker>,
+    drain: ShutdownHandle,
+    calls: Calls,
+    health: Health,
+}
 
-    /// Records what happens here.
-    #[must_use]
-    pub fn telemetry(mut self, telemetry: &Telemetry) -> Self {
-        self.telemetry = telemetry.clone();
-        self
-    }
-
-    /// Answers health checks from here, and says here that it drains.
-    #[must_use]
-    pub fn health(mut self, health: &Health) -> Self {
-        self.health = health.clone();
-        self
-    }
-
-    /// Answers the calls of one more service.
-    #[must_use]
-    pub fn service(mut self, service: Arc<dyn Service>) -> Self {
-        self.services.push(service);
-        self
-    }
-
+impl Server {
     /// Takes the port and starts the threads. Connections that come now wait until the server runs.
     ///
-    /// Must be called within a Tokio runtime, the one that will run the server.
+    /// Health (of which `health` is asked) and reflection are served along with `services`. Nothing
+    /// is awaited, but the runtime that will run the server must be there.
     ///
     /// # Errors
     /// [`StartError`] says what to change.
-    pub fn bind(self) -> Result<Server, StartError> {
-        let calls = Calls::new(&self.services, self.settings, &self.telemetry)?;
+    pub async fn bind(
+        mut services: Vec<Arc<dyn Service>>,
+        settings: ServerSettings,
+        telemetry: &Telemetry,
+        health: &Health,
+    ) -> Result<Self, StartError> {
+        services.push(Arc::new(HealthService::new(health, &services)));
+        for reflection in Reflection::new(&services)? {
+            services.push(Arc::new(reflection));
+        }
+        let calls = Calls::new(&services, settings, telemetry)?;
         let settings = calls.settings();
         let listener = listener::bind(settings.listen)?;
         let address = listener.local_addr().map_err(StartError::Threads)?;
@@ -108,27 +91,8 @@ impl ServerBuilder {
             settings.connections_per_address_max,
             calls.metrics(),
         );
-        Ok(Server { address, listener, gate, workers, drain, calls, health: self.health })
-    }
-}
-
-/// A server that has its port. Run it as a [`Component`]; dropping it ends it at once.
-#[derive(Debug)]
-pub struct Server {
-    address: SocketAddr,
-    listener: TcpListener,
-    gate: Gate,
-    workers: Vec<Worker>,
-    drain: ShutdownHandle,
-    calls: Calls,
-    health: Health,
-}
-
-impl Server {
-    /// A server with default settings and no service yet.
-    #[must_use]
-    pub fn builder() -> ServerBuilder {
-        ServerBuilder::default()
+        let health = health.clone();
+        Ok(Self { address, listener, gate, workers, drain, calls, health })
     }
 
     /// The address it listens on, with the port that the system chose.

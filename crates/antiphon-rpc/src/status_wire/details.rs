@@ -7,9 +7,10 @@ use std::fmt;
 use std::time::Duration;
 
 use antiphon_core::{Code, FieldViolation, Retry, Status};
-use buffa::encoding::{Tag, WireType, decode_varint, encode_varint, skip_field};
-use bytes::Buf;
+use buffa::encoding::{Tag, WireType, encode_varint};
 use connectrpc::SharedSource;
+
+use crate::fields::{Fields, Value};
 
 /// Longest details that are sent, in bytes before base64: half of what clients accept as headers.
 const DETAILS_BYTES_MAX: usize = 4 * 1_024;
@@ -202,51 +203,6 @@ fn put_bytes(out: &mut Vec<u8>, field: u32, value: &[u8]) {
     Tag::new(field, WireType::LengthDelimited).encode(out);
     encode_varint(value.len() as u64, out);
     out.extend_from_slice(value);
-}
-
-/// A field's value, of the kinds that are of interest here.
-enum Value<'a> {
-    Number(u64),
-    Bytes(&'a [u8]),
-    Other,
-}
-
-/// The fields of a message, by number; `None` as an item when the bytes are not a message.
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Iterator for Fields<'a> {
-    type Item = Option<(u32, Value<'a>)>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let field = self.read();
-        if field.is_none() {
-            self.0 = &[];
-        }
-        Some(field)
-    }
-}
-
-impl<'a> Fields<'a> {
-    fn read(&mut self) -> Option<(u32, Value<'a>)> {
-        let tag = Tag::decode(&mut self.0).ok()?;
-        let value = match tag.wire_type() {
-            WireType::Varint => Value::Number(decode_varint(&mut self.0).ok()?),
-            WireType::LengthDelimited => {
-                let len = usize::try_from(decode_varint(&mut self.0).ok()?).ok()?;
-                let bytes = self.0.get(..len)?;
-                self.0.advance(len);
-                Value::Bytes(bytes)
-            }
-            _ => {
-                skip_field(tag, &mut self.0).ok()?;
-                Value::Other
-            }
-        };
-        Some((tag.field_number(), value))
-    }
 }
 
 fn text(bytes: &[u8]) -> String {

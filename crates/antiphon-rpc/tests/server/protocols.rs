@@ -8,7 +8,7 @@ use crate::support::{soon, start};
 
 #[tokio::test]
 async fn plain_unary_grpc_is_answered() {
-    let server = start();
+    let server = start().await;
     let client = Http2::connect(server.address).await;
     let answer = client.grpc("Echo", b"hello").await;
     assert_eq!((answer.status, answer.code()), (200, "0"));
@@ -18,7 +18,7 @@ async fn plain_unary_grpc_is_answered() {
 
 #[tokio::test]
 async fn an_error_travels_as_headers_with_its_details_and_without_its_source() {
-    let server = start();
+    let server = start().await;
     let client = Http2::connect(server.address).await;
     let answer = client.grpc("Fail", b"").await;
     assert_eq!((answer.status, answer.code(), answer.message()), (200, "9", "no: 100 %25"));
@@ -31,7 +31,7 @@ async fn an_error_travels_as_headers_with_its_details_and_without_its_source() {
 
 #[tokio::test]
 async fn a_panic_is_internal_and_says_nothing() {
-    let server = start();
+    let server = start().await;
     let client = Http2::connect(server.address).await;
     let answer = client.grpc("Panic", b"").await;
     assert_eq!((answer.code(), answer.message()), ("13", "internal error"));
@@ -40,7 +40,7 @@ async fn a_panic_is_internal_and_says_nothing() {
 
 #[tokio::test]
 async fn all_four_shapes_are_answered_over_grpc() {
-    let server = start();
+    let server = start().await;
     let client = Http2::connect(server.address).await;
     let count = client.grpc("Count", b"3").await;
     assert_eq!((count.code(), count.messages().len()), ("0", 3));
@@ -54,7 +54,7 @@ async fn all_four_shapes_are_answered_over_grpc() {
 
 #[tokio::test]
 async fn connect_is_answered_over_http_1_in_both_forms() {
-    let server = start();
+    let server = start().await;
     for kind in ["application/json", "application/proto"] {
         let head = format!("POST /t.v1.Echo/Echo HTTP/1.1\r\ncontent-type: {kind}");
         let (head, body) = soon(http1(server.address, &head, b"{}")).await;
@@ -72,7 +72,7 @@ async fn connect_is_answered_over_http_1_in_both_forms() {
 
 #[tokio::test]
 async fn connect_get_is_answered_where_nothing_is_changed() {
-    let server = start();
+    let server = start().await;
     let query = "?connect=v1&encoding=json&message=%7B%7D";
     let head = format!("GET /t.v1.Echo/Echo{query} HTTP/1.1");
     let (head, body) = soon(http1(server.address, &head, b"")).await;
@@ -85,7 +85,7 @@ async fn connect_get_is_answered_where_nothing_is_changed() {
 
 #[tokio::test]
 async fn connect_streams_end_with_an_end_frame() {
-    let server = start();
+    let server = start().await;
     let head = "POST /t.v1.Echo/Count HTTP/1.1\r\ncontent-type: application/connect+json";
     let (head, body) = soon(http1(server.address, head, &frame(b"2"))).await;
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
@@ -94,7 +94,7 @@ async fn connect_streams_end_with_an_end_frame() {
 
 #[tokio::test]
 async fn grpc_web_is_answered_in_both_forms() {
-    let server = start();
+    let server = start().await;
     let head = "POST /t.v1.Echo/Echo HTTP/1.1\r\ncontent-type: application/grpc-web+proto";
     let (head, body) = soon(http1(server.address, head, &frame(b"hello"))).await;
     assert!(head.contains("content-type: application/grpc-web+proto"), "{head}");
@@ -109,7 +109,7 @@ async fn grpc_web_is_answered_in_both_forms() {
 
 #[tokio::test]
 async fn compressed_calls_are_answered() {
-    let server = start();
+    let server = start().await;
     let client = Http2::connect(server.address).await;
     // "hello", gzipped.
     let gzip = STANDARD.decode("H4sIAAAAAAAAA8tIzcnJBwCGphA2BQAAAA==").unwrap();
@@ -122,7 +122,7 @@ async fn compressed_calls_are_answered() {
 
 #[tokio::test]
 async fn the_context_of_the_caller_is_current_in_the_handler() {
-    let server = start();
+    let server = start().await;
     let client = Http2::connect(server.address).await;
     let headers = [
         ("x-correlation-id", "order-7"),

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use antiphon_core::{Component, Health, ShutdownHandle};
 use antiphon_rpc::Service;
-use antiphon_rpc::server::{Server, ServerSettings};
+pub(crate) use antiphon_rpc::server::ServerSettings;
+use antiphon_rpc::server::Server;
 use antiphon_telemetry::Telemetry;
 use tokio::task::JoinHandle;
 
@@ -22,6 +23,13 @@ pub(crate) struct Running {
     pub(crate) ended: JoinHandle<()>,
 }
 
+impl Running {
+    /// The metrics as Prometheus reads them.
+    pub(crate) fn metrics(&self) -> String {
+        self.telemetry.metrics(antiphon_telemetry::metrics::Exposition::OpenMetrics)
+    }
+}
+
 /// Settings for tests: any port, two workers.
 pub(crate) fn settings() -> ServerSettings {
     ServerSettings {
@@ -31,23 +39,17 @@ pub(crate) fn settings() -> ServerSettings {
     }
 }
 
-pub(crate) fn start() -> Running {
-    start_with(settings())
+pub(crate) async fn start() -> Running {
+    start_with(settings()).await
 }
 
-pub(crate) fn start_with(settings: ServerSettings) -> Running {
-    start_service(settings, Arc::new(echo::Echo::default()))
+pub(crate) async fn start_with(settings: ServerSettings) -> Running {
+    start_service(settings, Arc::new(echo::Echo::default())).await
 }
 
-pub(crate) fn start_service(settings: ServerSettings, service: Arc<dyn Service>) -> Running {
+pub(crate) async fn start_service(settings: ServerSettings, service: Arc<dyn Service>) -> Running {
     let (telemetry, health) = (Telemetry::new(), Health::new());
-    let server = Server::builder()
-        .settings(settings)
-        .telemetry(&telemetry)
-        .health(&health)
-        .service(service)
-        .bind()
-        .unwrap();
+    let server = Server::bind(vec![service], settings, &telemetry, &health).await.unwrap();
     let address = server.address();
     let (handle, shutdown) = ShutdownHandle::new();
     let ended = tokio::spawn(async move { server.run(shutdown).await.unwrap() });
