@@ -11,7 +11,10 @@ pub(crate) struct Component {
 }
 
 /// What a service's database has.
-pub(crate) const STORE: &[Component] = &[Component { name: "store", steps: &[STORE_1] }];
+pub(crate) const STORE: &[Component] = &[
+    Component { name: "store", steps: &[STORE_1] },
+    Component { name: "saga", steps: &[SAGA_1] },
+];
 
 // Positions in the outbox are never used twice, although rows go: the last row stays as a tombstone
 // (lane -1) when it is confirmed. AUTOINCREMENT would promise the same, and cost every transaction
@@ -94,4 +97,39 @@ CREATE TABLE antiphon_call (
     UNIQUE (method, key)
 );
 CREATE INDEX antiphon_call_at ON antiphon_call (at);
+";
+
+const SAGA_1: &str = "
+CREATE TABLE antiphon_saga (
+    id          BLOB PRIMARY KEY,
+    kind        TEXT NOT NULL,
+    correlation TEXT NOT NULL,
+    version     INTEGER NOT NULL,
+    state       INTEGER NOT NULL,
+    parked      INTEGER NOT NULL,
+    revision    INTEGER NOT NULL,
+    wake_at     INTEGER,
+    lane        INTEGER NOT NULL,
+    data        BLOB NOT NULL,
+    progress    TEXT NOT NULL,
+    created_at  INTEGER NOT NULL,
+    updated_at  INTEGER NOT NULL,
+    UNIQUE (correlation, kind)
+) WITHOUT ROWID;
+CREATE INDEX antiphon_saga_wake ON antiphon_saga (wake_at, lane) WHERE wake_at IS NOT NULL;
+CREATE INDEX antiphon_saga_live ON antiphon_saga (kind, version, state, parked) WHERE state < 2;
+CREATE INDEX antiphon_saga_ended ON antiphon_saga (updated_at) WHERE state >= 2;
+
+CREATE TABLE antiphon_barrier (
+    saga    BLOB NOT NULL,
+    step    TEXT NOT NULL,
+    side    INTEGER NOT NULL,
+    at      INTEGER NOT NULL,
+    blocked INTEGER NOT NULL,
+    done    BLOB,
+    reason  TEXT,
+    message TEXT,
+    PRIMARY KEY (saga, step, side)
+) WITHOUT ROWID;
+CREATE INDEX antiphon_barrier_at ON antiphon_barrier (at);
 ";

@@ -4,12 +4,14 @@
 //! framework writes into a user's transaction goes with COMMIT (`connection`); everything else
 //! reads through a small pool, which sees committed transactions only.
 
+mod barrier;
 mod calls;
 mod connection;
 mod inbox;
 mod json;
 mod lease;
 mod outbox;
+mod saga;
 mod writer;
 
 use std::path::{Path, PathBuf};
