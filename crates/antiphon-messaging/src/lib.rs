@@ -15,6 +15,7 @@ mod lane;
 mod message;
 mod metrics;
 mod port;
+mod redrive;
 mod worker;
 
 pub use any_broker::AnyBroker;
@@ -30,4 +31,5 @@ pub use port::{
     Settled, Settlement, Settling, Source, Start, SubscribeError, Subscription, Topology,
     settle_all,
 };
+pub use redrive::{Redrive, Redriven};
 pub use worker::Worker;

@@ -63,3 +63,49 @@ impl AwayKeys {
         self.until.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use antiphon_core::{MessageId, Timestamp};
+
+    use super::*;
+
+    fn message(key: &str) -> Arc<Message> {
+        Arc::new(Message {
+            id: MessageId::new(Timestamp::EPOCH),
+            topic: String::new(),
+            kind: String::new(),
+            source: String::new(),
+            key: key.to_owned(),
+            time: Timestamp::EPOCH,
+            not_before: None,
+            attributes: BTreeMap::new(),
+            body: bytes::Bytes::new(),
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_is_held_until_its_time_has_come_and_no_other_is() {
+        let mut away = AwayKeys::new();
+        let now = Instant::now();
+        away.note(&message("a"), now, Duration::from_secs(1));
+        assert!(away.holds(&message("a"), now));
+        assert!(!away.holds(&message("b"), now));
+        assert!(!away.holds(&message(""), now));
+        assert!(!away.holds(&message("a"), now + Duration::from_secs(1)));
+        assert_eq!(away.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_whose_time_has_come_do_not_pile_up() {
+        let mut away = AwayKeys::new();
+        let begun = Instant::now();
+        for n in 0..10_000_u32 {
+            let now = begun + Duration::from_millis(u64::from(n));
+            away.note(&message(&n.to_string()), now, Duration::from_millis(50));
+            assert!(away.len() <= SWEEP_AT + 1, "{}", away.len());
+        }
+    }
+}

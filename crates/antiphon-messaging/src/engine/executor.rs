@@ -168,3 +168,171 @@ impl<T: Item> Executor<T> {
         taken
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use antiphon_core::{MessageId, Timestamp};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Numbered(Arc<Message>, u32);
+
+    impl Item for Numbered {
+        fn message(&self) -> &Arc<Message> {
+            &self.0
+        }
+    }
+
+    fn item(key: &str, number: u32) -> Numbered {
+        let message = Message {
+            id: MessageId::new(Timestamp::EPOCH),
+            topic: String::new(),
+            kind: String::new(),
+            source: String::new(),
+            key: key.to_owned(),
+            time: Timestamp::EPOCH,
+            not_before: None,
+            attributes: BTreeMap::new(),
+            body: bytes::Bytes::new(),
+        };
+        Numbered(Arc::new(message), number)
+    }
+
+    fn numbers(items: Vec<Numbered>) -> Vec<u32> {
+        items.into_iter().map(|item| item.1).collect()
+    }
+
+    #[test]
+    fn a_batch_has_one_message_of_each_key() {
+        let mut executor = Executor::new(true, 2);
+        for (n, key) in ["a", "b", "a", "c", "b"].into_iter().enumerate() {
+            executor.push(item(key, u32::try_from(n).unwrap()));
+        }
+        assert_eq!(numbers(executor.start(8).unwrap()), [0, 1, 3]);
+        assert!(executor.start(8).is_none());
+    }
+
+    #[test]
+    fn messages_without_a_key_and_in_unordered_groups_do_not_wait() {
+        let mut ordered = Executor::new(true, 1);
+        let mut unordered = Executor::new(false, 1);
+        for n in 0..3 {
+            ordered.push(item("", n));
+            unordered.push(item("same", n));
+        }
+        assert_eq!(numbers(ordered.start(8).unwrap()), [0, 1, 2]);
+        assert_eq!(numbers(unordered.start(8).unwrap()), [0, 1, 2]);
+    }
+
+    #[test]
+    fn followers_leave_with_their_head_and_the_key_is_free_again() {
+        let mut executor = Executor::new(true, 1);
+        (0..3).for_each(|n| executor.push(item("a", n)));
+        let head = executor.start(1).unwrap().remove(0);
+        executor.ended();
+        assert_eq!(numbers(executor.give_up(&head.0)), [1, 2]);
+        executor.push(item("a", 3));
+        assert_eq!(numbers(executor.start(1).unwrap()), [3]);
+    }
+
+    #[test]
+    fn what_is_taken_out_leaves_running_heads_busy() {
+        let mut executor = Executor::new(true, 1);
+        for (n, key) in ["a", "a", "b", "b"].into_iter().enumerate() {
+            executor.push(item(key, u32::try_from(n).unwrap()));
+        }
+        let head = executor.start(1).unwrap().remove(0);
+        let taken: BTreeSet<u32> = numbers(executor.take(|_| true)).into_iter().collect();
+        assert_eq!(taken, BTreeSet::from([1, 2, 3]));
+        executor.push(item("a", 4));
+        executor.push(item("b", 5));
+        executor.ended();
+        assert_eq!(
+            numbers(executor.start(8).unwrap()),
+            [5],
+            "a's head is not settled"
+        );
+        executor.ended();
+        executor.free(&head.0);
+        assert_eq!(numbers(executor.start(8).unwrap()), [4]);
+    }
+
+    /// What happens to a run's item, chosen at random.
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Push(u8),
+        Start(usize),
+        Settle(usize),
+        Retry(usize),
+        Resume(usize),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            (0..4_u8).prop_map(Step::Push),
+            (1..4_usize).prop_map(Step::Start),
+            (0..8_usize).prop_map(Step::Settle),
+            (0..8_usize).prop_map(Step::Retry),
+            (0..8_usize).prop_map(Step::Resume),
+        ];
+        proptest::collection::vec(step, 1..200)
+    }
+
+    proptest! {
+        /// Never two of a key at a time, never more runs than allowed, per key in the order of
+        /// arrival, and everything is settled once in the end.
+        #[test]
+        fn order_and_limits_hold_whatever_happens(steps in steps()) {
+            let mut executor = Executor::new(true, 3);
+            let mut running: Vec<Vec<Numbered>> = Vec::new();
+            let mut waiting: Vec<Numbered> = Vec::new();
+            let mut settled: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+            let mut pushed = 0;
+            // After the chosen steps, everything is brought to an end.
+            let finish = (0..600).map(|n| match n % 3 {
+                0 => Step::Resume(0),
+                1 => Step::Start(2),
+                _ => Step::Settle(0),
+            });
+            for step in steps.into_iter().chain(finish) {
+                match step {
+                    Step::Push(key) => {
+                        executor.push(item(&format!("key-{key}"), pushed));
+                        pushed += 1;
+                    }
+                    Step::Start(count) => running.extend(executor.start(count)),
+                    Step::Settle(n) if n < running.len() => {
+                        executor.ended();
+                        for item in running.remove(n) {
+                            settled.entry(item.0.key.clone()).or_default().push(item.1);
+                            executor.free(&item.0);
+                        }
+                    }
+                    Step::Retry(n) if n < running.len() => {
+                        executor.ended();
+                        waiting.extend(running.remove(n));
+                    }
+                    Step::Resume(n) if n < waiting.len() => {
+                        executor.resume(waiting.remove(n));
+                    }
+                    _ => {}
+                }
+                prop_assert!(running.len() <= 3);
+                let busy = running.iter().flatten().chain(&waiting);
+                let mut keys = BTreeSet::new();
+                for item in busy {
+                    prop_assert!(keys.insert(item.0.key.clone()), "two of {}", item.0.key);
+                }
+            }
+            for numbers in settled.values() {
+                prop_assert!(numbers.is_sorted(), "{numbers:?}");
+            }
+            let count: usize = settled.values().map(Vec::len).sum();
+            prop_assert_eq!(u32::try_from(count).unwrap(), pushed);
+        }
+    }
+}
