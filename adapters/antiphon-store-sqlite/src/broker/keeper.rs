@@ -1,0 +1,326 @@
+//! The task beside each member: renews its leases, shares lanes with the other members, and writes
+//! down what was settled.
+//!
+//! It ends with its member. When it cannot do its work any more, the member is lost and the
+//! consumer subscribes anew.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::core::Core;
+use super::member::{Member, State};
+use super::rows::{self, Shared, Taken};
+use super::scan;
+use super::share::{At, Cursor};
+
+/// How long a lease lasts without being renewed.
+const TTL: Duration = Duration::from_secs(5);
+/// How much earlier its holder stops believing in it.
+const MARGIN: Duration = Duration::from_millis(500);
+/// How often leases are renewed, and how often by a member that waits for lanes.
+const BEAT: Duration = Duration::from_millis(1_000);
+const BEAT_HUNGRY: Duration = Duration::from_millis(250);
+/// How long settlements gather before they are written.
+const GATHER: Duration = Duration::from_millis(4);
+/// How long a wait for a due message is at most: the clock may be moved.
+const DUE_MAX: Duration = Duration::from_millis(50);
+/// How long a consumer may take to let go of lanes.
+const REVOKE_MAX: Duration = Duration::from_secs(10);
+
+/// Keeps `member` until it has left.
+pub(super) async fn keep(member: Weak<Member>) {
+    let Some(work) = member.upgrade().map(|member| Arc::clone(&member.work)) else { return };
+    let mut beat_at = Instant::now();
+    let mut redrives = None;
+    loop {
+        let Some(member) = member.upgrade() else { return };
+        let regroup = {
+            let mut state = member.state.lock();
+            if state.over || state.lost.is_some() {
+                return;
+            }
+            std::mem::take(&mut state.regroup)
+        };
+        if regroup || Instant::now() >= beat_at {
+            let hungry = beat(&member, &mut redrives).await;
+            beat_at = Instant::now() + if hungry { BEAT_HUNGRY } else { BEAT };
+            flush(&member, true).await;
+        } else {
+            flush(&member, false).await;
+        }
+        let due = wait_for_due(&member);
+        drop(member);
+        let until = beat_at.min(Instant::now() + due);
+        if tokio::time::timeout_at(until, work.notified()).await.is_ok() {
+            tokio::time::sleep(GATHER).await;
+        }
+    }
+}
+
+/// How long nothing is due; wakes the consumer when something is.
+fn wait_for_due(member: &Member) -> Duration {
+    let now = member.core.now();
+    match member.state.lock().share.next_due() {
+        None => BEAT,
+        Some(due) if due <= now => {
+            member.wake.notify_one();
+            DUE_MAX
+        }
+        Some(due) => due.since(now).min(DUE_MAX),
+    }
+}
+
+/// Writes down what was settled; with `all`, also how far was read.
+async fn flush(member: &Arc<Member>, all: bool) {
+    let (progress, done) = {
+        let mut state = member.state.lock();
+        if state.over {
+            return;
+        }
+        let lanes: Vec<u32> = state.share.lanes().map(|(number, _)| number).collect();
+        let progress = member.progress(&mut state, &lanes, all);
+        (progress, done_rows(&state))
+    };
+    if progress.iter().all(|progress| progress.cursors.is_empty() && progress.done.is_empty()) {
+        return;
+    }
+    let group = member.identity.group;
+    let core = Arc::downgrade(&member.core);
+    let written = member.core.write(
+        move |connection| rows::advance(connection, group, &progress),
+        move |_| {
+            core.upgrade().as_deref().map(Core::keep_house);
+        },
+    );
+    match written.get().await {
+        Ok(lost) if lost.is_empty() => {
+            let mut state = member.state.lock();
+            for (number, token, done) in done {
+                if let Some(lane) = state.share.lane_mut(number).filter(|l| l.token == token) {
+                    lane.waiting.removed(&done);
+                }
+            }
+        }
+        Ok(_) => member.lose("a lease was lost to another instance".into()),
+        Err(failure) => member.lose(format!("writing settlements failed: {failure}")),
+    }
+}
+
+fn done_rows(state: &State) -> Vec<(u32, i64, Vec<At>)> {
+    let lanes = state.share.lanes();
+    lanes.map(|(number, lane)| (number, lane.token, lane.waiting.done_rows())).collect()
+}
+
+/// Renews leases and brings the number of lanes to the fair share. Answers whether lanes are
+/// missing.
+async fn beat(member: &Arc<Member>, redrives: &mut Option<i64>) -> bool {
+    let (held, hungry): (Vec<(u32, i64)>, bool) = {
+        let state = member.state.lock();
+        (state.share.lanes().map(|(number, lane)| (number, lane.token)).collect(), !state.closing)
+    };
+    let asked = Instant::now();
+    let (identity, now) = (member.identity.clone(), member.core.now());
+    let answer = member.core.write(
+        move |connection| rows::heartbeat(connection, &identity, &held, hungry, now, now + TTL),
+        |_| {},
+    );
+    let mut shared = match answer.get().await {
+        Ok(shared) => shared,
+        Err(failure) => {
+            tracing::warn!(%failure, "leases of messages were not renewed");
+            let state = member.state.lock();
+            let expired = state.share.lanes().any(|(_, lane)| lane.until <= Instant::now());
+            drop(state);
+            if expired {
+                member.lose(format!("leases were not renewed in time: {failure}"));
+            }
+            return true;
+        }
+    };
+    let until = asked + TTL - MARGIN;
+    if !renewed(member, &shared, until) {
+        return false;
+    }
+    let taken = std::mem::take(&mut shared.taken);
+    let lanes = shared.kept.len() + taken.len();
+    if !taken.is_empty() {
+        enter(member, taken, until).await;
+    }
+    if redrives.replace(shared.redrives).is_some_and(|before| before != shared.redrives) {
+        look_for_redriven(member).await;
+    }
+    if lanes > shared.target {
+        give_back(member, shared.target);
+    }
+    lanes < shared.target
+}
+
+fn renewed(member: &Member, shared: &Shared, until: Instant) -> bool {
+    let mut state = member.state.lock();
+    let mut all = true;
+    for (number, lane) in state.share.lanes_mut() {
+        if shared.kept.contains(&number) {
+            lane.until = until;
+        } else {
+            all = false;
+        }
+    }
+    drop(state);
+    if !all {
+        member.lose("a lease was lost to another instance".into());
+    }
+    all
+}
+
+/// Begins with lanes that were taken over.
+async fn enter(member: &Arc<Member>, taken: Vec<Taken>, until: Instant) {
+    let (group, topics) = (member.identity.group, Arc::clone(&member.topics));
+    let inherited = member.core.query(move |connection| {
+        taken
+            .into_iter()
+            .map(|taken| {
+                let inheritance = scan::inherit(connection, group, &topics, &taken)?;
+                Ok((taken, inheritance))
+            })
+            .collect::<rusqlite::Result<Vec<_>>>()
+    });
+    let inherited = match inherited.await {
+        Ok(inherited) => inherited,
+        Err(failure) => return member.lose(format!("reading lanes failed: {failure}")),
+    };
+    let mut unwanted = Vec::new();
+    {
+        let mut state = member.state.lock();
+        let leaving = state.over || state.closing;
+        for (taken, inheritance) in inherited {
+            if leaving {
+                unwanted.push(rows::Progress {
+                    lane: taken.lane,
+                    token: taken.token,
+                    cursors: Vec::new(),
+                    done: Vec::new(),
+                });
+                continue;
+            }
+            let cursors =
+                taken.cursors.into_iter().map(|(position, open)| Cursor::new(position, open));
+            state.share.enter(
+                taken.lane,
+                taken.token,
+                until,
+                cursors.collect(),
+                inheritance.waiting,
+                inheritance.again,
+            );
+            for broken in inheritance.broken {
+                member.bury_broken(broken, taken.token);
+            }
+        }
+        state.unread = true;
+    }
+    if !unwanted.is_empty() {
+        let identity = member.identity.clone();
+        drop(member.core.write(
+            move |connection| rows::release(connection, &identity, &unwanted, false),
+            |_| {},
+        ));
+    }
+    member.wake.notify_one();
+}
+
+/// Dead letters may have come back as waiting messages.
+async fn look_for_redriven(member: &Arc<Member>) {
+    let lanes: Vec<(u32, i64)> = {
+        let state = member.state.lock();
+        state.share.lanes().map(|(number, lane)| (number, lane.token)).collect()
+    };
+    let (group, topics) = (member.identity.group, Arc::clone(&member.topics));
+    let found = member.core.query(move |connection| {
+        lanes
+            .into_iter()
+            .map(|(number, token)| {
+                Ok((number, token, scan::waiting(connection, group, &topics, number)?))
+            })
+            .collect::<rusqlite::Result<Vec<_>>>()
+    });
+    match found.await {
+        Ok(found) => {
+            let mut state = member.state.lock();
+            for (number, token, waiting) in found {
+                let lane = state.share.lane_mut(number).filter(|lane| lane.token == token);
+                if let Some(lane) = lane {
+                    for (at, key, due) in waiting {
+                        lane.waiting.insert(at, &key, due);
+                    }
+                }
+            }
+        }
+        Err(failure) => member.lose(format!("reading waiting messages failed: {failure}")),
+    }
+    member.wake.notify_one();
+}
+
+/// Gives lanes back that others have a right to: at once where the consumer has nothing of them,
+/// otherwise when it has let go.
+fn give_back(member: &Arc<Member>, target: usize) {
+    let mut state = member.state.lock();
+    let mine: Vec<u32> = {
+        let lanes = state.share.lanes().filter(|(_, lane)| !lane.leaving);
+        lanes.map(|(number, _)| number).collect()
+    };
+    let surplus: Vec<u32> = mine.into_iter().skip(target).collect();
+    if surplus.is_empty() {
+        return;
+    }
+    for lane in &surplus {
+        state.share.stop(*lane);
+    }
+    let (busy, idle): (Vec<u32>, Vec<u32>) =
+        surplus.into_iter().partition(|lane| state.share.held_of(*lane) > 0);
+    if !idle.is_empty() {
+        release(member, &mut state, &idle);
+    }
+    if !busy.is_empty() {
+        let (done, let_go) = oneshot::channel();
+        state.revoked.push_back((busy.clone(), done));
+        tokio::spawn(release_when_let_go(Arc::downgrade(member), busy, let_go));
+    }
+    drop(state);
+    member.wake.notify_one();
+}
+
+async fn release_when_let_go(
+    member: Weak<Member>,
+    lanes: Vec<u32>,
+    let_go: oneshot::Receiver<()>,
+) {
+    if tokio::time::timeout(REVOKE_MAX, let_go).await.is_err() {
+        tracing::warn!(?lanes, "a consumer did not let go of lanes in time");
+    }
+    if let Some(member) = member.upgrade() {
+        let mut state = member.state.lock();
+        if !state.over {
+            release(&member, &mut state, &lanes);
+        }
+    }
+}
+
+fn release(member: &Member, state: &mut State, lanes: &[u32]) {
+    let progress = member.progress(state, lanes, true);
+    for lane in lanes {
+        state.share.leave(*lane);
+    }
+    let (identity, core) = (member.identity.clone(), Arc::downgrade(&member.core));
+    let (group, owner) = (identity.group, identity.owner.clone());
+    drop(member.core.write(
+        move |connection| rows::release(connection, &identity, &progress, false),
+        move |_| {
+            if let Some(core) = core.upgrade() {
+                core.regrouped(group, &owner);
+            }
+        },
+    ));
+}
