@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_core::{BoxError, BoxFuture, Component, Shutdown, Stage};
-use antiphon_messaging::{Consumer, ConsumerError, Fail, Handler, Incoming, Messaging, Worker};
+use antiphon_messaging::{Consumer, ConsumerError, Fail, Handler, Incoming, Messaging, Topology, Worker};
 use antiphon_outbox::{Database, InboxStore, OutboxStore};
 use antiphon_telemetry::Telemetry;
 use buffa::Message as Protobuf;
@@ -114,6 +114,14 @@ pub struct Coordinator<S: OutboxStore> {
     engine: Arc<Engine<S>>,
     replies: Worker,
     timers: Timers<S>,
+}
+
+impl<S: OutboxStore> Coordinator<S> {
+    /// The topic and the group of the replies.
+    #[must_use]
+    pub fn topology(&self) -> &Topology {
+        self.replies.topology()
+    }
 }
 
 impl<S: SagaStore + OutboxStore + InboxStore> Component for Coordinator<S> {

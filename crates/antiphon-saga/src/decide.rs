@@ -219,22 +219,22 @@ impl Turn<'_> {
             });
             return true;
         }
-        let mut changed = false;
-        for step in 0..self.plan.steps.len() {
-            // Turning back halfway settles the timers of the steps that follow.
-            if self.is_due(&self.instance.steps[step]) {
-                changed = true;
-                match self.instance.state {
-                    State::Running => self.action_due(step),
-                    _ => self.undo_due(step),
-                }
+        let due: Vec<usize> = (0..self.plan.steps.len())
+            .filter(|step| self.is_due(&self.instance.steps[*step]))
+            .collect();
+        let closing_due = self.is_due(&self.instance.ending);
+        for step in &due {
+            match self.instance.state {
+                State::Running => self.action_due(*step),
+                // Turning back halfway has dealt with the steps that follow.
+                _ if running => break,
+                _ => self.undo_due(*step),
             }
         }
-        if self.is_due(&self.instance.ending) {
-            changed = true;
+        if closing_due {
             self.effects.push(Effect::Close);
         }
-        changed
+        closing_due || !due.is_empty()
     }
 
     fn is_due(&self, progress: &Progress) -> bool {
@@ -365,5 +365,5 @@ fn describe(outcome: &Outcome) -> String {
     }
 }
 
-
-
+#[cfg(test)]
+mod tests;

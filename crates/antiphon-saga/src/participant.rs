@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_core::{BoxError, BoxFuture, Component, RetryPolicy, Shutdown, Stage};
-use antiphon_messaging::{Command, Consumer, ConsumerError, Fail, Messaging, Worker};
+use antiphon_messaging::{Command, Consumer, ConsumerError, Fail, Messaging, Topology, Worker};
 use antiphon_outbox::{Database, InboxStore, OutboxStore, Store, StoreError, Tx};
 use buffa::Message as Protobuf;
 use bytes::Bytes;
@@ -165,6 +165,14 @@ pub struct Participation<S> {
     name: String,
     worker: Worker,
     database: Database<S>,
+}
+
+impl<S> Participation<S> {
+    /// The topics and the group of the commands.
+    #[must_use]
+    pub fn topology(&self) -> &Topology {
+        self.worker.topology()
+    }
 }
 
 /// Forgets commands of sagas that are too old to come again.
