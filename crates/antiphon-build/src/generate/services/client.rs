@@ -14,7 +14,8 @@ pub(super) fn tokens(scope: &Scope<'_>, names: &Names<'_>) -> TokenStream {
     } = names;
     let methods = names.methods.iter().enumerate();
     let methods = methods.map(|(index, call)| function(scope, names, index, call));
-    let docs = format!(" Calls `{}`, wherever it runs.", service.name);
+    let name = &service.name;
+    let docs = format!(" Calls `{name}`, wherever it runs.");
     quote! {
         #[doc = #docs]
         #[derive(::std::clone::Clone, ::std::fmt::Debug)]
@@ -35,6 +36,14 @@ pub(super) fn tokens(scope: &Scope<'_>, names: &Names<'_>) -> TokenStream {
             }
 
             #(#methods)*
+        }
+
+        impl #rt::rpc::client::Client for #client {
+            const SERVICE: &'static str = #name;
+
+            fn over(channel: #rt::rpc::client::Channel) -> Self {
+                Self::new(channel)
+            }
         }
     }
 }

@@ -63,6 +63,12 @@ pub(super) fn tokens(scope: &Scope<'_>, names: &Names<'_>) -> TokenStream {
             }
         }
 
+        impl<T: #handler> #rt::rpc::client::Hosted for #server<T> {
+            fn channel(&self) -> #rt::rpc::client::Channel {
+                #rt::rpc::client::Channel::inproc(self.local())
+            }
+        }
+
         impl<T: #handler> #rt::rpc::Service for #server<T> {
             fn info(&self) -> &'static #rt::rpc::ServiceInfo {
                 &#info
