@@ -1,0 +1,342 @@
+//! The contract over REST: `google.api.http` routes, problem details, streams as NDJSON, Server-Sent
+//! Events and WebSocket, and the pages that document it all.
+//!
+//! | what | where |
+//! |---|---|
+//! | which route | `router`, `routes` |
+//! | path, query and body → one JSON text | `decode`, `value`, `tree`, `request` |
+//! | JSON of the answer → HTTP | `scan`, `fill`, `answer` |
+//! | errors | `problem` |
+//! | streams | `stream`, `websocket` |
+//! | `/openapi.json`, `/asyncapi.json`, `/docs` | `docs` |
+//!
+//! Nothing here knows a handler or a message type: a request becomes the JSON text that
+//! [`Service`] takes, and a call passes the same layers as over any other protocol
+//! ([`Calls::enter`]).
+
+mod answer;
+mod contract;
+mod decode;
+mod docs;
+mod fill;
+mod negotiate;
+mod problem;
+mod request;
+mod router;
+mod routes;
+mod scan;
+mod schema;
+mod settings;
+mod stream;
+mod tree;
+mod value;
+mod websocket;
+
+#[cfg(test)]
+mod tests;
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use antiphon_contract::ContractErrors;
+use antiphon_core::{Code, Status};
+use bytes::Bytes;
+use futures_util::{Stream, stream as streams};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::request::Parts;
+use http::{Method as Verb, Request, Response};
+use http_body::Body as _;
+
+use self::docs::Docs;
+use self::negotiate::{EVENT_STREAM, JSON, NDJSON};
+use self::request::{BodyPlan, Said};
+use self::routes::{Miss, Route, Routes};
+use self::schema::Schema;
+use self::stream::{Format, StreamBody};
+use self::websocket::Sockets;
+use crate::server::{Body, BodyError, Call, Calls, Protocol, RequestBody};
+use crate::service::{Codec, Encoded, Service, Streaming};
+
+pub use self::settings::RestSettings;
+
+/// Answers REST requests. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Rest(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    calls: Calls,
+    settings: RestSettings,
+    schema: Arc<Schema>,
+    routes: Routes,
+    docs: Docs,
+    sockets: Sockets,
+}
+
+/// Why services cannot be answered over REST.
+#[derive(Debug, thiserror::Error)]
+pub enum RestError {
+    /// The descriptors that a service was generated with are no good contract.
+    #[error("the contract of the services cannot be read: {0}")]
+    Contract(#[from] ContractErrors),
+    /// Two services were generated from different versions of a file.
+    #[error("the services were generated from different versions of {0}; build them from one")]
+    Versions(String),
+    /// A method is in the generated code and not in its descriptors.
+    #[error("{0} is not in the contract that its service was generated with")]
+    NotInContract(&'static str),
+    /// Two routes answer the same requests.
+    #[error("{verb} {first} and {verb} {second} answer the same requests; change one of them")]
+    Collision {
+        /// The HTTP method.
+        verb: String,
+        /// The path that came first.
+        first: String,
+        /// The other one.
+        second: String,
+    },
+}
+
+impl Rest {
+    /// Prepares the routes of `services`, which are served by `calls`.
+    ///
+    /// # Errors
+    /// When the descriptors of the services do not fit together or two routes collide.
+    pub fn new(
+        services: &[Arc<dyn Service>],
+        calls: &Calls,
+        settings: RestSettings,
+    ) -> Result<Self, RestError> {
+        let contract = contract::read(services)?;
+        let schema = Schema::new(&contract);
+        let routes = Routes::new(&contract, &schema, services, calls)?;
+        Ok(Self(Arc::new(Shared {
+            calls: calls.clone(),
+            settings,
+            schema: Arc::new(schema),
+            routes,
+            docs: Docs::new(contract, services),
+            sockets: Sockets::default(),
+        })))
+    }
+
+    /// Whether a request begins a WebSocket. The server asks before it takes a request for an RPC:
+    /// streams are reachable over WebSocket at the methods' own paths, too.
+    #[must_use]
+    pub fn is_websocket<B>(request: &Request<B>) -> bool {
+        websocket::is_asked_for(request)
+    }
+
+    /// Waits until every WebSocket is closed. To be called after the calls have come to their end.
+    pub async fn closed(&self) {
+        self.0.sockets.closed().await;
+    }
+
+    /// Answers a request.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, so is the handler, and the call is recorded as CANCELLED.
+    pub async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
+        if websocket::is_asked_for(&request) {
+            return websocket::answer(&self.0, request);
+        }
+        let path = request.uri().path();
+        match self.0.routes.find(request.method(), path) {
+            Ok(route) if route.is_unary() => self.0.unary(route, request).await,
+            Ok(route) => {
+                let route = Arc::clone(route);
+                Box::pin(self.0.server_stream(route, request)).await
+            }
+            Err(miss) => self.0.no_route(&request, miss),
+        }
+    }
+}
+
+impl Shared {
+    fn no_route(&self, request: &Request<RequestBody>, miss: Miss) -> Response<Body> {
+        let path = request.uri().path();
+        match miss {
+            Miss::Nothing => {
+                if let Some(page) = self.docs.answer(request.method(), path, request.headers()) {
+                    return page;
+                }
+                let status = Status::not_found(format!("there is nothing at {path}"));
+                problem::response(&status, None)
+            }
+            Miss::Only(allowed) => {
+                let mut response = if request.method() == Verb::OPTIONS {
+                    let mut response = Response::new(Body::empty());
+                    *response.status_mut() = http::StatusCode::NO_CONTENT;
+                    response
+                } else {
+                    let verb = request.method();
+                    let message = format!("{path} does not answer {verb}; it answers {allowed}");
+                    let status = Status::new(Code::Unimplemented, message).with_http_status(405);
+                    problem::response(&status, None)
+                };
+                if let Ok(allowed) = HeaderValue::try_from(allowed) {
+                    response.headers_mut().insert(ALLOW, allowed);
+                }
+                response
+            }
+        }
+    }
+
+    async fn unary(&self, route: &Route, request: Request<RequestBody>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let call = match self
+            .calls
+            .enter(&route.method, &parts.headers, Protocol::Rest)
+        {
+            Ok(call) => call,
+            Err(status) => return problem::response(&status, None),
+        };
+        let context = call.context().clone();
+        let head_only = parts.method == Verb::HEAD;
+        let answered = call.answer(async {
+            if !route.answer.is_raw {
+                negotiate::choose(&parts.headers, &[JSON])?;
+            }
+            let message = self.read(route, &parts, body).await?;
+            let method = &route.method;
+            let answer = method
+                .service
+                .unary(method.index, message, Codec::Json)
+                .await?;
+            route
+                .answer
+                .response(&self.schema, answer.message(), head_only)
+        });
+        match answered.await {
+            Ok(response) => response,
+            Err(status) => problem::response(&status, Some(&context)),
+        }
+    }
+
+    /// The request message.
+    async fn read(&self, route: &Route, parts: &Parts, body: RequestBody) -> Result<Bytes, Status> {
+        let plan = &route.request;
+        let body = match plan.body {
+            BodyPlan::None if body.is_end_stream() => Bytes::new(),
+            BodyPlan::None => match body.collect(0).await {
+                Ok(nothing) => nothing,
+                Err(BodyError::TooLong(_)) => {
+                    let message = format!("{} takes no body", parts.uri.path());
+                    return Err(Status::invalid_argument(message));
+                }
+                Err(error) => return Err(error.into()),
+            },
+            _ => body.collect(self.calls.settings().body_bytes_max).await?,
+        };
+        let content_type = parts.headers.get(CONTENT_TYPE);
+        if !body.is_empty() && matches!(plan.body, BodyPlan::All | BodyPlan::Field { .. }) {
+            negotiate::require_json(&parts.headers)?;
+        }
+        let content_type = content_type
+            .and_then(|kind| kind.to_str().ok())
+            .unwrap_or_default();
+        plan.message(&self.schema, said(&parts.uri), content_type, body)
+    }
+
+    async fn server_stream(
+        &self,
+        route: Arc<Route>,
+        request: Request<RequestBody>,
+    ) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let call = match self
+            .calls
+            .enter(&route.method, &parts.headers, Protocol::Rest)
+        {
+            Ok(call) => call,
+            Err(status) => return problem::response(&status, None),
+        };
+        let context = call.context().clone();
+        let opened = self.open(call, &route, &parts, body).await;
+        match opened {
+            Ok(response) => response,
+            Err(status) => problem::response(&status, Some(&context)),
+        }
+    }
+
+    async fn open(
+        &self,
+        call: Call,
+        route: &Arc<Route>,
+        parts: &Parts,
+        body: RequestBody,
+    ) -> Result<Response<Body>, Status> {
+        let mut kind = NDJSON;
+        let opened = call.open(async {
+            if !route.answer.is_raw {
+                kind = negotiate::choose(&parts.headers, &[NDJSON, EVENT_STREAM])?;
+            }
+            let message = self.read(route, parts, body).await?;
+            let requests = Streaming::new(streams::iter([Ok(message)]));
+            let method = &route.method;
+            method
+                .service
+                .stream(method.index, requests, Codec::Json)
+                .await
+        });
+        let mut answers = opened.await?;
+        // A stream that fails before its first message is answered with a problem, unless the
+        // handler needs time: the client should know soon that the stream is open.
+        let mut first = None;
+        poll_fn(|task| match Pin::new(&mut answers).poll_next(task) {
+            Poll::Ready(Some(answer)) => {
+                first = Some(answer);
+                Poll::Ready(())
+            }
+            // The type of raw bytes is known with the first message only.
+            Poll::Pending if route.answer.is_raw => Poll::Pending,
+            Poll::Ready(None) | Poll::Pending => Poll::Ready(()),
+        })
+        .await;
+        let first: Option<Result<Encoded, Status>> = first;
+        let mut content_type = HeaderValue::from_static(kind);
+        match &first {
+            Some(Err(_)) => {
+                return Err(first
+                    .and_then(Result::err)
+                    .unwrap_or_else(|| unreachable!()));
+            }
+            Some(Ok(encoded)) if route.answer.is_raw => {
+                content_type = route
+                    .answer
+                    .raw(&self.schema, encoded.message())?
+                    .content_type;
+            }
+            _ => {}
+        }
+        let format = match kind {
+            _ if route.answer.is_raw => Format::Raw,
+            EVENT_STREAM => Format::Events,
+            _ => Format::Lines,
+        };
+        let body = StreamBody::new(
+            answers,
+            first,
+            format,
+            Arc::clone(&self.schema),
+            Arc::clone(route),
+            self.settings.keep_alive,
+        );
+        let mut response = Response::new(Body::stream(body));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, content_type);
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        // Asks nginx not to hold events back.
+        headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+        Ok(response)
+    }
+}
+
+fn said(uri: &http::Uri) -> Said<'_> {
+    Said {
+        path: uri.path(),
+        query: uri.query().unwrap_or_default(),
+    }
+}
