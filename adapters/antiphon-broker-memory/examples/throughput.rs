@@ -19,6 +19,10 @@ use antiphon_telemetry::Telemetry;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+/// What the services run with.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const TOPIC: &str = "bench.orders";
 const BATCH: usize = 256;
 

@@ -240,10 +240,6 @@ impl Driver {
                 self.executor.ended();
                 continue;
             }
-            let now = Instant::now();
-            for held in &mut batch {
-                held.since.get_or_insert(now);
-            }
             let mut run = Arc::clone(&self.pipeline).run(batch);
             match futures_util::poll!(&mut run) {
                 Poll::Ready(ran) => self.ran(ran),

@@ -3,10 +3,12 @@
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use antiphon_core::{BoxFuture, Clock, Code, Status};
+use antiphon_core::{BoxFuture, Clock, Code, Context, Status, Timestamp};
 use antiphon_telemetry::{Span, SpanKind, Telemetry};
 use futures_util::FutureExt;
 use tokio::time::Instant;
@@ -34,13 +36,25 @@ pub(crate) struct Ran {
 
 impl Pipeline {
     /// Runs the handler on a batch that is not empty. Dropping the future releases the batch.
-    pub(crate) fn run(self: Arc<Self>, batch: Vec<Held>) -> BoxFuture<'static, Ran> {
+    pub(crate) fn run(self: Arc<Self>, mut batch: Vec<Held>) -> BoxFuture<'static, Ran> {
         Box::pin(async move {
             let begun = Instant::now();
-            let (incoming, spans) = self.enter(&batch, begun);
+            let mut spans = Vec::new();
+            let mut incoming = Vec::with_capacity(batch.len());
+            for (index, held) in batch.iter_mut().enumerate() {
+                held.since.get_or_insert(begun);
+                let (context, span) = self.enter(held, begun);
+                spans.extend(span.map(|span| (index, span)));
+                incoming.push(Incoming {
+                    message: Arc::clone(&held.delivery.message),
+                    attempt: held.tries.attempt(),
+                    group: Arc::clone(&self.group),
+                    context,
+                });
+            }
             let outcomes = self.handle(&incoming, begun).await;
-            for (outcome, span) in outcomes.iter().zip(spans) {
-                if let (Err(fail), Some(mut span)) = (outcome, span) {
+            for (index, mut span) in spans {
+                if let Err(fail) = &outcomes[index] {
                     span.fail(&Status::new(Code::Unknown, fail.describe()));
                 }
             }
@@ -52,63 +66,62 @@ impl Pipeline {
         })
     }
 
-    /// Makes the contexts, with the span of each message as the parent of what its handler does.
-    fn enter(&self, batch: &[Held], begun: Instant) -> (Vec<Incoming>, Vec<Option<Span>>) {
-        let now = self.clock.now();
-        let mut incoming = Vec::with_capacity(batch.len());
-        let mut spans = Vec::with_capacity(batch.len());
-        for held in batch {
-            let message = &held.delivery.message;
-            let context = message.context(now).with_deadline(begun + self.timeout);
-            // Who sent the message has decided whether its trace is recorded. Only where nobody
-            // has is a span needed to find out.
-            let undecided = message.attribute("traceparent").is_none();
-            let (context, span) = if context.trace().sampled || undecided {
-                let links = if undecided {
-                    &[][..]
-                } else {
-                    std::slice::from_ref(context.trace())
-                };
-                let (inner, mut span) =
-                    self.telemetry
-                        .span(SpanKind::Consumer, &held.kind.span, &context, links);
-                if span.is_recording() {
-                    span.set("messaging.operation.name", "process");
-                    span.set("messaging.destination.name", message.topic.as_str());
-                    span.set("messaging.consumer.group.name", &*self.group);
-                    span.set("messaging.message.id", message.id.to_string());
-                    span.set(
-                        "messaging.antiphon.attempt",
-                        held.tries.attempt().to_string(),
-                    );
-                }
-                (inner, Some(span))
-            } else {
-                (context, None)
-            };
-            incoming.push(Incoming {
-                message: Arc::clone(message),
-                attempt: held.tries.attempt(),
-                group: Arc::clone(&self.group),
-                context,
-            });
-            spans.push(span);
+    /// The context of handling a message. If its trace is recorded, with a span as the parent of
+    /// what the handler does; the span's own parent, and link, is what sent the message.
+    fn enter(&self, held: &Held, begun: Instant) -> (Context, Option<Span>) {
+        let message = &held.delivery.message;
+        let now = match message.deadline() {
+            Some(_) => self.clock.now(),
+            // Nothing else depends on the time, and asking for it costs.
+            None => Timestamp::EPOCH,
+        };
+        let context = message.context(now).with_deadline(begun + self.timeout);
+        // Who sent the message has decided whether its trace is recorded. Only where nobody has is
+        // a span needed to find out.
+        let decided = message.attribute("traceparent").is_some();
+        if decided && !context.trace().sampled {
+            return (context, None);
         }
-        (incoming, spans)
+        let sender = context.trace().clone();
+        let links = if decided {
+            std::slice::from_ref(&sender)
+        } else {
+            &[]
+        };
+        let (context, mut span) =
+            self.telemetry
+                .span(SpanKind::Consumer, &held.kind.span, &context, links);
+        if span.is_recording() {
+            span.set("messaging.operation.name", "process");
+            span.set("messaging.destination.name", message.topic.as_str());
+            span.set("messaging.consumer.group.name", &*self.group);
+            span.set("messaging.message.id", message.id.to_string());
+            span.set(
+                "messaging.antiphon.attempt",
+                held.tries.attempt().to_string(),
+            );
+        }
+        (context, Some(span))
     }
 
     async fn handle(&self, incoming: &[Incoming], begun: Instant) -> Vec<Result<(), Fail>> {
         let work = async {
             match incoming {
                 [one] => {
-                    let context = one.context.clone();
-                    vec![context.scope(self.handler.handle(one)).await]
+                    // What the handler does before its first await needs the context as well.
+                    let work = async { self.handler.handle(one).await };
+                    vec![one.context.clone().scope(work).await]
                 }
                 batch => self.handler.handle_batch(batch).await,
             }
         };
-        let guarded = AssertUnwindSafe(work).catch_unwind();
-        let failed = match tokio::time::timeout_at(begun + self.timeout, guarded).await {
+        let mut guarded = pin!(AssertUnwindSafe(work).catch_unwind());
+        // A handler that is done at once needs no timer.
+        let ended = match futures_util::poll!(guarded.as_mut()) {
+            Poll::Ready(ended) => Ok(ended),
+            Poll::Pending => tokio::time::timeout_at(begun + self.timeout, guarded).await,
+        };
+        let failed = match ended {
             Ok(Ok(outcomes)) if outcomes.len() == incoming.len() => return outcomes,
             Ok(Ok(outcomes)) => {
                 format!(
