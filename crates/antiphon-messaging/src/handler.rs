@@ -146,3 +146,92 @@ impl Handler for Router {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use antiphon_core::{MessageId, Retry, Timestamp};
+    use buffa_types::google::protobuf::Duration as Lasted;
+
+    use super::*;
+
+    impl Payload for Lasted {
+        const KIND: &'static str = "google.protobuf.Duration";
+    }
+
+    fn incoming(body: &'static [u8]) -> Incoming {
+        let message = Message {
+            id: MessageId::from_bytes([7; 16]),
+            topic: "t".into(),
+            kind: Lasted::KIND.into(),
+            source: "tests".into(),
+            key: String::new(),
+            time: Timestamp::EPOCH,
+            not_before: None,
+            attributes: BTreeMap::new(),
+            body: body.into(),
+        };
+        let context = Context::root();
+        Incoming {
+            message: Arc::new(message),
+            attempt: 1,
+            group: "g".into(),
+            context,
+        }
+    }
+
+    #[tokio::test]
+    async fn an_async_function_is_a_typed_handler() {
+        async fn three_seconds(lasted: Lasted) -> Result<(), Fail> {
+            if lasted.seconds == 3 {
+                Ok(())
+            } else {
+                Err(Fail::permanent("not three"))
+            }
+        }
+        let handler = Typed::new(three_seconds);
+        assert!(handler.handles("google.protobuf.Duration"));
+        assert!(!handler.handles("google.protobuf.Timestamp"));
+        handler.handle(&incoming(&[8, 3])).await.unwrap();
+        assert!(handler.handle(&incoming(&[8, 4])).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_not_of_its_kind_is_dead_at_once() {
+        let handler = Typed::new(async |_: Lasted| -> Result<(), Fail> { Ok(()) });
+        let fail = handler.handle(&incoming(&[0xff, 0xff])).await.unwrap_err();
+        assert_eq!((fail.hint(), fail.code()), (Retry::Never, Some("decode")));
+        assert!(
+            fail.describe().contains("google.protobuf.Duration"),
+            "{fail}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_router_asks_the_first_handler_that_knows_the_kind() {
+        let knows = |fails: bool| -> Arc<dyn Handler> {
+            Arc::new(Typed::new(move |_: Lasted| async move {
+                if fails {
+                    Err(Fail::permanent("wrong one"))
+                } else {
+                    Ok(())
+                }
+            }))
+        };
+        let router = Router(vec![knows(false), knows(true)]);
+        router.handle(&incoming(&[])).await.unwrap();
+        assert!(!router.handles("other"));
+    }
+
+    #[test]
+    fn the_idempotency_key_is_that_of_group_and_message() {
+        let first = incoming(&[]);
+        let again = Incoming {
+            attempt: 2,
+            ..first.clone()
+        };
+        assert_eq!(first.idempotency_key(), again.idempotency_key());
+        assert!(first.idempotency_key().starts_with("g/07070707"));
+    }
+}

@@ -10,6 +10,8 @@ use crate::port::{DeadError, DeadFilter, DeadLetter, DeadLetters};
 
 /// How many slices a second of redriving has.
 const SLICES: u32 = 10;
+/// How many letters are looked at in one go where no rate has to be kept.
+const PAGE: usize = 500;
 
 /// A redrive of every dead letter that matches, each once: what dies again meanwhile is left alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,11 +72,13 @@ impl Redrive {
     pub async fn run(&self, letters: &dyn DeadLetters) -> Result<Redriven, DeadError> {
         let mut done = Redriven::default();
         let mut after: Option<(String, MessageId)> = None;
-        let slice = usize::try_from(self.per_second.get().div_ceil(SLICES)).unwrap_or(usize::MAX);
-        let share = slice as f64 / f64::from(self.per_second.get());
-        let mut ticks = tokio::time::interval(Duration::from_secs_f64(share));
+        let rate = self.per_second.get();
+        let slice = usize::try_from(rate.div_ceil(SLICES)).unwrap_or(PAGE);
+        let pause = Duration::from_secs(1).mul_f64(f64::from(rate.div_ceil(SLICES))) / rate;
+        let mut ticks = tokio::time::interval(pause);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while done.matched < self.count_max {
+            let slice = if self.dry_run { PAGE } else { slice };
             let count = slice.min(self.count_max - done.matched);
             let from = after.as_ref().map(|(group, id)| (group.as_str(), *id));
             let page = letters.list(&self.filter, from, count).await?;
