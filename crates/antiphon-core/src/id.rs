@@ -60,6 +60,10 @@ impl MessageId {
     /// When the message was made, to the millisecond; `None` if the id is not a UUIDv7.
     #[must_use]
     pub fn made_at(&self) -> Option<Timestamp> {
+        // Other versions carry times as well, but do not sort by them.
+        if self.0.get_version_num() != 7 {
+            return None;
+        }
         let (seconds, nanos) = self.0.get_timestamp()?.to_unix();
         let micros = i64::try_from(seconds).ok()?.checked_mul(1_000_000)?;
         Some(Timestamp::from_micros(micros + i64::from(nanos / 1_000)))
@@ -106,6 +110,13 @@ mod tests {
         assert_eq!(id, MessageId::derived(now, &[b"ab", b"c"]));
         assert_ne!(id, MessageId::derived(now, &[b"a", b"bc"]));
         assert_eq!(id.made_at(), Some(now));
+    }
+
+    #[test]
+    fn only_ids_that_sort_by_their_time_tell_it() {
+        for version in [0x11, 0x44, 0x66, 0xff] {
+            assert_eq!(MessageId::from_bytes([version; 16]).made_at(), None);
+        }
     }
 
     #[test]

@@ -1,3 +1,4 @@
 //! Suites that every adapter of a port must pass: one test per numbered rule of the port.
 
 pub mod broker;
+pub mod store;
