@@ -56,7 +56,7 @@ use self::routes::{Miss, Route, Routes};
 use self::schema::Schema;
 use self::stream::{Format, StreamBody};
 use self::websocket::Sockets;
-use crate::server::{Body, BodyError, Call, Calls, Protocol, RequestBody};
+use crate::server::{Body, BodyError, Call, CallStream, Calls, Protocol, RequestBody};
 use crate::service::{Codec, Encoded, Service, Streaming};
 
 pub use self::settings::RestSettings;
@@ -104,17 +104,13 @@ impl Rest {
     ///
     /// # Errors
     /// When the descriptors of the services do not fit together or two routes collide.
-    pub fn new(
-        services: &[Arc<dyn Service>],
-        calls: &Calls,
-        settings: RestSettings,
-    ) -> Result<Self, RestError> {
+    pub fn new(services: &[Arc<dyn Service>], calls: &Calls) -> Result<Self, RestError> {
         let contract = contract::read(services)?;
         let schema = Schema::new(&contract);
         let routes = Routes::new(&contract, &schema, services, calls)?;
         Ok(Self(Arc::new(Shared {
             calls: calls.clone(),
-            settings,
+            settings: calls.settings().rest.clone(),
             schema: Arc::new(schema),
             routes,
             docs: Docs::new(contract, services),
@@ -282,35 +278,20 @@ impl Shared {
                 .await
         });
         let mut answers = opened.await?;
-        // A stream that fails before its first message is answered with a problem, unless the
-        // handler needs time: the client should know soon that the stream is open.
-        let mut first = None;
-        poll_fn(|task| match Pin::new(&mut answers).poll_next(task) {
-            Poll::Ready(Some(answer)) => {
-                first = Some(answer);
-                Poll::Ready(())
-            }
-            // The type of raw bytes is known with the first message only.
-            Poll::Pending if route.answer.is_raw => Poll::Pending,
-            Poll::Ready(None) | Poll::Pending => Poll::Ready(()),
-        })
-        .await;
-        let first: Option<Result<Encoded, Status>> = first;
-        let mut content_type = HeaderValue::from_static(kind);
-        match &first {
-            Some(Err(_)) => {
-                return Err(first
-                    .and_then(Result::err)
-                    .unwrap_or_else(|| unreachable!()));
-            }
-            Some(Ok(encoded)) if route.answer.is_raw => {
-                content_type = route
+        let first = match first_answer(&mut answers, route.answer.is_raw).await {
+            Some(Err(status)) => return Err(status),
+            Some(Ok(encoded)) => Some(encoded),
+            None => None,
+        };
+        let content_type = match &first {
+            Some(encoded) if route.answer.is_raw => {
+                route
                     .answer
                     .raw(&self.schema, encoded.message())?
-                    .content_type;
+                    .content_type
             }
-            _ => {}
-        }
+            _ => HeaderValue::from_static(kind),
+        };
         let format = match kind {
             _ if route.answer.is_raw => Format::Raw,
             EVENT_STREAM => Format::Events,
@@ -332,6 +313,21 @@ impl Shared {
         headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
         Ok(response)
     }
+}
+
+/// What a stream has to say at once. A stream that fails before its first message is answered with a
+/// problem, unless the handler needs time: the client should know soon that the stream is open.
+async fn first_answer(
+    answers: &mut CallStream<Encoded>,
+    patient: bool,
+) -> Option<Result<Encoded, Status>> {
+    poll_fn(|task| match Pin::new(&mut *answers).poll_next(task) {
+        Poll::Ready(answer) => Poll::Ready(answer),
+        // The type of raw bytes is known with the first message only.
+        Poll::Pending if patient => Poll::Pending,
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 fn said(uri: &http::Uri) -> Said<'_> {

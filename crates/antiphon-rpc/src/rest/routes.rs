@@ -78,12 +78,13 @@ impl Routes {
         let mut taken: Vec<(String, Template)> = Vec::new();
         for service in services {
             let info = service.info();
-            let declared = contract.service(info.name);
+            // A service that was written by hand, without a contract, has no routes.
+            let Some(declared) = contract.service(info.name) else {
+                continue;
+            };
             for method_info in info.methods {
                 let unknown = || RestError::NotInContract(method_info.path);
-                let method = declared
-                    .and_then(|service| service.method(method_info.name))
-                    .ok_or_else(unknown)?;
+                let method = declared.method(method_info.name).ok_or_else(unknown)?;
                 let served = calls.method(method_info.path).ok_or_else(unknown)?;
                 for binding in &method.bindings {
                     claim(&mut taken, &binding.method, &binding.template)?;

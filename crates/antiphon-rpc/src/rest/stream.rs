@@ -47,7 +47,7 @@ pub(super) enum Format {
 pub(super) struct StreamBody {
     answers: CallStream<Encoded>,
     /// What was taken from `answers` before the head of the answer was sent.
-    first: Option<Result<Encoded, Status>>,
+    first: Option<Encoded>,
     format: Format,
     schema: Arc<Schema>,
     route: Arc<Route>,
@@ -69,7 +69,7 @@ enum State {
 impl StreamBody {
     pub(super) fn new(
         answers: CallStream<Encoded>,
-        first: Option<Result<Encoded, Status>>,
+        first: Option<Encoded>,
         format: Format,
         schema: Arc<Schema>,
         route: Arc<Route>,
@@ -143,7 +143,7 @@ impl StreamBody {
 
     fn poll_answer(&mut self, task: &mut TaskContext<'_>) -> Poll<Option<Result<Encoded, Status>>> {
         match self.first.take() {
-            Some(first) => Poll::Ready(Some(first)),
+            Some(first) => Poll::Ready(Some(Ok(first))),
             None => Pin::new(&mut self.answers).poll_next(task),
         }
     }

@@ -82,11 +82,12 @@ impl Server {
         Self::with(RestSettings::default(), ServerSettings::default())
     }
 
-    fn with(settings: RestSettings, server: ServerSettings) -> Self {
+    fn with(rest: RestSettings, settings: ServerSettings) -> Self {
+        let settings = ServerSettings { rest, ..settings };
         let things = Things::default();
         let services: Vec<Arc<dyn Service>> = vec![Arc::new(things.clone())];
-        let calls = Calls::new(&services, server, &Telemetry::new()).unwrap();
-        let rest = Rest::new(&services, &calls, settings).unwrap();
+        let calls = Calls::new(&services, settings, &Telemetry::new()).unwrap();
+        let rest = Rest::new(&services, &calls).unwrap();
         Self { rest, things }
     }
 

@@ -35,8 +35,14 @@ pub(super) fn write(
         Leaf::Scalar(scalar) => write_scalar(text, *scalar, json),
         Leaf::Enum(shape) => write_enum(text, shape, json),
         // Their grammar is checked when the message is decoded.
-        Leaf::Text => Ok(quote(text, json)),
-        Leaf::Mask => Ok(quote(&mask(text), json)),
+        Leaf::Text => {
+            quote(text, json);
+            Ok(())
+        }
+        Leaf::Mask => {
+            quote(&mask(text), json);
+            Ok(())
+        }
         Leaf::Message(id) => {
             let example = schema
                 .shape(*id)

@@ -10,16 +10,23 @@ use super::body::{Body, RequestBody};
 use super::general::{self, General};
 use super::layers::{self, Calls};
 use super::lean;
+use crate::rest::Rest;
 
 /// Answers the requests of every connection.
 pub(super) struct Answers {
     calls: Calls,
     general: General,
+    rest: Rest,
 }
 
 impl Answers {
-    pub(super) fn new(calls: &Calls) -> Self {
-        Self { calls: calls.clone(), general: General::new(calls) }
+    pub(super) fn new(calls: &Calls, rest: Rest) -> Self {
+        Self { calls: calls.clone(), general: General::new(calls), rest }
+    }
+
+    /// Waits until no WebSocket is open.
+    pub(super) async fn sockets_closed(&self) {
+        self.rest.closed().await;
     }
 
     pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
@@ -32,6 +39,7 @@ impl Answers {
             Some(_) if is_grpc(request.headers()) && request.version() < Version::HTTP_2 => {
                 needs_http2()
             }
+            Some(_) if Rest::is_websocket(&request) => self.rest.handle(request).await,
             // Boxed, so that the future of the lean path stays small.
             Some(method) => Box::pin(self.general.answer(method, request)).await,
             None => Box::pin(self.elsewhere(request)).await,
@@ -53,7 +61,7 @@ impl Answers {
         if let Err(status) = layers::sanitise(path) {
             return problem(StatusCode::BAD_REQUEST, status.message());
         }
-        problem(StatusCode::NOT_FOUND, "there is nothing at this path")
+        self.rest.handle(request).await
     }
 }
 

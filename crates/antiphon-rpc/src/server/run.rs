@@ -20,6 +20,7 @@ use super::methods::ServedTwice;
 use super::reflection::Reflection;
 use super::settings::ServerSettings;
 use super::worker::Worker;
+use crate::rest::{Rest, RestError};
 use crate::service::Service;
 
 /// The most time that open streams get after the drain began.
@@ -39,6 +40,9 @@ pub enum StartError {
     /// The descriptor set of a service cannot be read; its build is at fault.
     #[error("the descriptors of the services do not fit together")]
     Descriptors(#[from] ReflectionError),
+    /// The services cannot be answered over REST; their contract is at fault.
+    #[error(transparent)]
+    Rest(#[from] RestError),
     /// The system gave no thread or no reactor.
     #[error("cannot start the threads that serve")]
     Threads(#[source] io::Error),
@@ -70,15 +74,17 @@ impl Server {
         telemetry: &Telemetry,
         health: &Health,
     ) -> Result<Self, StartError> {
+        let own = services.clone();
         services.push(Arc::new(HealthService::new(health, &services)));
         for reflection in Reflection::new(&services)? {
             services.push(Arc::new(reflection));
         }
         let calls = Calls::new(&services, settings, telemetry)?;
+        let rest = Rest::new(&own, &calls)?;
         let settings = calls.settings();
         let listener = listener::bind(settings.listen)?;
         let address = listener.local_addr().map_err(StartError::Threads)?;
-        let answers = Arc::new(Answers::new(&calls));
+        let answers = Arc::new(Answers::new(&calls, rest));
         let (drain, shutdown) = ShutdownHandle::new();
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let count = if settings.workers == 0 { cores } else { settings.workers };

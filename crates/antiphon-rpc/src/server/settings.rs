@@ -6,6 +6,7 @@ use std::time::Duration;
 use antiphon_resilience::LimitSettings;
 
 pub use super::deadline::Timeouts;
+use crate::rest::RestSettings;
 
 /// Where a server listens, and its limits and timers. The defaults are safe.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +61,8 @@ pub struct ServerSettings {
     pub slow_call: Duration,
     /// How long to go on serving after health says "not ready", so that load balancers notice.
     pub lame_duck: Duration,
+    /// Streams over REST.
+    pub rest: RestSettings,
 }
 
 impl Default for ServerSettings {
@@ -93,6 +96,7 @@ impl Default for ServerSettings {
             timeouts: Timeouts::default(),
             slow_call: secs(1),
             lame_duck: Duration::ZERO,
+            rest: RestSettings::default(),
         }
     }
 }

@@ -131,6 +131,7 @@ async fn work(
         // outlive their connection.
         load.none().await;
         calls.idle().await;
+        answers.sockets_closed().await;
     };
     tokio::select! {
         () = drained => {}
