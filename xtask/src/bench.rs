@@ -55,18 +55,8 @@ pub(crate) fn run(root: &Path, options: &Options) -> bool {
 }
 
 fn measure(root: &Path, options: &Options) -> Result<String, String> {
-    let mut command = cargo(
-        root,
-        &[
-            "run",
-            "--release",
-            "--quiet",
-            "--package",
-            "antiphon-benches",
-            "--",
-            "run",
-        ],
-    );
+    let mut command =
+        cargo(root, &["run", "--release", "--quiet", "--package", "antiphon-benches", "--", "run"]);
     command.args(&options.benches);
     if let Some(rounds) = options.rounds {
         command.arg("--rounds").arg(rounds.to_string());
@@ -102,17 +92,12 @@ fn replace(page: &str, text: &str) -> Result<String, String> {
 /// One sentence about the machine: figures without it say nothing.
 fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let model = std::fs::read_to_string("/proc/cpuinfo")
-        .ok()
-        .and_then(|text| {
-            let line = text.lines().find(|line| line.starts_with("model name"))?;
-            Some(line.split_once(':')?.1.trim().to_owned())
-        });
+    let model = std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("model name"))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    });
     let model = model.unwrap_or_else(|| std::env::consts::ARCH.to_owned());
-    format!(
-        "Measured on {cores} cores of {model}, {}.\n",
-        std::env::consts::OS
-    )
+    format!("Measured on {cores} cores of {model}, {}.\n", std::env::consts::OS)
 }
 
 #[cfg(test)]

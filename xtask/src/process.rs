@@ -22,18 +22,14 @@ pub(crate) fn cargo(root: &Path, arguments: &[&str]) -> Command {
 pub(crate) fn run(command: &mut Command) -> Result<(), String> {
     let shown = show(command);
     println!("    $ {shown}");
-    let status = command
-        .status()
-        .map_err(|error| cannot_start(command, &error))?;
+    let status = command.status().map_err(|error| cannot_start(command, &error))?;
     judge(status, &shown)
 }
 
 /// Runs a program and returns what it prints.
 pub(crate) fn capture(command: &mut Command) -> Result<String, String> {
-    let output = command
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(|error| cannot_start(command, &error))?;
+    let output =
+        command.stderr(Stdio::inherit()).output().map_err(|error| cannot_start(command, &error))?;
     judge(output.status, &show(command))?;
     String::from_utf8(output.stdout).map_err(|_| format!("{} printed no text", show(command)))
 }
@@ -69,20 +65,12 @@ pub(crate) fn run_into(command: &mut Command, log: &Path, limit: Duration) -> Re
 /// Whether a program can be started and says so.
 pub(crate) fn works(program: &str, arguments: &[&str]) -> bool {
     let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
 
 fn judge(status: ExitStatus, shown: &str) -> Result<(), String> {
-    if status.success() {
-        Ok(())
-    } else {
-        Err(format!("`{shown}` failed ({status})"))
-    }
+    if status.success() { Ok(()) } else { Err(format!("`{shown}` failed ({status})")) }
 }
 
 fn cannot_start(command: &Command, error: &io::Error) -> String {

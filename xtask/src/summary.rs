@@ -37,24 +37,14 @@ impl Summary {
         if outcome == Outcome::Failed {
             println!("    FAILED: {note}");
         }
-        self.0.push(Line {
-            name: name.to_owned(),
-            outcome,
-            took,
-            note,
-        });
+        self.0.push(Line { name: name.to_owned(), outcome, took, note });
     }
 
     /// Notes a step that was not asked for.
     pub(crate) fn left_out(&mut self, name: &str, why: &str) {
         let note = why.to_owned();
         let (outcome, took) = (Outcome::LeftOut, Duration::ZERO);
-        self.0.push(Line {
-            name: name.to_owned(),
-            outcome,
-            took,
-            note,
-        });
+        self.0.push(Line { name: name.to_owned(), outcome, took, note });
     }
 
     /// Whether nothing failed.
@@ -78,18 +68,10 @@ impl Summary {
             };
             let note = line.note.lines().next().unwrap_or_default();
             // Writing into a string does not fail.
-            let _ = writeln!(
-                text,
-                "  {outcome:<8}  {:<width$}  {took:>8}  {note}",
-                line.name
-            );
+            let _ = writeln!(text, "  {outcome:<8}  {:<width$}  {took:>8}  {note}", line.name);
         }
         let total: Duration = self.0.iter().map(|line| line.took).sum();
-        let failed = self
-            .0
-            .iter()
-            .filter(|line| line.outcome == Outcome::Failed)
-            .count();
+        let failed = self.0.iter().filter(|line| line.outcome == Outcome::Failed).count();
         let end = match failed {
             0 => "everything that was run passed".to_owned(),
             1 => "1 step failed".to_owned(),
@@ -120,10 +102,7 @@ mod tests {
         summary.step("format", || Ok("fine".to_owned()));
         summary.left_out("interop", "left out by --embedded");
         assert!(summary.passed());
-        summary.step(
-            "tests",
-            || Err("2 of 9 programs failed\ndetails".to_owned()),
-        );
+        summary.step("tests", || Err("2 of 9 programs failed\ndetails".to_owned()));
         assert!(!summary.passed());
         let table = summary.table();
         assert!(table.contains("ok        format"), "{table}");

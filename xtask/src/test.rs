@@ -55,9 +55,7 @@ enum Step {
 
 impl Step {
     fn name(self) -> String {
-        self.to_possible_value()
-            .map(|value| value.get_name().to_owned())
-            .unwrap_or_default()
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
     fn kind(self) -> Option<Kind> {
@@ -119,14 +117,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> bool {
 fn check(root: &Path, step: Step) -> Result<String, String> {
     let arguments: &[&str] = match step {
         Step::Format => &["fmt", "--all", "--check"],
-        Step::Clippy => &[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ],
+        Step::Clippy => &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
         Step::Doc => &["doc", "--workspace", "--no-deps"],
         Step::Doctest => &["test", "--workspace", "--doc", "--quiet"],
         Step::Tidy => return tidy::check(root),
@@ -154,12 +145,7 @@ fn test(
     let chosen: Vec<&programs::Program> = programs
         .iter()
         .filter(|program| program.kind == kind)
-        .filter(|program| {
-            options
-                .filter
-                .as_ref()
-                .is_none_or(|name| program.name.contains(name))
-        })
+        .filter(|program| options.filter.as_ref().is_none_or(|name| program.name.contains(name)))
         .collect();
     if chosen.is_empty() && options.filter.is_none() {
         return Err("no test program was built for this step".to_owned());
@@ -173,22 +159,13 @@ mod tests {
 
     fn options(only: &[Step], embedded: bool, filter: Option<&str>) -> Options {
         let filter = filter.map(str::to_owned);
-        Options {
-            embedded,
-            only: only.to_vec(),
-            filter,
-            test: None,
-        }
+        Options { embedded, only: only.to_vec(), filter, test: None }
     }
 
     #[test]
     fn steps_are_left_out_only_for_a_reason() {
         let all = options(&[], false, None);
-        assert!(
-            Step::value_variants()
-                .iter()
-                .all(|step| left_out(*step, &all).is_none())
-        );
+        assert!(Step::value_variants().iter().all(|step| left_out(*step, &all).is_none()));
         let embedded = options(&[], true, None);
         let out: Vec<_> = Step::value_variants()
             .iter()

@@ -29,11 +29,7 @@ pub(crate) struct Violation {
 
 impl Violation {
     fn new(place: impl Into<String>, line: usize, words: impl Into<String>) -> Self {
-        Self {
-            place: place.into(),
-            line,
-            words: words.into(),
-        }
+        Self { place: place.into(), line, words: words.into() }
     }
 }
 

@@ -222,11 +222,7 @@ struct Table<'a> {
 
 impl<'a> Table<'a> {
     fn new(entries: &'a std::collections::BTreeMap<String, Entry>, place: &'a Place<'a>) -> Self {
-        Self {
-            entries: entries.iter(),
-            current: None,
-            place,
-        }
+        Self { entries: entries.iter(), current: None, place }
     }
 }
 
@@ -263,10 +259,7 @@ struct Items<'a> {
 
 impl<'a> Items<'a> {
     fn new(items: &'a [Node], place: &'a Place<'a>) -> Self {
-        Self {
-            items: items.iter().enumerate(),
-            place,
-        }
+        Self { items: items.iter().enumerate(), place }
     }
 }
 
@@ -280,8 +273,7 @@ impl<'de> SeqAccess<'de> for Items<'_> {
         let Some((index, node)) = self.items.next() else {
             return Ok(None);
         };
-        seed.deserialize(Reader::new(node, Place::Index(self.place, index)))
-            .map(Some)
+        seed.deserialize(Reader::new(node, Place::Index(self.place, index))).map(Some)
     }
 }
 

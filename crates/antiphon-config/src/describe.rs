@@ -71,10 +71,7 @@ fn redact_url(text: &str) -> Option<String> {
     let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (user, host) = rest[..authority_end].rsplit_once('@')?;
     let (name, _) = user.split_once(':')?;
-    Some(format!(
-        "{scheme}://{name}:***@{host}{}",
-        &rest[authority_end..]
-    ))
+    Some(format!("{scheme}://{name}:***@{host}{}", &rest[authority_end..]))
 }
 
 #[cfg(test)]
@@ -84,25 +81,13 @@ mod tests {
     #[test]
     fn passwords_in_urls_are_hidden_and_nothing_else_is() {
         for (text, shown) in [
-            (
-                "postgres://shop:hunter2@db:5432/shop?x=1",
-                "postgres://shop:***@db:5432/shop?x=1",
-            ),
-            (
-                "postgres://shop:p@ss@db/shop",
-                "postgres://shop:***@db/shop",
-            ),
+            ("postgres://shop:hunter2@db:5432/shop?x=1", "postgres://shop:***@db:5432/shop?x=1"),
+            ("postgres://shop:p@ss@db/shop", "postgres://shop:***@db/shop"),
             ("postgres://shop@db/shop", "postgres://shop@db/shop"),
-            (
-                "http://127.0.0.1:4318/v1/traces",
-                "http://127.0.0.1:4318/v1/traces",
-            ),
+            ("http://127.0.0.1:4318/v1/traces", "http://127.0.0.1:4318/v1/traces"),
             ("a: b@c", "a: b@c"),
         ] {
-            assert_eq!(
-                redact(Json::String(text.into())),
-                Json::String(shown.into())
-            );
+            assert_eq!(redact(Json::String(text.into())), Json::String(shown.into()));
         }
     }
 }

@@ -8,10 +8,7 @@ pub(crate) const PREFIX: &str = "ANTIPHON__";
 
 /// The variable that stands for a setting.
 pub(crate) fn variable(setting: &str) -> String {
-    format!(
-        "{PREFIX}{}",
-        setting.to_ascii_uppercase().replace('.', "__")
-    )
+    format!("{PREFIX}{}", setting.to_ascii_uppercase().replace('.', "__"))
 }
 
 /// Reads variables into a tree; those without the prefix are somebody else's.

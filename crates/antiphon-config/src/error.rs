@@ -33,11 +33,7 @@ impl Error {
     }
 
     fn from_problem(problem: Problem) -> Self {
-        Self(Box::new(Inner {
-            origin: None,
-            setting: None,
-            problem,
-        }))
+        Self(Box::new(Inner { origin: None, setting: None, problem }))
     }
 
     /// Says where, unless somebody who knew better already did.
@@ -92,10 +88,7 @@ impl serde::de::Error for Error {
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::new(format!(
-            "expected {}, found {found}",
-            in_words(&expected.to_string())
-        ))
+        Self::new(format!("expected {}, found {found}", in_words(&expected.to_string())))
     }
 
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {

@@ -13,19 +13,13 @@ use crate::tree::{Entry, Node, Origin, Value};
 
 /// Reads a file's text into a tree.
 pub(crate) fn parse(path: &Path, text: &str) -> Result<Node, Error> {
-    let places = Places {
-        path: Arc::new(path.to_owned()),
-        text,
-    };
+    let places = Places { path: Arc::new(path.to_owned()), text };
     let document = DeTable::parse(text).map_err(|error| {
         let origin = places.at(error.span().unwrap_or(text.len()..text.len()));
         Error::new(format!("not valid TOML: {}", error.message())).at(&origin, "")
     })?;
     let origin = places.at(0..0);
-    Ok(Node {
-        value: places.table(document.get_ref())?,
-        origin,
-    })
+    Ok(Node { value: places.table(document.get_ref())?, origin })
 }
 
 /// Turns positions in the text into places that an editor understands.
@@ -48,10 +42,7 @@ impl Places<'_> {
     fn table(&self, table: &DeTable<'_>) -> Result<Value, Error> {
         let mut entries = BTreeMap::new();
         for (key, value) in table {
-            let entry = Entry {
-                key: self.at(key.span()),
-                node: self.node(value)?,
-            };
+            let entry = Entry { key: self.at(key.span()), node: self.node(value)? };
             entries.insert(key.get_ref().clone().into_owned(), entry);
         }
         Ok(Value::Table(entries))
@@ -72,12 +63,9 @@ impl Places<'_> {
             DeValue::Float(number) => Value::Float(number.as_str().parse().map_err(|_| {
                 Error::new(format!("{} is not a number", number.as_str())).at(&origin, "")
             })?),
-            DeValue::Array(items) => Value::Array(
-                items
-                    .iter()
-                    .map(|item| self.node(item))
-                    .collect::<Result<_, _>>()?,
-            ),
+            DeValue::Array(items) => {
+                Value::Array(items.iter().map(|item| self.node(item)).collect::<Result<_, _>>()?)
+            }
             DeValue::Table(table) => self.table(table)?,
         };
         Ok(Node { value, origin })

@@ -93,14 +93,9 @@ impl FromStr for HumanDuration {
         let mut nanos: u64 = 0;
         while !rest.is_empty() {
             let (number, unit, tail) = part(rest).ok_or(DURATION)?;
-            let (_, length) = TIME_UNITS
-                .iter()
-                .find(|(name, _)| *name == unit)
-                .ok_or(DURATION)?;
-            nanos = number
-                .checked_mul(*length)
-                .and_then(|n| nanos.checked_add(n))
-                .ok_or(DURATION)?;
+            let (_, length) = TIME_UNITS.iter().find(|(name, _)| *name == unit).ok_or(DURATION)?;
+            nanos =
+                number.checked_mul(*length).and_then(|n| nanos.checked_add(n)).ok_or(DURATION)?;
             rest = tail.trim_start();
         }
         if text.trim().is_empty() {
@@ -117,17 +112,9 @@ impl FromStr for ByteSize {
         let (number, unit, tail) = part(text.trim()).ok_or(SIZE)?;
         let length = match unit {
             "" => 1,
-            _ => {
-                SIZE_UNITS
-                    .iter()
-                    .find(|(name, _)| *name == unit)
-                    .ok_or(SIZE)?
-                    .1
-            }
+            _ => SIZE_UNITS.iter().find(|(name, _)| *name == unit).ok_or(SIZE)?.1,
         };
-        let bytes = number
-            .checked_mul(length)
-            .and_then(|bytes| usize::try_from(bytes).ok());
+        let bytes = number.checked_mul(length).and_then(|bytes| usize::try_from(bytes).ok());
         match bytes {
             Some(bytes) if tail.is_empty() => Ok(Self(bytes)),
             _ => Err(SIZE),
@@ -137,14 +124,10 @@ impl FromStr for ByteSize {
 
 /// The first number, its unit, and what follows.
 fn part(text: &str) -> Option<(u64, &str, &str)> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let number = text[..digits].parse().ok()?;
     let rest = text[digits..].trim_start();
-    let letters = rest
-        .find(|c: char| !c.is_alphabetic())
-        .unwrap_or(rest.len());
+    let letters = rest.find(|c: char| !c.is_alphabetic()).unwrap_or(rest.len());
     Some((number, &rest[..letters], &rest[letters..]))
 }
 
@@ -170,9 +153,8 @@ impl fmt::Display for HumanDuration {
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = self.0 as u64;
-        let unit = SIZE_UNITS
-            .iter()
-            .find(|(_, length)| bytes >= *length && bytes.is_multiple_of(*length));
+        let unit =
+            SIZE_UNITS.iter().find(|(_, length)| bytes >= *length && bytes.is_multiple_of(*length));
         match unit {
             Some((unit, length)) if *length > 1 => write!(f, "{}{unit}", bytes / length),
             _ => write!(f, "{bytes}B"),
@@ -244,8 +226,7 @@ impl<T: FromStr> Visitor<'_> for Quantity<T> {
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
-        text.parse()
-            .map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
+        text.parse().map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
     }
 
     fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<T, E> {
@@ -256,20 +237,14 @@ impl<T: FromStr> Visitor<'_> for Quantity<T> {
 impl<'de> Deserialize<'de> for HumanDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let number = |number| (number == 0).then_some(Self(Duration::ZERO));
-        deserializer.deserialize_any(Quantity {
-            expected: DURATION,
-            number,
-        })
+        deserializer.deserialize_any(Quantity { expected: DURATION, number })
     }
 }
 
 impl<'de> Deserialize<'de> for ByteSize {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let number = |number| usize::try_from(number).ok().map(Self);
-        deserializer.deserialize_any(Quantity {
-            expected: SIZE,
-            number,
-        })
+        deserializer.deserialize_any(Quantity { expected: SIZE, number })
     }
 }
 
@@ -299,28 +274,10 @@ mod tests {
 
     #[test]
     fn what_could_mean_anything_is_refused() {
-        for text in [
-            "",
-            " ",
-            "10",
-            "s",
-            "-5s",
-            "1.5s",
-            "10 parsecs",
-            "5s-",
-            "99999999999999d",
-        ] {
+        for text in ["", " ", "10", "s", "-5s", "1.5s", "10 parsecs", "5s-", "99999999999999d"] {
             assert_eq!(text.parse::<HumanDuration>(), Err(DURATION), "{text:?}");
         }
-        for text in [
-            "",
-            "KiB",
-            "-1",
-            "4 bananas",
-            "1.5MiB",
-            "4MiB 1",
-            "99999999999999GiB",
-        ] {
+        for text in ["", "KiB", "-1", "4 bananas", "1.5MiB", "4MiB 1", "99999999999999GiB"] {
             assert_eq!(text.parse::<ByteSize>(), Err(SIZE), "{text:?}");
         }
     }

@@ -74,9 +74,7 @@ impl<T: Zeroize + FromStr> Visitor<'_> for Resolved<T> {
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Secret<T>, E> {
         // The parser's own error may quote the text.
-        text.parse()
-            .map(Secret)
-            .map_err(|_| E::custom("the secret does not have the right form"))
+        text.parse().map(Secret).map_err(|_| E::custom("the secret does not have the right form"))
     }
 }
 
@@ -110,10 +108,7 @@ pub(crate) fn resolve(node: &Node) -> Result<String, Error> {
 fn read_file(target: &str, origin: &Origin) -> Result<String, Error> {
     let path = origin.folder().unwrap_or_else(|| "".as_ref()).join(target);
     let mut text = std::fs::read_to_string(&path).map_err(|error| {
-        Error::new(format!(
-            "cannot read the secret file {}: {error}",
-            path.display()
-        ))
+        Error::new(format!("cannot read the secret file {}: {error}", path.display()))
     })?;
     let end = text.strip_suffix('\n').unwrap_or(&text);
     let end = end.strip_suffix('\r').unwrap_or(end).len();
@@ -121,18 +116,13 @@ fn read_file(target: &str, origin: &Origin) -> Result<String, Error> {
     Ok(text)
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this is the crate through which others read it"
-)]
+#[expect(clippy::disallowed_methods, reason = "this is the crate through which others read it")]
 fn read_variable(name: &str) -> Result<String, Error> {
     std::env::var(name).map_err(|error| {
         let problem = match error {
             std::env::VarError::NotPresent => "is not set",
             std::env::VarError::NotUnicode(_) => "is not text",
         };
-        Error::new(format!(
-            "the secret's environment variable {name} {problem}"
-        ))
+        Error::new(format!("the secret's environment variable {name} {problem}"))
     })
 }

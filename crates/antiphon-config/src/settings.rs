@@ -31,10 +31,7 @@ impl Settings {
     /// # Errors
     /// A file that is not there, not text or not TOML; variables that contradict each other.
     pub fn load(sources: &Sources) -> Result<Self, Error> {
-        Ok(Self {
-            tree: sources.read()?,
-            read: Mutex::default(),
-        })
+        Ok(Self { tree: sources.read()?, read: Mutex::default() })
     }
 
     /// Reads one section, by its dotted path. A section that is not there is read as an empty one,
@@ -51,10 +48,7 @@ impl Settings {
         let node = self.tree.find(path).unwrap_or(&absent);
         let value = T::deserialize(Reader::new(node, Place::Key(&Place::Root, path)))?;
         let effective = describe::section(path, &value, node);
-        let mut read = self
-            .read
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut read = self.read.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if read.sections.insert(path.to_owned()) {
             read.effective.extend(effective);
         }
@@ -81,10 +75,7 @@ impl Settings {
     /// # Errors
     /// The first setting that nobody knows, and the nearest name that somebody does.
     pub fn finish(&self) -> Result<(), Error> {
-        let read = self
-            .read
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let read = self.read.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut prefix = Vec::new();
         unread(&self.tree, &mut prefix, &read.sections)
     }
@@ -92,10 +83,7 @@ impl Settings {
     /// Every setting that was read, with its value and where that came from; secrets are redacted.
     #[must_use]
     pub fn describe(&self) -> Vec<Described> {
-        let read = self
-            .read
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let read = self.read.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         read.effective.clone()
     }
 }

@@ -91,11 +91,7 @@ impl Sources {
         N: Into<String>,
         V: Into<String>,
     {
-        self.variables.extend(
-            variables
-                .into_iter()
-                .map(|(name, text)| (name.into(), text.into())),
-        );
+        self.variables.extend(variables.into_iter().map(|(name, text)| (name.into(), text.into())));
         self
     }
 
@@ -118,11 +114,7 @@ impl Sources {
         value: impl ToString,
     ) -> Self {
         let (name, setting) = (name.into(), setting.into());
-        self.flags.push(Flag {
-            name,
-            setting,
-            text: value.to_string(),
-        });
+        self.flags.push(Flag { name, setting, text: value.to_string() });
         self
     }
 
@@ -134,9 +126,7 @@ impl Sources {
         };
         tree.overlay(self.read_file()?);
         tree.overlay(env::parse(
-            self.variables
-                .iter()
-                .map(|(name, text)| (name.as_str(), text.as_str())),
+            self.variables.iter().map(|(name, text)| (name.as_str(), text.as_str())),
         )?);
         // One layer each, so that a flag may be given twice and the last one wins.
         for flag in &self.flags {
@@ -154,10 +144,7 @@ impl Sources {
             File::Text(path, text) => file::parse(path, text),
             File::Named(path) => read(path),
             File::Search => {
-                let named = self
-                    .variables
-                    .iter()
-                    .find(|(name, _)| name == FILE_VARIABLE);
+                let named = self.variables.iter().find(|(name, _)| name == FILE_VARIABLE);
                 match named {
                     Some((_, path)) => read(Path::new(path)),
                     None if Path::new(FILE).exists() => read(Path::new(FILE)),
@@ -174,17 +161,11 @@ fn lossy(text: OsString) -> String {
 
 fn read(path: &Path) -> Result<Node, Error> {
     let text = std::fs::read(path).map_err(|error| {
-        Error::new(format!(
-            "cannot read the settings file {}: {error}",
-            path.display()
-        ))
+        Error::new(format!("cannot read the settings file {}: {error}", path.display()))
     })?;
     let text = String::from_utf8(text).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
-        Error::new(format!(
-            "{}: not valid UTF-8 (first bad byte at offset {at})",
-            path.display()
-        ))
+        Error::new(format!("{}: not valid UTF-8 (first bad byte at offset {at})", path.display()))
     })?;
     file::parse(path, &text)
 }

@@ -11,11 +11,7 @@ use crate::Error;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// Line and column count from one; columns count characters.
-    File {
-        path: Arc<PathBuf>,
-        line: usize,
-        column: usize,
-    },
+    File { path: Arc<PathBuf>, line: usize, column: usize },
     /// The name of the variable.
     Environment(Arc<str>),
     /// What the program calls it: `--listen`.
@@ -75,19 +71,15 @@ pub(crate) struct Entry {
 
 impl Node {
     pub(crate) fn empty() -> Self {
-        Self {
-            value: Value::Table(BTreeMap::new()),
-            origin: Origin::Absent,
-        }
+        Self { value: Value::Table(BTreeMap::new()), origin: Origin::Absent }
     }
 
     /// The value under a dotted path.
     pub(crate) fn find(&self, path: &str) -> Option<&Self> {
-        path.split('.')
-            .try_fold(self, |node, key| match &node.value {
-                Value::Table(entries) => entries.get(key).map(|entry| &entry.node),
-                _ => None,
-            })
+        path.split('.').try_fold(self, |node, key| match &node.value {
+            Value::Table(entries) => entries.get(key).map(|entry| &entry.node),
+            _ => None,
+        })
     }
 
     /// Puts `upper` over this: tables are merged key by key, everything else is replaced.
@@ -103,12 +95,7 @@ impl Node {
                     }
                 }
             }
-            (_, value) => {
-                *self = Self {
-                    value,
-                    origin: upper.origin,
-                }
-            }
+            (_, value) => *self = Self { value, origin: upper.origin },
         }
     }
 
@@ -133,20 +120,14 @@ impl Node {
             };
             let entry = entries.entry(key.clone()).or_insert_with(|| Entry {
                 key: origin.clone(),
-                node: Self {
-                    value: Value::Table(BTreeMap::new()),
-                    origin: origin.clone(),
-                },
+                node: Self { value: Value::Table(BTreeMap::new()), origin: origin.clone() },
             });
             node = &mut entry.node;
         }
         match &node.value {
             Value::Table(entries) if !entries.is_empty() => Err(clash(&node.origin, path.len())),
             _ => {
-                *node = Self {
-                    value: Value::Text(text.to_owned()),
-                    origin: origin.clone(),
-                };
+                *node = Self { value: Value::Text(text.to_owned()), origin: origin.clone() };
                 Ok(())
             }
         }

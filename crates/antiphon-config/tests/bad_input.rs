@@ -68,18 +68,14 @@ fn load(sources: &Sources) -> Result<Server, Error> {
 
 /// The line for a mistake in `antiphon.toml`.
 fn in_file(text: &str) -> String {
-    let error = load(&Sources::new().text("antiphon.toml", text))
-        .unwrap_err()
-        .to_string();
+    let error = load(&Sources::new().text("antiphon.toml", text)).unwrap_err().to_string();
     assert_eq!(error.lines().count(), 1, "{error}");
     error
 }
 
 /// The line for a mistake in a variable.
 fn in_variable(name: &str, value: &str) -> String {
-    let error = load(&Sources::new().environment([(name, value)]))
-        .unwrap_err()
-        .to_string();
+    let error = load(&Sources::new().environment([(name, value)])).unwrap_err().to_string();
     assert_eq!(error.lines().count(), 1, "{error}");
     error
 }
@@ -100,10 +96,7 @@ fn unknown_settings_are_refused_with_their_place_and_the_nearest_known_one() {
             "antiphon.toml:2:1: `server.colour`: unknown setting; known here are `listen`, \
              `connections_max`, `timeout`, `body_max`, `tls`, `mode`, `hosts` or `limits`",
         ),
-        (
-            "[serwer]\n",
-            "antiphon.toml:1:2: `serwer`: unknown setting; did you mean `server`?",
-        ),
+        ("[serwer]\n", "antiphon.toml:1:2: `serwer`: unknown setting; did you mean `server`?"),
         (
             "'größe' = 1\n\n[server]\n",
             "antiphon.toml:1:1: `größe`: unknown setting; known here are `server`",
@@ -163,10 +156,7 @@ fn wrong_types_are_refused_with_what_was_expected_and_found() {
             "[server]\nlimits = 'none'\n",
             "antiphon.toml:2:10: `server.limits`: expected a section, found string \"none\"",
         ),
-        (
-            "server = 1\n",
-            "antiphon.toml:1:10: `server`: expected a section, found integer `1`",
-        ),
+        ("server = 1\n", "antiphon.toml:1:10: `server`: expected a section, found integer `1`"),
         (
             "[server]\nlisten = 'localhost'\n",
             "antiphon.toml:2:10: `server.listen`: invalid socket address syntax",
@@ -185,10 +175,7 @@ fn text_that_is_not_toml_is_refused_with_its_place() {
     assert!(in_file("[server\n").starts_with("antiphon.toml:1:8: not valid TOML: "));
     assert!(in_file("[server]\nlisten = \n").starts_with("antiphon.toml:2:"));
     let twice = in_file("[server]\ntls = true\ntls = false\n");
-    assert!(
-        twice.starts_with("antiphon.toml:3:1: not valid TOML: duplicate key"),
-        "{twice}"
-    );
+    assert!(twice.starts_with("antiphon.toml:3:1: not valid TOML: duplicate key"), "{twice}");
 }
 
 #[test]
@@ -234,9 +221,7 @@ fn variables_that_contradict_each_other_are_refused() {
         [("ANTIPHON__SERVER", "1"), ("ANTIPHON__SERVER__TLS", "true")],
         [("ANTIPHON__SERVER__TLS", "true"), ("ANTIPHON__SERVER", "1")],
     ] {
-        let error = load(&Sources::new().environment(pair))
-            .unwrap_err()
-            .to_string();
+        let error = load(&Sources::new().environment(pair)).unwrap_err().to_string();
         assert!(error.contains("variable ANTIPHON__SERVER__TLS"), "{error}");
         assert!(error.contains("contradict each other"), "{error}");
     }
@@ -246,20 +231,14 @@ fn variables_that_contradict_each_other_are_refused() {
 fn mistakes_in_flags_name_the_flag() {
     let sources = Sources::new().set("--listen", "server.listen", "nowhere");
     let error = load(&sources).unwrap_err().to_string();
-    assert_eq!(
-        error,
-        "--listen: `server.listen`: invalid socket address syntax"
-    );
+    assert_eq!(error, "--listen: `server.listen`: invalid socket address syntax");
 }
 
 #[test]
 fn what_is_required_and_missing_is_named() {
     let read = |text: &str| {
         let settings = Settings::load(&Sources::new().text("antiphon.toml", text)).unwrap();
-        settings
-            .section::<Database>("database")
-            .unwrap_err()
-            .to_string()
+        settings.section::<Database>("database").unwrap_err().to_string()
     };
     assert_eq!(
         read("[database]\n"),
@@ -277,24 +256,13 @@ fn a_file_that_was_named_must_be_there_and_be_text() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("shop.toml");
     let error = load(&Sources::new().file(&path)).unwrap_err().to_string();
-    assert!(
-        error.starts_with("cannot read the settings file "),
-        "{error}"
-    );
+    assert!(error.starts_with("cannot read the settings file "), "{error}");
     assert!(error.contains("shop.toml: No such file"), "{error}");
     std::fs::write(&path, b"[server]\n\xff").unwrap();
     let error = load(&Sources::new().file(&path)).unwrap_err().to_string();
-    assert!(
-        error.ends_with("shop.toml: not valid UTF-8 (first bad byte at offset 9)"),
-        "{error}"
-    );
-    let named = [(
-        "ANTIPHON_CONFIG",
-        folder.path().join("other.toml").display().to_string(),
-    )];
-    let error = load(&Sources::new().environment(named).search())
-        .unwrap_err()
-        .to_string();
+    assert!(error.ends_with("shop.toml: not valid UTF-8 (first bad byte at offset 9)"), "{error}");
+    let named = [("ANTIPHON_CONFIG", folder.path().join("other.toml").display().to_string())];
+    let error = load(&Sources::new().environment(named).search()).unwrap_err().to_string();
     assert!(error.contains("other.toml"), "{error}");
 }
 
@@ -303,10 +271,7 @@ fn in_secret(folder: &Path, value: &str) -> String {
     let text = format!("[database]\nurl = 'x'\npassword = {value}\n");
     let sources = Sources::new().text(folder.join("antiphon.toml"), text);
     let settings = Settings::load(&sources).unwrap();
-    let error = settings
-        .section::<Database>("database")
-        .unwrap_err()
-        .to_string();
+    let error = settings.section::<Database>("database").unwrap_err().to_string();
     assert_eq!(error.lines().count(), 1, "{error}");
     error
 }
@@ -315,28 +280,16 @@ fn in_secret(folder: &Path, value: &str) -> String {
 fn secrets_that_cannot_be_had_are_named_and_never_shown() {
     let folder = tempfile::tempdir().unwrap();
     for (value, problem) in [
-        (
-            "'hunter2'",
-            "expected a secret by reference: { file = \"…\" } or { env = \"…\" }",
-        ),
+        ("'hunter2'", "expected a secret by reference: { file = \"…\" } or { env = \"…\" }"),
         ("{ file = 'gone' }", "cannot read the secret file "),
-        (
-            "{ env = 'ANTIPHON_TEST_NO_SUCH' }",
-            "variable ANTIPHON_TEST_NO_SUCH is not set",
-        ),
+        ("{ env = 'ANTIPHON_TEST_NO_SUCH' }", "variable ANTIPHON_TEST_NO_SUCH is not set"),
         ("{ vault = 'x' }", "found `vault`"),
-        (
-            "{ file = 'a', env = 'b' }",
-            "expected a secret by reference",
-        ),
+        ("{ file = 'a', env = 'b' }", "expected a secret by reference"),
         ("{ file = 5 }", "expected a secret by reference"),
         ("5", "expected a secret by reference"),
     ] {
         let error = in_secret(folder.path(), value);
-        assert!(
-            error.contains("antiphon.toml:3:12: `database.password`: "),
-            "{error}"
-        );
+        assert!(error.contains("antiphon.toml:3:12: `database.password`: "), "{error}");
         assert!(error.contains(problem), "{error}");
         assert!(!error.contains("hunter2"), "{error}");
     }

@@ -61,16 +61,8 @@ fn flags_are_above_the_environment_and_that_is_above_the_file() {
     assert_eq!(relay(&file).lanes, 1);
     let environment = file.environment([("ANTIPHON__RELAY__LANES", "2")]);
     assert_eq!(relay(&environment).lanes, 2);
-    let flags = environment
-        .set("--lanes", "relay.lanes", 3)
-        .set("--lanes", "relay.lanes", 4);
-    assert_eq!(
-        relay(&flags),
-        Relay {
-            lanes: 4,
-            ..Relay::default()
-        }
-    );
+    let flags = environment.set("--lanes", "relay.lanes", 3).set("--lanes", "relay.lanes", 4);
+    assert_eq!(relay(&flags), Relay { lanes: 4, ..Relay::default() });
 }
 
 #[test]
@@ -98,16 +90,10 @@ fn text_from_the_environment_takes_the_type_that_is_asked_for() {
             ports: vec![1, 2],
             enabled: false,
             note: Some("8".into()),
-            backoff: Backoff::Growing {
-                first: HumanDuration::from_secs(1),
-                factor: 2.0
-            },
+            backoff: Backoff::Growing { first: HumanDuration::from_secs(1), factor: 2.0 },
         }
     );
-    assert_eq!(
-        relay(&Sources::new().set("--topics", "relay.topics", "")).topics,
-        [""; 0]
-    );
+    assert_eq!(relay(&Sources::new().set("--topics", "relay.topics", "")).topics, [""; 0]);
 }
 
 #[test]
@@ -134,19 +120,13 @@ fn secrets_come_from_files_beside_the_settings_and_from_the_environment() {
     let text = "[database]\nurl = 'x'\npassword = { file = 'password' }\n";
     let file = Sources::new().text(folder.path().join("antiphon.toml"), text);
     let read = |sources: &Sources| {
-        Settings::load(sources)
-            .unwrap()
-            .section::<Database>("database")
-            .unwrap()
+        Settings::load(sources).unwrap().section::<Database>("database").unwrap()
     };
     assert_eq!(read(&file).password.expose(), "hunter2");
     let variable = file.environment([("ANTIPHON__DATABASE__PASSWORD", "swordfish")]);
     let database = read(&variable);
     assert_eq!(database.password.expose(), "swordfish");
-    assert!(
-        format!("{database:?}").contains("[redacted]"),
-        "{database:?}"
-    );
+    assert!(format!("{database:?}").contains("[redacted]"), "{database:?}");
 }
 
 #[test]
@@ -173,10 +153,7 @@ fn what_is_in_force_is_described_with_where_it_comes_from() {
     let url = json!("postgres://shop:***@db/shop");
     assert_eq!(find("database.url"), (url, "antiphon.toml:2:7".into()));
     let variable = "environment variable ANTIPHON__DATABASE__PASSWORD";
-    assert_eq!(
-        find("database.password"),
-        (json!("[redacted]"), variable.into())
-    );
+    assert_eq!(find("database.password"), (json!("[redacted]"), variable.into()));
     assert_eq!(find("relay.lanes"), (json!(2), "antiphon.toml:4:9".into()));
     assert_eq!(find("relay.poll"), (json!("1s"), "--poll".into()));
     assert_eq!(find("relay.enabled"), (json!(true), "default".into()));

@@ -119,10 +119,7 @@ impl Clock {
     /// this.
     #[must_use]
     pub fn ticking(start: Timestamp) -> Self {
-        Self(Source::Ticking {
-            start,
-            since: Instant::now(),
-        })
+        Self(Source::Ticking { start, since: Instant::now() })
     }
 
     /// The time it is.

@@ -44,10 +44,7 @@ impl Context {
     /// The start of new work: a new trace, nothing else.
     #[must_use]
     pub fn root() -> Self {
-        Self(Arc::new(Inner {
-            trace: TraceContext::root(),
-            ..Inner::default()
-        }))
+        Self(Arc::new(Inner { trace: TraceContext::root(), ..Inner::default() }))
     }
 
     /// The context of the running task, or a new root where none was established.
@@ -86,9 +83,7 @@ impl Context {
     /// How much time is left; `None` without a deadline, zero when it has passed.
     #[must_use]
     pub fn remaining(&self) -> Option<Duration> {
-        self.0
-            .deadline
-            .map(|deadline| deadline.saturating_duration_since(Instant::now()))
+        self.0.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
     /// The trace that the work belongs to and the span that is its parent.
@@ -106,11 +101,7 @@ impl Context {
     /// One entry of the baggage.
     #[must_use]
     pub fn baggage_entry(&self, name: &str) -> Option<&str> {
-        self.0
-            .baggage
-            .iter()
-            .find(|(key, _)| **key == *name)
-            .map(|(_, value)| &**value)
+        self.0.baggage.iter().find(|(key, _)| **key == *name).map(|(_, value)| &**value)
     }
 
     /// Names the whole business process; the trace id where nobody gave one.
@@ -239,14 +230,8 @@ mod tests {
     #[test]
     fn the_correlation_id_is_the_trace_id_until_one_is_given() {
         let context = Context::root();
-        assert_eq!(
-            context.correlation_id(),
-            context.trace().trace_id.to_string()
-        );
-        assert_eq!(
-            context.with_correlation_id("order-7").correlation_id(),
-            "order-7"
-        );
+        assert_eq!(context.correlation_id(), context.trace().trace_id.to_string());
+        assert_eq!(context.with_correlation_id("order-7").correlation_id(), "order-7");
     }
 
     #[tokio::test(start_paused = true)]

@@ -28,10 +28,7 @@ impl Health {
     /// Nobody has said anything yet: ready.
     #[must_use]
     pub fn new() -> Self {
-        Self(Arc::new(Inner {
-            parts: Mutex::default(),
-            ready: watch::Sender::new(true),
-        }))
+        Self(Arc::new(Inner { parts: Mutex::default(), ready: watch::Sender::new(true) }))
     }
 
     /// `part` can do its work.
@@ -48,9 +45,7 @@ impl Health {
         let mut parts = self.0.parts.lock();
         parts.insert(part.to_owned(), reason);
         let ready = parts.values().all(Option::is_none);
-        self.0
-            .ready
-            .send_if_modified(|now| std::mem::replace(now, ready) != ready);
+        self.0.ready.send_if_modified(|now| std::mem::replace(now, ready) != ready);
     }
 
     /// Whether every part is well.
@@ -82,11 +77,7 @@ mod tests {
         health.well("store");
         health.unwell("broker", "connection refused");
         assert!(!health.is_ready());
-        assert!(
-            health
-                .parts()
-                .contains(&("broker".into(), Some("connection refused".into())))
-        );
+        assert!(health.parts().contains(&("broker".into(), Some("connection refused".into()))));
         health.well("broker");
         assert!(health.is_ready());
     }

@@ -20,11 +20,7 @@ impl MessageId {
     pub fn new(now: Timestamp) -> Self {
         let micros = u64::try_from(now.as_micros()).unwrap_or(0);
         let nanos = u32::try_from(micros % 1_000_000).unwrap_or(0) * 1_000;
-        Self(Uuid::new_v7(uuid::Timestamp::from_unix(
-            NoContext,
-            micros / 1_000_000,
-            nanos,
-        )))
+        Self(Uuid::new_v7(uuid::Timestamp::from_unix(NoContext, micros / 1_000_000, nanos)))
     }
 
     /// The id that is always made from these same parts: for a message whose sender may have to
@@ -96,10 +92,7 @@ mod tests {
     fn ids_remember_their_time_and_sort_by_it() {
         let early = MessageId::new(Timestamp::from_millis(1_700_000_000_123));
         let late = MessageId::new(Timestamp::from_millis(1_700_000_000_124));
-        assert_eq!(
-            early.made_at(),
-            Some(Timestamp::from_millis(1_700_000_000_123))
-        );
+        assert_eq!(early.made_at(), Some(Timestamp::from_millis(1_700_000_000_123)));
         assert!(early < late);
     }
 

@@ -42,21 +42,13 @@ impl RetryPolicy {
     /// One try, no more.
     #[must_use]
     pub const fn none() -> Self {
-        Self {
-            attempts_max: 1,
-            delay_initial: Duration::ZERO,
-            delay_max: Duration::ZERO,
-        }
+        Self { attempts_max: 1, delay_initial: Duration::ZERO, delay_max: Duration::ZERO }
     }
 
     /// Waits that double from `initial` up to `max`, eight tries in all.
     #[must_use]
     pub const fn exponential(initial: Duration, max: Duration) -> Self {
-        Self {
-            attempts_max: 8,
-            delay_initial: initial,
-            delay_max: max,
-        }
+        Self { attempts_max: 8, delay_initial: initial, delay_max: max }
     }
 
     /// The same waits with another number of tries.
@@ -76,10 +68,8 @@ impl RetryPolicy {
         if hint == Retry::Never || (hint != Retry::Outage && attempt >= self.attempts_max) {
             return Decision::GiveUp;
         }
-        let grown = self
-            .delay_initial
-            .saturating_mul(2u32.saturating_pow(attempt - 1))
-            .min(self.delay_max);
+        let grown =
+            self.delay_initial.saturating_mul(2u32.saturating_pow(attempt - 1)).min(self.delay_max);
         let wait = grown.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0));
         match hint {
             Retry::After(asked) => Decision::RetryAfter(asked.max(wait)),
@@ -104,9 +94,7 @@ mod tests {
     #[test]
     fn waits_double_up_to_the_cap_and_end() {
         let policy = RetryPolicy::exponential(100 * MS, 300 * MS).attempts(4);
-        let waits: Vec<_> = (1..=4)
-            .map(|n| policy.decide(n, Retry::Later, 1.0))
-            .collect();
+        let waits: Vec<_> = (1..=4).map(|n| policy.decide(n, Retry::Later, 1.0)).collect();
         assert_eq!(
             waits,
             [
@@ -116,24 +104,15 @@ mod tests {
                 Decision::GiveUp
             ]
         );
-        assert_eq!(
-            policy.decide(1, Retry::Later, 0.0),
-            Decision::RetryAfter(50 * MS)
-        );
+        assert_eq!(policy.decide(1, Retry::Later, 0.0), Decision::RetryAfter(50 * MS));
     }
 
     #[test]
     fn hints_overrule_the_policy() {
         let policy = RetryPolicy::exponential(100 * MS, 300 * MS).attempts(2);
         assert_eq!(policy.decide(1, Retry::Never, 1.0), Decision::GiveUp);
-        assert_eq!(
-            policy.decide(1, Retry::After(900 * MS), 1.0),
-            Decision::RetryAfter(900 * MS)
-        );
-        assert_eq!(
-            policy.decide(99, Retry::Outage, 1.0),
-            Decision::RetryAfter(300 * MS)
-        );
+        assert_eq!(policy.decide(1, Retry::After(900 * MS), 1.0), Decision::RetryAfter(900 * MS));
+        assert_eq!(policy.decide(99, Retry::Outage, 1.0), Decision::RetryAfter(300 * MS));
         assert_eq!(policy.decide(2, Retry::After(MS), 1.0), Decision::GiveUp);
     }
 }

@@ -70,11 +70,7 @@ impl Shutdown {
     /// Safe: nothing is lost when the future is dropped.
     pub async fn draining(&self) {
         // An error means that the handle is gone, which is the end as well.
-        let _ = self
-            .0
-            .clone()
-            .wait_for(|phase| *phase != Phase::Running)
-            .await;
+        let _ = self.0.clone().wait_for(|phase| *phase != Phase::Running).await;
     }
 
     /// Completes when everything must stop: the drain time is over, or the cut came.
@@ -136,10 +132,7 @@ mod tests {
         handle.drain(Duration::from_secs(5));
         shutdown.cut().await;
         assert!(shutdown.is_draining());
-        assert_eq!(
-            shutdown.unless_draining(std::future::pending::<()>()).await,
-            None
-        );
+        assert_eq!(shutdown.unless_draining(std::future::pending::<()>()).await, None);
     }
 
     #[tokio::test(start_paused = true)]

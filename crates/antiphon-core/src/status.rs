@@ -228,10 +228,7 @@ impl Status {
     /// [`Code::DeadlineExceeded`].
     #[must_use]
     pub fn deadline_exceeded() -> Self {
-        Self::new(
-            Code::DeadlineExceeded,
-            "the deadline of the call has passed",
-        )
+        Self::new(Code::DeadlineExceeded, "the deadline of the call has passed")
     }
 
     /// [`Code::Unimplemented`].
@@ -333,9 +330,7 @@ impl Status {
     /// The HTTP status over REST.
     #[must_use]
     pub fn http_status(&self) -> u16 {
-        self.0
-            .http_status
-            .unwrap_or_else(|| self.0.code.http_status())
+        self.0.http_status.unwrap_or_else(|| self.0.code.http_status())
     }
 
     /// Whether and when to try again.
@@ -373,9 +368,7 @@ impl fmt::Display for Status {
 impl fmt::Debug for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Status");
-        debug
-            .field("code", &self.0.code)
-            .field("message", &self.0.message);
+        debug.field("code", &self.0.code).field("message", &self.0.message);
         if !self.0.reason.is_empty() {
             debug.field("reason", &self.0.reason);
         }

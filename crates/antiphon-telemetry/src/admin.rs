@@ -44,9 +44,7 @@ pub struct AdminSettings {
 
 impl Default for AdminSettings {
     fn default() -> Self {
-        Self {
-            listen: ([127, 0, 0, 1], 9_090).into(),
-        }
+        Self { listen: ([127, 0, 0, 1], 9_090).into() }
     }
 }
 
@@ -66,9 +64,7 @@ impl Admin {
     /// `/livez`, `/readyz` and `/metrics`, and an index of what is there.
     #[must_use]
     pub fn new(telemetry: Telemetry, health: Health) -> Self {
-        let mut admin = Self {
-            pages: BTreeMap::new(),
-        };
+        let mut admin = Self { pages: BTreeMap::new() };
         pages::add(&mut admin, telemetry, health);
         admin
     }
@@ -83,30 +79,20 @@ impl Admin {
         R: Future<Output = Result<Page, Status>> + Send + 'static,
     {
         let handler: Handler = Arc::new(move |request| Box::pin(handler(request)));
-        self.pages.insert(
-            path.to_owned(),
-            Entry {
-                about: about.to_owned(),
-                handler,
-            },
-        );
+        self.pages.insert(path.to_owned(), Entry { about: about.to_owned(), handler });
         self
     }
 
     /// Shows the settings in force, under `/config`.
     pub fn config(&mut self, settings: &impl Serialize) -> &mut Self {
         let page = Page::json(settings);
-        self.page(
-            "/config",
-            "The settings in force, and where each comes from",
-            move |_| {
-                let page = page
-                    .as_ref()
-                    .map(Page::clone)
-                    .map_err(|_| Status::internal("the settings cannot be written as JSON"));
-                std::future::ready(page)
-            },
-        )
+        self.page("/config", "The settings in force, and where each comes from", move |_| {
+            let page = page
+                .as_ref()
+                .map(Page::clone)
+                .map_err(|_| Status::internal("the settings cannot be written as JSON"));
+            std::future::ready(page)
+        })
     }
 
     /// Begins to listen; calls are answered when the server runs.

@@ -202,11 +202,7 @@ impl Telemetry {
 
 impl fmt::Debug for Telemetry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let traces = if self.0.tracer.is_some() {
-            "with traces"
-        } else {
-            "without traces"
-        };
+        let traces = if self.0.tracer.is_some() { "with traces" } else { "without traces" };
         write!(f, "Telemetry({traces})")
     }
 }

@@ -55,13 +55,10 @@ fn subscriber(
     service: &Service,
     settings: &LogSettings,
 ) -> Result<(impl tracing::Subscriber + Send + Sync, Sink), LogsError> {
-    let filter: Targets = settings
-        .filter
-        .parse()
-        .map_err(|problem| LogsError::Filter {
-            filter: settings.filter.clone(),
-            problem: format!("{problem}"),
-        })?;
+    let filter: Targets = settings.filter.parse().map_err(|problem| LogsError::Filter {
+        filter: settings.filter.clone(),
+        problem: format!("{problem}"),
+    })?;
     if settings.queue == 0 {
         return Err(LogsError::Queue);
     }

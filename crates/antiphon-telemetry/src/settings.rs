@@ -19,11 +19,7 @@ impl Service {
     #[must_use]
     pub fn new(name: impl Into<String>, version: impl Into<String>) -> Self {
         let instance = uuid::Uuid::new_v4().to_string();
-        Self {
-            name: name.into(),
-            version: version.into(),
-            instance,
-        }
+        Self { name: name.into(), version: version.into(), instance }
     }
 }
 

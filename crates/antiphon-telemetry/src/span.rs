@@ -69,19 +69,12 @@ impl Telemetry {
     ) -> (Context, Span) {
         let parent = context.trace();
         let tracer = self.tracer().filter(|tracer| {
-            if parent.is_root() {
-                tracer.samples(parent.trace_id)
-            } else {
-                parent.sampled
-            }
+            if parent.is_root() { tracer.samples(parent.trace_id) } else { parent.sampled }
         });
         let Some(tracer) = tracer else {
             return (context.clone(), Span(None));
         };
-        let position = TraceContext {
-            sampled: true,
-            ..parent.child(SpanId::random())
-        };
+        let position = TraceContext { sampled: true, ..parent.child(SpanId::random()) };
         let start = Clock::system().now();
         let span = Finished {
             position: position.clone(),
@@ -94,15 +87,8 @@ impl Telemetry {
             links: links.iter().take(LINKS_MAX).cloned().collect(),
             error: None,
         };
-        let recording = Recording {
-            tracer: tracer.clone(),
-            begun: Instant::now(),
-            span,
-        };
-        (
-            context.clone().with_trace(position),
-            Span(Some(Box::new(recording))),
-        )
+        let recording = Recording { tracer: tracer.clone(), begun: Instant::now(), span };
+        (context.clone().with_trace(position), Span(Some(Box::new(recording))))
     }
 }
 
@@ -158,11 +144,7 @@ fn is_server_failure(code: Code) -> bool {
 impl Drop for Span {
     fn drop(&mut self) {
         if let Some(recording) = self.0.take() {
-            let Recording {
-                tracer,
-                begun,
-                mut span,
-            } = *recording;
+            let Recording { tracer, begun, mut span } = *recording;
             // The wall clock may be set while the span runs; how long it took must not change.
             span.end = span.start + begun.elapsed();
             tracer.send(span);

@@ -94,21 +94,12 @@ pub(crate) fn start(
     let counts = Counts::default();
     Exporter::new(endpoint, service, settings, counts.clone()).spawn(queue, asked)?;
     let threshold = threshold(settings.sample_ratio);
-    Ok(Some(Tracer(Arc::new(Inner {
-        threshold,
-        spans,
-        flushes,
-        counts,
-    }))))
+    Ok(Some(Tracer(Arc::new(Inner { threshold, spans, flushes, counts }))))
 }
 
 /// The lower half of a trace id is random, so its size decides the same for a trace in every service.
 fn threshold(ratio: f64) -> u64 {
-    if ratio >= 1.0 {
-        u64::MAX
-    } else {
-        (ratio * u64::MAX as f64) as u64
-    }
+    if ratio >= 1.0 { u64::MAX } else { (ratio * u64::MAX as f64) as u64 }
 }
 
 impl Tracer {
@@ -128,15 +119,7 @@ impl Tracer {
     /// Completes when everything sent so far was exported or given up.
     pub(crate) async fn flush(&self, within: Duration) {
         let (done, completed) = oneshot::channel();
-        if self
-            .0
-            .flushes
-            .send(Flush {
-                until: Instant::now() + within,
-                done,
-            })
-            .is_ok()
-        {
+        if self.0.flushes.send(Flush { until: Instant::now() + within, done }).is_ok() {
             // An error means that the exporter is gone, and nothing is left to wait for.
             let _ = completed.await;
         }
@@ -160,9 +143,7 @@ mod tests {
         let recorded = |ratio: f64| {
             let threshold = threshold(ratio);
             let lower = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            (1..=10_000)
-                .filter(|n| lower(*n) < threshold || threshold == u64::MAX)
-                .count()
+            (1..=10_000).filter(|n| lower(*n) < threshold || threshold == u64::MAX).count()
         };
         assert_eq!(recorded(0.0), 0);
         assert_eq!(recorded(1.0), 10_000);
@@ -174,31 +155,11 @@ mod tests {
         let service = Service::new("test", "1");
         let refused = |settings: TraceSettings| start(&service, &settings).unwrap_err().to_string();
         let default = TraceSettings::default;
-        assert!(
-            refused(TraceSettings {
-                sample_ratio: 1.5,
-                ..default()
-            })
-            .contains("sample_ratio")
-        );
-        assert!(
-            refused(TraceSettings {
-                batch: 0,
-                ..default()
-            })
-            .contains("`batch`")
-        );
-        for endpoint in [
-            "collector:4318",
-            "https://collector",
-            "http://",
-            "grpc://x",
-            "http://a b",
-        ] {
-            let settings = TraceSettings {
-                endpoint: Some(endpoint.into()),
-                ..default()
-            };
+        assert!(refused(TraceSettings { sample_ratio: 1.5, ..default() }).contains("sample_ratio"));
+        assert!(refused(TraceSettings { batch: 0, ..default() }).contains("`batch`"));
+        for endpoint in ["collector:4318", "https://collector", "http://", "grpc://x", "http://a b"]
+        {
+            let settings = TraceSettings { endpoint: Some(endpoint.into()), ..default() };
             assert!(refused(settings).contains(endpoint), "{endpoint}");
         }
         assert!(start(&service, &default()).unwrap().is_none());

@@ -22,9 +22,7 @@ struct Server {
     running: JoinHandle<()>,
 }
 
-const ANYWHERE: fn() -> AdminSettings = || AdminSettings {
-    listen: ([127, 0, 0, 1], 0).into(),
-};
+const ANYWHERE: fn() -> AdminSettings = || AdminSettings { listen: ([127, 0, 0, 1], 0).into() };
 
 async fn start() -> Server {
     let (health, telemetry) = (Health::new(), Telemetry::new());
@@ -43,13 +41,7 @@ async fn start() -> Server {
     let address = server.address();
     let (handle, shutdown) = ShutdownHandle::new();
     let running = tokio::spawn(async move { server.run(shutdown).await.unwrap() });
-    Server {
-        address,
-        health,
-        telemetry,
-        handle,
-        running,
-    }
+    Server { address, health, telemetry, handle, running }
 }
 
 /// Status line, head and body of an answer to these bytes.
@@ -74,10 +66,7 @@ async fn a_process_lives_while_it_is_not_ready_and_says_why() {
     server.health.well("store");
     let (status, _, body) = get(server.address, "/readyz", "").await;
     assert_eq!(status, 200);
-    assert_eq!(
-        serde_json::from_str::<Value>(&body).unwrap()["status"],
-        "ready"
-    );
+    assert_eq!(serde_json::from_str::<Value>(&body).unwrap()["status"], "ready");
     server.health.unwell("broker", "connection refused");
     let (status, head, body) = get(server.address, "/readyz", "").await;
     assert_eq!(status, 503);
@@ -105,20 +94,11 @@ async fn metrics_come_in_the_format_that_is_asked_for() {
     took.observe(0.5);
     let (status, head, body) = get(server.address, "/metrics", "").await;
     assert_eq!(status, 200);
-    assert!(
-        head.contains("content-type: text/plain; version=0.0.4"),
-        "{head}"
-    );
-    assert!(
-        body.contains("# TYPE calls_total counter\ncalls_total 1\n"),
-        "{body}"
-    );
+    assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+    assert!(body.contains("# TYPE calls_total counter\ncalls_total 1\n"), "{body}");
     let accept = "accept: application/openmetrics-text;version=1.0.0\r\n";
     let (_, head, body) = get(server.address, "/metrics", accept).await;
-    assert!(
-        head.contains("content-type: application/openmetrics-text"),
-        "{head}"
-    );
+    assert!(head.contains("content-type: application/openmetrics-text"), "{head}");
     assert!(body.ends_with("# EOF\n"), "{body}");
 }
 
@@ -177,12 +157,7 @@ async fn bodies_that_are_too_long_are_refused() {
 async fn a_port_in_use_is_told_with_what_to_do() {
     let server = start().await;
     let admin = Admin::new(Telemetry::new(), Health::new());
-    let error = admin
-        .bind(&AdminSettings {
-            listen: server.address,
-        })
-        .await
-        .unwrap_err();
+    let error = admin.bind(&AdminSettings { listen: server.address }).await.unwrap_err();
     assert_eq!(
         error.to_string(),
         format!(
@@ -199,9 +174,6 @@ async fn the_port_ends_when_it_is_told_to_drain() {
     // A connection that never says anything must not hold the end up.
     let _idle = TcpStream::connect(server.address).await.unwrap();
     server.handle.drain(Duration::from_secs(5));
-    tokio::time::timeout(Duration::from_secs(2), server.running)
-        .await
-        .unwrap()
-        .unwrap();
+    tokio::time::timeout(Duration::from_secs(2), server.running).await.unwrap().unwrap();
     assert!(TcpStream::connect(server.address).await.is_err());
 }

@@ -15,26 +15,17 @@ const SOON: Duration = Duration::from_secs(10);
 
 fn to(endpoint: String) -> TraceSettings {
     let interval = HumanDuration::from_millis(10);
-    TraceSettings {
-        endpoint: Some(endpoint),
-        interval,
-        ..TraceSettings::default()
-    }
+    TraceSettings { endpoint: Some(endpoint), interval, ..TraceSettings::default() }
 }
 
 fn start(traces: TraceSettings) -> Telemetry {
-    let settings = TelemetrySettings {
-        traces,
-        ..TelemetrySettings::default()
-    };
+    let settings = TelemetrySettings { traces, ..TelemetrySettings::default() };
     Telemetry::without_logs(&Service::new("orders", "1.0.0"), &settings).unwrap()
 }
 
 fn count(telemetry: &Telemetry, name: &str) -> u64 {
     let text = telemetry.metrics(Exposition::Prometheus);
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.unwrap().parse().unwrap()
 }
 
@@ -45,12 +36,8 @@ async fn nested_spans_arrive_as_one_tree_with_the_ids_of_their_contexts() {
     let other = TraceContext::root().child(SpanId(77));
     let (call, mut server) = telemetry.span(SpanKind::Server, "PlaceOrder", &Context::root(), &[]);
     let (publish, producer) = telemetry.span(SpanKind::Producer, "send orders", &call, &[]);
-    let (handle, mut consumer) = telemetry.span(
-        SpanKind::Consumer,
-        "process orders",
-        &publish,
-        &[other.clone()],
-    );
+    let (handle, mut consumer) =
+        telemetry.span(SpanKind::Consumer, "process orders", &publish, &[other.clone()]);
     assert!(server.is_recording());
     server.set("rpc.method", "shop.orders.v1.OrderService/PlaceOrder");
     server.set("rpc.method", "the last one wins");
@@ -59,25 +46,15 @@ async fn nested_spans_arrive_as_one_tree_with_the_ids_of_their_contexts() {
     drop((consumer, producer, server));
     telemetry.flush(SOON).await;
     let tree = recorder.trace(&call.trace().trace_id.to_string()).unwrap();
-    let names: Vec<_> = tree
-        .walk()
-        .iter()
-        .map(|(depth, span)| (*depth, &*span.name))
-        .collect();
-    assert_eq!(
-        names,
-        [(0, "PlaceOrder"), (1, "send orders"), (2, "process orders")]
-    );
+    let names: Vec<_> = tree.walk().iter().map(|(depth, span)| (*depth, &*span.name)).collect();
+    assert_eq!(names, [(0, "PlaceOrder"), (1, "send orders"), (2, "process orders")]);
     let spans = tree.walk();
     let (server, consumer) = (spans[0].1, spans[2].1);
     assert_eq!(server.span_id, call.trace().span_id.to_string());
     assert_eq!(consumer.span_id, handle.trace().span_id.to_string());
     assert_eq!(server.attributes["rpc.method"], "the last one wins");
     assert_eq!(server.service, "orders");
-    assert_eq!(
-        server.error, None,
-        "the caller's mistake is no failure of the server"
-    );
+    assert_eq!(server.error, None, "the caller's mistake is no failure of the server");
     assert_eq!(consumer.error.as_deref(), Some("no stock"));
     assert_eq!(consumer.attributes["error.type"], "INTERNAL");
     let link = (other.trace_id.to_string(), other.span_id.to_string());
@@ -92,31 +69,18 @@ async fn spans_are_sent_without_being_asked() {
     for _ in 0..1_000 {
         drop(telemetry.span(SpanKind::Internal, "work", &Context::root(), &[]));
     }
-    recorder
-        .wait_for(SOON, |spans| spans.len() == 1_000)
-        .await
-        .unwrap();
+    recorder.wait_for(SOON, |spans| spans.len() == 1_000).await.unwrap();
 }
 
 #[tokio::test]
 async fn the_caller_decides_and_roots_follow_the_ratio() {
     let recorder = Recorder::start().await.unwrap();
-    let telemetry = start(TraceSettings {
-        sample_ratio: 0.0,
-        ..to(recorder.endpoint())
-    });
+    let telemetry = start(TraceSettings { sample_ratio: 0.0, ..to(recorder.endpoint()) });
     let root = Context::root();
     let (context, span) = telemetry.span(SpanKind::Server, "unsampled", &root, &[]);
     assert!(!span.is_recording());
-    assert_eq!(
-        context.trace(),
-        root.trace(),
-        "nothing is recorded, so nothing changes"
-    );
-    let sampled = TraceContext {
-        sampled: true,
-        ..root.trace().child(SpanId(5))
-    };
+    assert_eq!(context.trace(), root.trace(), "nothing is recorded, so nothing changes");
+    let sampled = TraceContext { sampled: true, ..root.trace().child(SpanId(5)) };
     let caller = Context::root().with_trace(sampled);
     let (_, span) = telemetry.span(SpanKind::Server, "sampled by the caller", &caller, &[]);
     assert!(span.is_recording());
@@ -124,12 +88,7 @@ async fn the_caller_decides_and_roots_follow_the_ratio() {
     let always = start(to(recorder.endpoint()));
     let refused = TraceContext::root().child(SpanId(5));
     let caller = Context::root().with_trace(refused);
-    assert!(
-        !always
-            .span(SpanKind::Server, "refused", &caller, &[])
-            .1
-            .is_recording()
-    );
+    assert!(!always.span(SpanKind::Server, "refused", &caller, &[]).1.is_recording());
     telemetry.flush(SOON).await;
     always.flush(SOON).await;
     let names: Vec<_> = recorder.spans().into_iter().map(|span| span.name).collect();
@@ -144,10 +103,7 @@ async fn a_collector_that_is_away_for_a_moment_loses_nothing() {
     drop(telemetry.span(SpanKind::Internal, "early", &Context::root(), &[]));
     tokio::time::sleep(Duration::from_millis(300)).await;
     recorder.answer_with(StatusCode::OK);
-    recorder
-        .wait_for(SOON, |spans| spans.len() == 1)
-        .await
-        .unwrap();
+    recorder.wait_for(SOON, |spans| spans.len() == 1).await.unwrap();
     assert_eq!(count(&telemetry, "antiphon_spans_dropped_total"), 0);
 }
 
@@ -165,19 +121,12 @@ async fn what_the_collector_refuses_is_counted() {
 #[tokio::test]
 async fn a_flush_ends_in_time_when_there_is_no_collector() {
     // A port that was free a moment ago, and that nobody listens on.
-    let free = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let telemetry = start(to(format!("http://{free}")));
     drop(telemetry.span(SpanKind::Internal, "lost", &Context::root(), &[]));
     let begun = tokio::time::Instant::now();
     telemetry.flush(Duration::from_millis(500)).await;
-    assert!(
-        begun.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     assert_eq!(count(&telemetry, "antiphon_spans_dropped_total"), 1);
 }
 
@@ -186,11 +135,7 @@ async fn a_full_queue_drops_spans_and_counts_them() {
     // Takes connections and never answers.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", silent.local_addr().unwrap());
-    let telemetry = start(TraceSettings {
-        queue: 4,
-        batch: 1,
-        ..to(endpoint)
-    });
+    let telemetry = start(TraceSettings { queue: 4, batch: 1, ..to(endpoint) });
     for _ in 0..1_000 {
         drop(telemetry.span(SpanKind::Internal, "too many", &Context::root(), &[]));
     }

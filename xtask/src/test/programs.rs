@@ -56,12 +56,7 @@ struct Profile {
 
 /// Builds every test program of the workspace, and the binaries that they start.
 pub(crate) fn build(root: &Path) -> Result<Vec<Program>, String> {
-    let arguments = [
-        "test",
-        "--workspace",
-        "--no-run",
-        "--message-format=json-render-diagnostics",
-    ];
+    let arguments = ["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"];
     println!("    $ cargo {}", arguments.join(" "));
     let output = cargo(root, &arguments)
         .stderr(Stdio::inherit())
@@ -89,11 +84,7 @@ fn program(root: &Path, message: Message) -> Option<Program> {
         return None;
     }
     let folder = message.manifest_path?.parent()?.to_owned();
-    let place = folder
-        .strip_prefix(root)
-        .ok()?
-        .to_string_lossy()
-        .replace('\\', "/");
+    let place = folder.strip_prefix(root).ok()?.to_string_lossy().replace('\\', "/");
     let target = message.target?;
     let package = folder.file_name()?.to_string_lossy().into_owned();
     let is_test = target.kind.iter().any(|kind| kind == "test");
@@ -104,17 +95,8 @@ fn program(root: &Path, message: Message) -> Option<Program> {
         _ => Kind::Unit,
     };
     let is_library = target.kind.iter().any(|kind| kind.ends_with("lib"));
-    let name = if is_library {
-        package
-    } else {
-        format!("{package}/{}", target.name)
-    };
-    Some(Program {
-        kind,
-        name,
-        executable: message.executable?,
-        folder,
-    })
+    let name = if is_library { package } else { format!("{package}/{}", target.name) };
+    Some(Program { kind, name, executable: message.executable?, folder })
 }
 
 /// Runs programs; the note says how many tests passed, and names those that are switched off.
@@ -131,9 +113,7 @@ pub(crate) fn run(
     for program in programs {
         let log = logs.join(format!("{}.log", program.name.replace('/', "-")));
         let mut command = Command::new(&program.executable);
-        command
-            .current_dir(&program.folder)
-            .env("CARGO_MANIFEST_DIR", &program.folder);
+        command.current_dir(&program.folder).env("CARGO_MANIFEST_DIR", &program.folder);
         command.envs(variables.iter().map(|(name, value)| (name, value)));
         command.args(filter);
         let begun = Instant::now();
@@ -144,16 +124,9 @@ pub(crate) fn run(
         total.add(&counts);
         let took = seconds(begun.elapsed());
         let ended = if result.is_ok() { "ok" } else { "FAILED" };
-        println!(
-            "    {ended:<6}  {:<44} {:>4} tests  {took:>8}",
-            program.name, counts.passed
-        );
+        println!("    {ended:<6}  {:<44} {:>4} tests  {took:>8}", program.name, counts.passed);
         if let Err(why) = result {
-            println!(
-                "{}\n    {why}\n    the whole output: {}",
-                tail(&text),
-                log.display()
-            );
+            println!("{}\n    {why}\n    the whole output: {}", tail(&text), log.display());
             failed.push(program.name.clone());
         }
     }
@@ -193,10 +166,8 @@ impl Counts {
 fn count(text: &str) -> Counts {
     let mut counts = Counts::default();
     for line in text.lines().filter(|line| line.starts_with("test result:")) {
-        let words: Vec<&str> = line
-            .split([' ', ';', '.'])
-            .filter(|word| !word.is_empty())
-            .collect();
+        let words: Vec<&str> =
+            line.split([' ', ';', '.']).filter(|word| !word.is_empty()).collect();
         for pair in words.windows(2) {
             let number = pair[0].parse().unwrap_or(0);
             match pair[1] {
@@ -211,10 +182,7 @@ fn count(text: &str) -> Counts {
 
 /// The end of an output, without the lines of tests that passed.
 fn tail(text: &str) -> String {
-    let lines: Vec<&str> = text
-        .lines()
-        .filter(|line| !line.ends_with("... ok"))
-        .collect();
+    let lines: Vec<&str> = text.lines().filter(|line| !line.ends_with("... ok")).collect();
     lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n")
 }
 
@@ -254,10 +222,7 @@ mod tests {
             "not json".to_owned(),
         ];
         let found = read(Path::new("/repo"), &messages.join("\n"));
-        let found: Vec<_> = found
-            .iter()
-            .map(|program| (&*program.name, program.kind))
-            .collect();
+        let found: Vec<_> = found.iter().map(|program| (&*program.name, program.kind)).collect();
         let expected = [
             ("antiphon-core", Kind::Unit),
             ("antiphon-telemetry/admin", Kind::Unit),
@@ -274,28 +239,16 @@ mod tests {
         let text = "test result: ok. 26 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out\n\
                     test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured\n";
         let counts = count(text);
-        assert_eq!(
-            counts,
-            Counts {
-                passed: 29,
-                ignored: 2
-            }
-        );
+        assert_eq!(counts, Counts { passed: 29, ignored: 2 });
         assert!(
-            counts
-                .verdict(2, &[])
-                .unwrap()
-                .contains("2 are marked #[ignore] and were NOT run")
+            counts.verdict(2, &[]).unwrap().contains("2 are marked #[ignore] and were NOT run")
         );
         assert!(counts.verdict(2, &["x".to_owned()]).is_err());
     }
 
     #[test]
     fn the_shown_output_leaves_out_what_passed() {
-        assert_eq!(
-            tail("test a ... ok\ntest b ... FAILED\nboom\n"),
-            "test b ... FAILED\nboom"
-        );
+        assert_eq!(tail("test a ... ok\ntest b ... FAILED\nboom\n"), "test b ... FAILED\nboom");
     }
 
     #[test]

@@ -41,14 +41,7 @@ fn python(root: &Path, cache: &Path) -> Result<PathBuf, String> {
     have("Python 3 with venv", usable, &["python3", "python3-venv"])?;
     begin(&folder)?;
     run(Command::new("python3").args(["-m", "venv"]).arg(&folder)).map_err(cannot_be_had)?;
-    let install = [
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "-r",
-    ];
+    let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
     run(Command::new(&interpreter).args(install).arg(&pins)).map_err(cannot_be_had)?;
     finish(&folder)?;
     Ok(interpreter)
@@ -87,9 +80,7 @@ fn have(what: &str, usable: impl Fn() -> bool, packages: &[&str]) -> Result<(), 
     }
     println!("    {what} is not installed; installing it from the distribution");
     let apt = |arguments: &[&str]| {
-        run(Command::new("apt-get")
-            .args(arguments)
-            .env("DEBIAN_FRONTEND", "noninteractive"))
+        run(Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive"))
     };
     apt(&["update", "-qq"])
         .and_then(|()| {
@@ -109,9 +100,7 @@ fn cannot_be_had(error: String) -> String {
 
 fn cache_folder() -> Result<PathBuf, String> {
     let absolute = |name: &str| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|folder| folder.is_absolute())
+        std::env::var_os(name).map(PathBuf::from).filter(|folder| folder.is_absolute())
     };
     absolute("XDG_CACHE_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
@@ -189,9 +178,6 @@ mod tests {
     #[test]
     fn a_tool_that_cannot_be_had_is_told_with_the_way_out() {
         let error = cannot_be_had("`npm ci` failed".to_owned());
-        assert!(
-            error.contains("--embedded") && error.contains("registry.npmjs.org"),
-            "{error}"
-        );
+        assert!(error.contains("--embedded") && error.contains("registry.npmjs.org"), "{error}");
     }
 }

@@ -51,28 +51,16 @@ fn broken(from: &str, target: &str, files: &Files) -> Option<String> {
         return None;
     }
     let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
-    let path = if path.is_empty() {
-        from.to_owned()
-    } else {
-        resolve(from, path)
-    };
+    let path = if path.is_empty() { from.to_owned() } else { resolve(from, path) };
     let below = format!("{}/", path.trim_end_matches('/'));
-    let is_folder = || {
-        files
-            .range(below.clone()..)
-            .next()
-            .is_some_and(|(file, _)| file.starts_with(&below))
-    };
+    let is_folder =
+        || files.range(below.clone()..).next().is_some_and(|(file, _)| file.starts_with(&below));
     match files.get(&path) {
         None if path.is_empty() || is_folder() => None,
-        None => Some(format!(
-            "the link to {target} leads nowhere: there is no {path}"
-        )),
+        None => Some(format!("the link to {target} leads nowhere: there is no {path}")),
         Some(Some(text)) if !anchor.is_empty() && path.ends_with(".md") => {
-            let known = text
-                .lines()
-                .filter(|line| line.starts_with('#'))
-                .any(|line| slug(line) == anchor);
+            let known =
+                text.lines().filter(|line| line.starts_with('#')).any(|line| slug(line) == anchor);
             (!known)
                 .then(|| format!("the link to {target} leads nowhere: {path} has no such heading"))
         }
@@ -84,14 +72,7 @@ fn broken(from: &str, target: &str, files: &Files) -> Option<String> {
 fn resolve(from: &str, path: &str) -> String {
     let mut parts: Vec<&str> = match path.strip_prefix('/') {
         Some(_) => Vec::new(),
-        None => from
-            .split('/')
-            .rev()
-            .skip(1)
-            .collect::<Vec<_>>()
-            .into_iter()
-            .rev()
-            .collect(),
+        None => from.split('/').rev().skip(1).collect::<Vec<_>>().into_iter().rev().collect(),
     };
     for part in path.split('/') {
         match part {
@@ -124,14 +105,8 @@ mod tests {
     fn broken_links(text: &str) -> Vec<String> {
         let files = Files::from([
             ("docs/guide.md".to_owned(), Some(text.to_owned())),
-            (
-                "docs/adr/0001-x.md".to_owned(),
-                Some("# One: the `first`\n".to_owned()),
-            ),
-            (
-                "README.md".to_owned(),
-                Some("# Antiphon\n## The shop\n".to_owned()),
-            ),
+            ("docs/adr/0001-x.md".to_owned(), Some("# One: the `first`\n".to_owned())),
+            ("README.md".to_owned(), Some("# Antiphon\n## The shop\n".to_owned())),
         ]);
         check(&files).iter().map(ToString::to_string).collect()
     }

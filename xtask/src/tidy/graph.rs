@@ -9,36 +9,12 @@ use super::workspace::Package;
 
 /// Crate, what it may depend on, and why.
 const ARROWS: [(&str, &[&str], &str); 12] = [
-    (
-        "antiphon-core",
-        &[],
-        "the words everybody shares know nobody",
-    ),
-    (
-        "antiphon-config",
-        &[],
-        "settings are read before there is anything else",
-    ),
-    (
-        "antiphon-contract",
-        &[],
-        "contracts are read at build time, without the framework",
-    ),
-    (
-        "antiphon-build",
-        &["antiphon-contract"],
-        "generates what the model says",
-    ),
-    (
-        "antiphon-telemetry",
-        &["antiphon-config", "antiphon-core"],
-        "settings; ids of contexts",
-    ),
-    (
-        "antiphon-resilience",
-        &["antiphon-core"],
-        "policies decide by statuses and deadlines",
-    ),
+    ("antiphon-core", &[], "the words everybody shares know nobody"),
+    ("antiphon-config", &[], "settings are read before there is anything else"),
+    ("antiphon-contract", &[], "contracts are read at build time, without the framework"),
+    ("antiphon-build", &["antiphon-contract"], "generates what the model says"),
+    ("antiphon-telemetry", &["antiphon-config", "antiphon-core"], "settings; ids of contexts"),
+    ("antiphon-resilience", &["antiphon-core"], "policies decide by statuses and deadlines"),
     (
         "antiphon-rpc",
         &[
@@ -57,12 +33,7 @@ const ARROWS: [(&str, &[&str], &str); 12] = [
     ),
     (
         "antiphon-outbox",
-        &[
-            "antiphon-config",
-            "antiphon-core",
-            "antiphon-messaging",
-            "antiphon-telemetry",
-        ],
+        &["antiphon-config", "antiphon-core", "antiphon-messaging", "antiphon-telemetry"],
         "the relay publishes",
     ),
     (
@@ -118,10 +89,8 @@ const PORTS: [&str; 6] = [
 
 /// Foreign client, and the folders of the packages that may name it.
 const CLIENTS: [(&str, &[&str]); 9] = [
-    (
-        "sqlx",
-        &["adapters/antiphon-store-sqlite", "examples/", "benches"],
-    ),
+    // The facade re-exports it: what users write in their transactions is plain sqlx.
+    ("sqlx", &["adapters/antiphon-store-sqlite", "crates/antiphon", "examples/", "benches"]),
     ("rusqlite", &["adapters/antiphon-store-sqlite"]),
     ("rdkafka", &["adapters/antiphon-broker-kafka"]),
     ("lapin", &["adapters/antiphon-broker-rabbitmq"]),
@@ -139,10 +108,7 @@ pub(super) fn check(packages: &[Package]) -> Vec<Violation> {
     let mut violations = Vec::new();
     for package in packages {
         let ours = |name: &str| packages.iter().any(|other| other.name == name);
-        let linked = package
-            .dependencies
-            .iter()
-            .filter(|one| one.kind.as_deref() != Some("dev"));
+        let linked = package.dependencies.iter().filter(|one| one.kind.as_deref() != Some("dev"));
         for dependency in linked.filter(|one| ours(&one.name)) {
             if let Some(words) = refuse(package, &dependency.name) {
                 violations.push(Violation::new(manifest(package), 0, words));
@@ -153,11 +119,8 @@ pub(super) fn check(packages: &[Package]) -> Vec<Violation> {
             if let Some((_, places)) = CLIENTS.iter().find(|(client, _)| *client == name)
                 && !places.iter().any(|place| is_at(&package.folder, place))
             {
-                let places = if places.is_empty() {
-                    "nowhere".to_owned()
-                } else {
-                    places.join(", ")
-                };
+                let places =
+                    if places.is_empty() { "nowhere".to_owned() } else { places.join(", ") };
                 let words = format!("names the foreign client {name}, which belongs to: {places}");
                 violations.push(Violation::new(manifest(package), 0, words));
             }
@@ -225,19 +188,11 @@ mod tests {
                 kind: kind.map(str::to_owned),
             })
             .collect();
-        Package {
-            name,
-            folder: folder.to_owned(),
-            dependencies,
-        }
+        Package { name, folder: folder.to_owned(), dependencies }
     }
 
     fn words(packages: &[Package]) -> String {
-        check(packages)
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join("\n")
+        check(packages).iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
 
     #[test]
@@ -252,10 +207,7 @@ mod tests {
             words_of.contains("antiphon-messaging must not depend on antiphon-saga"),
             "{words_of}"
         );
-        let test_only = package(
-            "crates/antiphon-messaging",
-            &[("antiphon-saga", Some("dev"))],
-        );
+        let test_only = package("crates/antiphon-messaging", &[("antiphon-saga", Some("dev"))]);
         assert_eq!(words(&[core, saga, test_only]), "");
     }
 

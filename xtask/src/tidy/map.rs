@@ -5,23 +5,10 @@ use super::workspace::{Files, Package};
 
 const MAP: &str = "ARCHITECTURE.md";
 /// What begins a path in the map.
-const KINDS: [&str; 6] = [
-    "crates/",
-    "adapters/",
-    "apps/",
-    "examples/",
-    "tests/",
-    "docs/",
-];
+const KINDS: [&str; 6] = ["crates/", "adapters/", "apps/", "examples/", "tests/", "docs/"];
 /// Files that a repository of this kind has.
-const PAGES: [&str; 6] = [
-    "README.md",
-    MAP,
-    "CONTRIBUTING.md",
-    "CHANGELOG.md",
-    "LICENSE-APACHE",
-    "LICENSE-MIT",
-];
+const PAGES: [&str; 6] =
+    ["README.md", MAP, "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE-APACHE", "LICENSE-MIT"];
 
 pub(super) fn check(packages: &[Package], files: &Files) -> Vec<Violation> {
     let mut violations: Vec<Violation> = PAGES
@@ -52,8 +39,7 @@ pub(super) fn check(packages: &[Package], files: &Files) -> Vec<Violation> {
 /// Words, with what is between them and what a name cannot end with taken off.
 fn words(text: &str) -> impl Iterator<Item = &str> {
     let part_of_name = |c: char| c.is_ascii_alphanumeric() || "-_./*{}<>".contains(c);
-    text.split(move |c| !part_of_name(c))
-        .map(|word| word.trim_matches('.').trim_end_matches('/'))
+    text.split(move |c| !part_of_name(c)).map(|word| word.trim_matches('.').trim_end_matches('/'))
 }
 
 /// Whether a path is a file or a folder. Patterns and placeholders stand for several.
@@ -61,10 +47,7 @@ fn is_there(path: &str, files: &Files) -> bool {
     let below = format!("{path}/");
     path.contains(['*', '{', '<'])
         || files.contains_key(path)
-        || files
-            .range(below.clone()..)
-            .next()
-            .is_some_and(|(file, _)| file.starts_with(&below))
+        || files.range(below.clone()..).next().is_some_and(|(file, _)| file.starts_with(&below))
 }
 
 #[cfg(test)]
@@ -72,15 +55,10 @@ mod tests {
     use super::*;
 
     fn files(map: &str) -> Files {
-        let mut files: Files = PAGES
-            .iter()
-            .map(|page| ((*page).to_owned(), Some(String::new())))
-            .collect();
+        let mut files: Files =
+            PAGES.iter().map(|page| ((*page).to_owned(), Some(String::new()))).collect();
         files.insert(MAP.into(), Some(map.into()));
-        files.insert(
-            "crates/antiphon-core/src/clock.rs".into(),
-            Some(String::new()),
-        );
+        files.insert("crates/antiphon-core/src/clock.rs".into(), Some(String::new()));
         files
     }
 
@@ -93,10 +71,7 @@ mod tests {
     }
 
     fn broken(map: &str) -> Vec<String> {
-        check(&[core()], &files(map))
-            .iter()
-            .map(ToString::to_string)
-            .collect()
+        check(&[core()], &files(map)).iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -119,9 +94,6 @@ mod tests {
     fn a_missing_page_is_told() {
         let mut files = files("antiphon-core");
         files.remove("CHANGELOG.md");
-        assert_eq!(
-            check(&[core()], &files)[0].to_string(),
-            "CHANGELOG.md: is missing"
-        );
+        assert_eq!(check(&[core()], &files)[0].to_string(), "CHANGELOG.md: is missing");
     }
 }

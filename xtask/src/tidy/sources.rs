@@ -9,15 +9,9 @@ const LINES_MAX: usize = 800;
 /// Words that stand for work that is not done. Written in two parts, so that this file may be checked.
 const BANNED: [(&str, &str); 5] = [
     (concat!("to", "do!("), "finish it"),
-    (
-        concat!("unimple", "mented!("),
-        "finish it, or answer that it is not supported",
-    ),
+    (concat!("unimple", "mented!("), "finish it, or answer that it is not supported"),
     (concat!("db", "g!("), "remove it"),
-    (
-        concat!("TO", "DO"),
-        "do it, or write it where work is planned",
-    ),
+    (concat!("TO", "DO"), "do it, or write it where work is planned"),
     (concat!("FIX", "ME"), "fix it"),
 ];
 

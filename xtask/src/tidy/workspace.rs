@@ -56,29 +56,16 @@ impl Workspace {
             let folder = package.manifest_path.parent().unwrap_or(root);
             let folder = folder.strip_prefix(root).unwrap_or(folder);
             let folder = folder.to_string_lossy().replace('\\', "/");
-            Package {
-                name: package.name,
-                folder,
-                dependencies: package.dependencies,
-            }
+            Package { name: package.name, folder, dependencies: package.dependencies }
         });
         let packages = packages.collect();
-        Ok(Self {
-            packages,
-            files: read_files(root)?,
-        })
+        Ok(Self { packages, files: read_files(root)? })
     }
 }
 
 /// Every file that is part of the repository or about to be: not what git ignores.
 fn read_files(root: &Path) -> Result<Files, String> {
-    let arguments = [
-        "ls-files",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-        "-z",
-    ];
+    let arguments = ["ls-files", "--cached", "--others", "--exclude-standard", "-z"];
     let mut git = std::process::Command::new("git");
     let names = capture(git.current_dir(root).args(arguments))?;
     let mut files = Files::new();

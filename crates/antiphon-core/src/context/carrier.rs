@@ -38,21 +38,14 @@ impl Context {
     /// without a valid trace a new one begins, as W3C Trace Context asks.
     #[must_use]
     pub fn extract(carrier: &impl Carrier) -> Self {
-        let trace = match carrier
-            .get(name::TRACEPARENT)
-            .and_then(|text| text.parse().ok())
-        {
+        let trace = match carrier.get(name::TRACEPARENT).and_then(|text| text.parse().ok()) {
             Some(trace) => TraceContext {
                 state: carrier.get(name::TRACESTATE).unwrap_or_default().to_owned(),
                 ..trace
             },
             None => TraceContext::root(),
         };
-        let id = |name| {
-            carrier
-                .get(name)
-                .filter(|id| !id.is_empty() && id.len() <= ID_BYTES_MAX)
-        };
+        let id = |name| carrier.get(name).filter(|id| !id.is_empty() && id.len() <= ID_BYTES_MAX);
         let mut context = Self::root().with_trace(trace);
         if let Some(id) = id(name::CORRELATION_ID) {
             context = context.with_correlation_id(id);
@@ -90,8 +83,7 @@ impl Context {
     /// Whether the deadline has passed.
     #[must_use]
     pub fn is_expired(&self) -> bool {
-        self.deadline()
-            .is_some_and(|deadline| deadline <= Instant::now())
+        self.deadline().is_some_and(|deadline| deadline <= Instant::now())
     }
 }
 

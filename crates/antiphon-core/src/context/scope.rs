@@ -99,9 +99,7 @@ mod tests {
         let context = Context::root().with_correlation_id("parent");
         let seen = context
             .scope(async {
-                spawn(async { Context::current().correlation_id().into_owned() })
-                    .await
-                    .unwrap()
+                spawn(async { Context::current().correlation_id().into_owned() }).await.unwrap()
             })
             .await;
         assert_eq!(seen, "parent");

@@ -50,12 +50,7 @@ impl TraceContext {
     pub fn root() -> Self {
         let trace_id =
             TraceId(u128::from(fastrand::u64(1..)) << 64 | u128::from(fastrand::u64(1..)));
-        Self {
-            trace_id,
-            span_id: SpanId(0),
-            sampled: false,
-            state: String::new(),
-        }
+        Self { trace_id, span_id: SpanId(0), sampled: false, state: String::new() }
     }
 
     /// Whether no span has begun yet, so that nobody decided whether the trace is recorded.
@@ -68,20 +63,13 @@ impl TraceContext {
     /// position is written with the lower half of its trace id, which no recorded span ever has.
     #[must_use]
     pub const fn written_span_id(&self) -> SpanId {
-        if self.is_root() {
-            SpanId(self.trace_id.0 as u64 | 1)
-        } else {
-            self.span_id
-        }
+        if self.is_root() { SpanId(self.trace_id.0 as u64 | 1) } else { self.span_id }
     }
 
     /// The same trace with another parent span.
     #[must_use]
     pub fn child(&self, span_id: SpanId) -> Self {
-        Self {
-            span_id,
-            ..self.clone()
-        }
+        Self { span_id, ..self.clone() }
     }
 }
 
@@ -96,8 +84,7 @@ impl FromStr for TraceContext {
     /// Reads a `traceparent` of version 00, or of a later version that begins the same way.
     fn from_str(text: &str) -> Result<Self, InvalidTraceParent> {
         let lower_hex = |part: &str| {
-            part.bytes()
-                .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+            part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
         };
         let (version, rest) = text.split_once('-').ok_or(InvalidTraceParent)?;
         let (trace, rest) = rest.split_once('-').ok_or(InvalidTraceParent)?;
@@ -131,12 +118,7 @@ impl fmt::Display for TraceContext {
     /// Writes the `traceparent`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let flags = u8::from(self.sampled);
-        write!(
-            f,
-            "00-{}-{}-{flags:02x}",
-            self.trace_id,
-            self.written_span_id()
-        )
+        write!(f, "00-{}-{}-{flags:02x}", self.trace_id, self.written_span_id())
     }
 }
 

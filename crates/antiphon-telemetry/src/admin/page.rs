@@ -25,10 +25,7 @@ impl PageRequest {
     /// The first query parameter of this name.
     #[must_use]
     pub fn parameter(&self, name: &str) -> Option<&str> {
-        self.query
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
+        self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 }
 
@@ -66,11 +63,7 @@ impl Page {
     /// Anything else.
     #[must_use]
     pub fn new(content_type: &'static str, body: impl Into<Bytes>) -> Self {
-        Self {
-            status: StatusCode::OK,
-            content_type,
-            body: body.into(),
-        }
+        Self { status: StatusCode::OK, content_type, body: body.into() }
     }
 
     /// With another status than 200.
@@ -82,11 +75,8 @@ impl Page {
 
 /// Reads a query string; `+` is a space, as forms write it.
 pub(super) fn parse_query(query: &str) -> Vec<(String, String)> {
-    let decode = |text: &str| {
-        percent_decode_str(&text.replace('+', " "))
-            .decode_utf8_lossy()
-            .into_owned()
-    };
+    let decode =
+        |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
     query
         .split('&')
         .filter(|pair| !pair.is_empty())
@@ -103,9 +93,6 @@ mod tests {
     fn queries_are_decoded() {
         let query = parse_query("state=parked&note=a%20b+c&&flag");
         let expected = [("state", "parked"), ("note", "a b c"), ("flag", "")];
-        assert_eq!(
-            query,
-            expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
-        );
+        assert_eq!(query, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
     }
 }

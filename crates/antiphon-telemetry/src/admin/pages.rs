@@ -9,23 +9,15 @@ use crate::Telemetry;
 use crate::metrics::Exposition;
 
 pub(super) fn add(admin: &mut Admin, telemetry: Telemetry, health: Health) {
-    admin.page("/livez", "Whether the process lives", |_| async {
-        Ok(Page::text("ok\n"))
+    admin.page("/livez", "Whether the process lives", |_| async { Ok(Page::text("ok\n")) });
+    admin.page("/readyz", "Whether it should be sent work, and why not", move |_| {
+        std::future::ready(ready(&health))
     });
-    admin.page(
-        "/readyz",
-        "Whether it should be sent work, and why not",
-        move |_| std::future::ready(ready(&health)),
-    );
-    admin.page(
-        "/metrics",
-        "Metrics, for Prometheus",
-        move |request: PageRequest| {
-            let exposition = Exposition::negotiate(&request.accept);
-            let page = Page::new(exposition.content_type(), telemetry.metrics(exposition));
-            std::future::ready(Ok(page))
-        },
-    );
+    admin.page("/metrics", "Metrics, for Prometheus", move |request: PageRequest| {
+        let exposition = Exposition::negotiate(&request.accept);
+        let page = Page::new(exposition.content_type(), telemetry.metrics(exposition));
+        std::future::ready(Ok(page))
+    });
 }
 
 /// What `/readyz` answers.
@@ -49,11 +41,7 @@ fn ready(health: &Health) -> Result<Page, Status> {
         .into_iter()
         .map(|(name, reason)| {
             let status = if reason.is_none() { "ok" } else { "unwell" };
-            Part {
-                name,
-                status,
-                reason,
-            }
+            Part { name, status, reason }
         })
         .collect();
     // Asked once, from the list that is shown: the answer must not contradict its own reasons.
@@ -74,17 +62,12 @@ pub(super) fn index(pages: &Pages) -> Page {
     );
     for (path, entry) in pages.0.iter() {
         let (path, about) = (escape(path), escape(&entry.about));
-        html.push_str(&format!(
-            "<dt><a href=\"{path}\">{path}</a></dt><dd>{about}</dd>"
-        ));
+        html.push_str(&format!("<dt><a href=\"{path}\">{path}</a></dt><dd>{about}</dd>"));
     }
     html.push_str("</dl>\n");
     Page::html(html)
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -51,11 +51,7 @@ impl BindError {
             }
             _ => source.to_string(),
         };
-        Self {
-            address,
-            reason,
-            source,
-        }
+        Self { address, reason, source }
     }
 }
 
@@ -71,11 +67,7 @@ impl AdminServer {
         let bound = async {
             let listener = TcpListener::bind(address).await?;
             let address = listener.local_addr()?;
-            Ok(Self {
-                listener,
-                address,
-                pages,
-            })
+            Ok(Self { listener, address, pages })
         };
         bound.await.map_err(|error| BindError::new(address, error))
     }
@@ -147,9 +139,7 @@ async fn serve(stream: TcpStream, pages: Pages, shutdown: Shutdown) {
 
 async fn respond(pages: &Pages, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let head = request.method() == Method::HEAD;
-    let page = answer(pages, request)
-        .await
-        .unwrap_or_else(|status| refusal(&status));
+    let page = answer(pages, request).await.unwrap_or_else(|status| refusal(&status));
     let body = if head { Bytes::new() } else { page.body };
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = page.status;
@@ -168,10 +158,7 @@ async fn answer(pages: &Pages, request: Request<Incoming>) -> Result<Page, Statu
     let (entry, rest) = pages.find(path).ok_or_else(|| {
         Status::not_found(format!("there is no page {path}; / lists those that are"))
     })?;
-    let accept = head
-        .headers
-        .get(ACCEPT)
-        .and_then(|accept| accept.to_str().ok());
+    let accept = head.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
     let handler = Arc::clone(&entry.handler);
     let request = PageRequest {
         rest: percent_decode_str(rest).decode_utf8_lossy().into_owned(),
@@ -187,9 +174,9 @@ async fn read(body: Incoming) -> Result<Bytes, Status> {
     let limited = Limited::new(body, BODY_BYTES_MAX).collect();
     match tokio::time::timeout(HEADER_TIMEOUT, limited).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) => Err(Status::invalid_argument(format!(
-            "the body cannot be read: {error}"
-        ))),
+        Ok(Err(error)) => {
+            Err(Status::invalid_argument(format!("the body cannot be read: {error}")))
+        }
         Err(_) => Err(Status::deadline_exceeded()),
     }
 }

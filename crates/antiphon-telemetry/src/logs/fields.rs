@@ -76,17 +76,8 @@ impl Collect<'_> {
             return;
         }
         let hidden = self.redaction.hides(name);
-        let value = if hidden {
-            Value::Text(REDACTED.to_owned())
-        } else {
-            value()
-        };
-        match self
-            .fields
-            .rest
-            .iter_mut()
-            .find(|(known, _)| *known == name)
-        {
+        let value = if hidden { Value::Text(REDACTED.to_owned()) } else { value() };
+        match self.fields.rest.iter_mut().find(|(known, _)| *known == name) {
             Some((_, known)) => *known = value,
             None => self.fields.rest.push((name, value)),
         }
@@ -169,13 +160,7 @@ mod tests {
     #[test]
     fn sensitive_names_are_known_by_their_last_part() {
         let redaction = Redaction::new(&["card".to_owned()]);
-        for name in [
-            "password",
-            "db.password",
-            "Access_Token",
-            "card",
-            "http.request.set-cookie",
-        ] {
+        for name in ["password", "db.password", "Access_Token", "card", "http.request.set-cookie"] {
             assert!(redaction.hides(name), "{name}");
         }
         for name in ["tokens", "discard", "password_age", "order"] {

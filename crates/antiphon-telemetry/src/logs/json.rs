@@ -70,10 +70,7 @@ impl std::fmt::Display for Rfc3339 {
         let (year, month, day) = civil(seconds / 86_400);
         let of_day = seconds % 86_400;
         let (hour, minute, second) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
-        write!(
-            f,
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanos:09}Z"
-        )
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanos:09}Z")
     }
 }
 
@@ -87,11 +84,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
     let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * of_year + 2) / 153;
     let day = of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
     (year, month, day)
 }
@@ -121,12 +114,7 @@ mod tests {
             let span = tracing::info_span!("place", order = 7, password = "hunter2");
             context().sync_scope(|| {
                 span.in_scope(|| {
-                    tracing::warn!(
-                        sku = "book",
-                        ratio = 0.5,
-                        quoted = "a \"b\"",
-                        "out of stock"
-                    );
+                    tracing::warn!(sku = "book", ratio = 0.5, quoted = "a \"b\"", "out of stock");
                 });
             });
         })

@@ -45,36 +45,20 @@ pub(super) struct Moment {
 }
 
 impl Moment {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a line is written when it is written"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "a line is written when it is written")]
     fn now() -> Self {
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        Self {
-            seconds: since.as_secs(),
-            nanos: since.subsec_nanos(),
-        }
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { seconds: since.as_secs(), nanos: since.subsec_nanos() }
     }
 }
 
 impl LogLayer {
     pub(super) fn new(format: Format, service: String, redaction: Redaction, sink: Sink) -> Self {
-        Self {
-            format,
-            service,
-            redaction,
-            sink,
-        }
+        Self { format, service, redaction, sink }
     }
 
     fn collect(&self, fields: &mut Fields, record: impl FnOnce(&mut Collect<'_>)) {
-        record(&mut Collect {
-            fields,
-            redaction: &self.redaction,
-        });
+        record(&mut Collect { fields, redaction: &self.redaction });
     }
 }
 
@@ -169,8 +153,6 @@ pub(super) mod tests {
             sampled: true,
             state: String::new(),
         };
-        Context::root()
-            .with_trace(trace)
-            .with_correlation_id("order-1")
+        Context::root().with_trace(trace).with_correlation_id("order-1")
     }
 }

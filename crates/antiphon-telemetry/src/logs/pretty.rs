@@ -12,11 +12,7 @@ const RESET: &str = "\u{1b}[0m";
 
 pub(super) fn line(line: &Line<'_>, colours: bool) -> String {
     let (dim, reset) = if colours { (DIM, RESET) } else { ("", "") };
-    let colour = if colours {
-        level_colour(*line.metadata.level())
-    } else {
-        ""
-    };
+    let colour = if colours { level_colour(*line.metadata.level()) } else { "" };
     let of_day = line.at.seconds % 86_400;
     let (hour, minute, second) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
     let millis = line.at.nanos / 1_000_000;
@@ -90,14 +86,8 @@ mod tests {
         })
         .await;
         assert_eq!(text.lines().count(), 1, "{text}");
-        assert!(
-            text.contains("ERROR antiphon_telemetry::logs::pretty::tests: gone"),
-            "{text}"
-        );
+        assert!(text.contains("ERROR antiphon_telemetry::logs::pretty::tests: gone"), "{text}");
         assert!(text.contains("sku=book\\u{1b}[31m\\n"), "{text}");
-        assert!(
-            text.contains("span=0000000000000def correlation=order-1"),
-            "{text}"
-        );
+        assert!(text.contains("span=0000000000000def correlation=order-1"), "{text}");
     }
 }

@@ -37,20 +37,11 @@ impl Sink {
         let (queue, items) = sync_channel(capacity);
         let untold = Arc::new(AtomicU64::new(0));
         let output = BufWriter::new(output);
-        let writer = Writer {
-            output,
-            untold: Arc::clone(&untold),
-            notice,
-        };
+        let writer = Writer { output, untold: Arc::clone(&untold), notice };
         std::thread::Builder::new()
             .name("antiphon-logs".to_owned())
             .spawn(move || writer.run(&items))?;
-        Ok(Self {
-            queue,
-            lines: Counter::default(),
-            dropped: Counter::default(),
-            untold,
-        })
+        Ok(Self { queue, lines: Counter::default(), dropped: Counter::default(), untold })
     }
 
     /// Hands a line over, or drops it if too many wait.
@@ -84,11 +75,7 @@ impl Sink {
     }
 
     pub(crate) fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "antiphon_log_lines",
-            "Log lines written",
-            self.lines.clone(),
-        );
+        registry.register("antiphon_log_lines", "Log lines written", self.lines.clone());
         let help = "Log lines lost because the output was too slow";
         registry.register("antiphon_log_lines_dropped", help, self.dropped.clone());
     }
@@ -176,10 +163,7 @@ mod tests {
             .map(|n| n.parse::<u64>().unwrap())
             .sum();
         assert_eq!(told, dropped);
-        let written = text
-            .lines()
-            .filter(|line| line.starts_with("line "))
-            .count();
+        let written = text.lines().filter(|line| line.starts_with("line ")).count();
         assert_eq!(written as u64 + dropped, 50_000);
     }
 }

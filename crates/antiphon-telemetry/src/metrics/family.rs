@@ -33,28 +33,19 @@ struct Series<S, M> {
 
 impl<S, M> Default for Series<S, M> {
     fn default() -> Self {
-        Self {
-            known: HashMap::new(),
-            overflow: None,
-        }
+        Self { known: HashMap::new(), overflow: None }
     }
 }
 
 impl<S, M: Default> Default for Family<S, M> {
     fn default() -> Self {
-        Self {
-            series: Arc::default(),
-            constructor: M::default,
-        }
+        Self { series: Arc::default(), constructor: M::default }
     }
 }
 
 impl<S, M, C: Clone> Clone for Family<S, M, C> {
     fn clone(&self) -> Self {
-        Self {
-            series: Arc::clone(&self.series),
-            constructor: self.constructor.clone(),
-        }
+        Self { series: Arc::clone(&self.series), constructor: self.constructor.clone() }
     }
 }
 
@@ -67,10 +58,7 @@ impl<S, M, C> fmt::Debug for Family<S, M, C> {
 impl<S, M, C> Family<S, M, C> {
     /// With metrics that need more than their default: the bounds of a histogram.
     pub fn new_with_constructor(constructor: C) -> Self {
-        Self {
-            series: Arc::default(),
-            constructor,
-        }
+        Self { series: Arc::default(), constructor }
     }
 }
 
@@ -85,14 +73,9 @@ impl<S: Clone + Eq + Hash, M: Clone, C: MetricConstructor<M>> Family<S, M, C> {
         let mut series = self.series.write();
         if series.known.len() < SERIES_MAX || series.known.contains_key(labels) {
             let metric = series.known.entry(labels.clone());
-            return metric
-                .or_insert_with(|| self.constructor.new_metric())
-                .clone();
+            return metric.or_insert_with(|| self.constructor.new_metric()).clone();
         }
-        series
-            .overflow
-            .get_or_insert_with(|| self.constructor.new_metric())
-            .clone()
+        series.overflow.get_or_insert_with(|| self.constructor.new_metric()).clone()
     }
 
     /// [`Self::get_or_create`], by the name under which the library's own family returns a metric

@@ -49,10 +49,7 @@ pub(super) struct Exemplar {
 impl Histogram {
     /// Buckets with these upper bounds, and one above the last.
     pub fn new(bounds: impl IntoIterator<Item = f64>) -> Self {
-        let mut bounds: Vec<f64> = bounds
-            .into_iter()
-            .filter(|bound| bound.is_finite())
-            .collect();
+        let mut bounds: Vec<f64> = bounds.into_iter().filter(|bound| bound.is_finite()).collect();
         bounds.sort_by(f64::total_cmp);
         bounds.dedup();
         let shard = || Shard {
@@ -101,9 +98,7 @@ impl Histogram {
         shard.counts[bucket].fetch_add(1, Ordering::Relaxed);
         let add = |sum: u64| Some((f64::from_bits(sum) + value).to_bits());
         // The closure never refuses, so the result says nothing.
-        let _ = shard
-            .sum
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        let _ = shard.sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
         Some(bucket)
     }
 
@@ -112,11 +107,10 @@ impl Histogram {
         if !trace.sampled {
             return;
         }
-        let slots = self.0.exemplars.get_or_init(|| {
-            (0..=self.0.bounds.len())
-                .map(|_| Mutex::new(None))
-                .collect()
-        });
+        let slots = self
+            .0
+            .exemplars
+            .get_or_init(|| (0..=self.0.bounds.len()).map(|_| Mutex::new(None)).collect());
         // Somebody else's exemplar is as good as ours: never wait.
         if let Some(mut slot) = slots[bucket].try_lock() {
             *slot = Some(Exemplar {
@@ -157,11 +151,7 @@ impl EncodeMetric for Histogram {
         let (counts, sum) = self.add_up();
         let bounds = self.0.bounds.iter().copied().chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds.zip(counts.iter().copied()).collect();
-        let exemplars = self
-            .0
-            .exemplars
-            .get()
-            .map(|slots| slots.iter().map(|slot| *slot.lock()));
+        let exemplars = self.0.exemplars.get().map(|slots| slots.iter().map(|slot| *slot.lock()));
         text::with_exemplars(exemplars.into_iter().flatten(), || {
             encoder.encode_histogram::<NoLabelSet>(sum, counts.iter().sum(), &buckets, None)
         })

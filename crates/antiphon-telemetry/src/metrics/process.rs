@@ -27,25 +27,13 @@ impl Collector for ProcessCollector {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(value).encode(metric)
         };
-        gauge(
-            "process_start_time_seconds",
-            "When the process started, since the epoch.",
-            started,
-        )?;
+        gauge("process_start_time_seconds", "When the process started, since the epoch.", started)?;
         let Some(usage) = Usage::read() else {
             return Ok(());
         };
-        gauge(
-            "process_resident_memory_bytes",
-            "Memory in use.",
-            usage.resident_bytes,
-        )?;
+        gauge("process_resident_memory_bytes", "Memory in use.", usage.resident_bytes)?;
         gauge("process_open_fds", "Open file descriptors.", usage.open_fds)?;
-        gauge(
-            "process_max_fds",
-            "Most file descriptors that may be open.",
-            usage.max_fds,
-        )?;
+        gauge("process_max_fds", "Most file descriptors that may be open.", usage.max_fds)?;
         gauge("process_threads", "Threads.", usage.threads)?;
         let help = "CPU time used.";
         let metric =

@@ -33,16 +33,8 @@ impl Collector for Runtimes {
             return Ok(());
         }
         let gauges: [(&str, &str, fn(&RuntimeMetrics) -> usize); 3] = [
-            (
-                "tokio_workers",
-                "Worker threads of the runtime.",
-                RuntimeMetrics::num_workers,
-            ),
-            (
-                "tokio_alive_tasks",
-                "Tasks that are not finished.",
-                RuntimeMetrics::num_alive_tasks,
-            ),
+            ("tokio_workers", "Worker threads of the runtime.", RuntimeMetrics::num_workers),
+            ("tokio_alive_tasks", "Tasks that are not finished.", RuntimeMetrics::num_alive_tasks),
             (
                 "tokio_global_queue_depth",
                 "Tasks that wait for any worker.",
@@ -70,7 +62,5 @@ impl Collector for Runtimes {
 }
 
 fn busy_seconds(metrics: &RuntimeMetrics) -> f64 {
-    (0..metrics.num_workers())
-        .map(|n| metrics.worker_total_busy_duration(n).as_secs_f64())
-        .sum()
+    (0..metrics.num_workers()).map(|n| metrics.worker_total_busy_duration(n).as_secs_f64()).sum()
 }

@@ -43,10 +43,7 @@ impl Exposition {
     }
 
     pub(crate) fn write(self, registry: &Registry) -> String {
-        let mut writer = Writer {
-            text: String::with_capacity(16 * 1024),
-            exemplars: self,
-        };
+        let mut writer = Writer { text: String::with_capacity(16 * 1024), exemplars: self };
         // Writing into a string does not fail, and no instrument of ours refuses to be encoded.
         let _ = text::encode(&mut writer, registry);
         match self {
@@ -84,12 +81,7 @@ impl fmt::Write for Writer {
             && let Some(exemplar) = LINES.with_borrow_mut(VecDeque::pop_front).flatten()
             && self.exemplars == Exposition::OpenMetrics
         {
-            let Exemplar {
-                trace_id,
-                span_id,
-                value,
-                at,
-            } = exemplar;
+            let Exemplar { trace_id, span_id, value, at } = exemplar;
             let (seconds, millis) = (at.as_millis() / 1_000, at.as_millis() % 1_000);
             fmt::write(
                 &mut self.text,
@@ -152,10 +144,7 @@ mod tests {
         registry.register("build", "Build", Info::new([("version", "1")]));
         let one = durations.get_or_create(&[("method", "a")]);
         one.observe(0.05);
-        let trace = TraceContext {
-            sampled: true,
-            ..TraceContext::root().child(SpanId(7))
-        };
+        let trace = TraceContext { sampled: true, ..TraceContext::root().child(SpanId(7)) };
         one.observe_in(0.5, &Context::root().with_trace(trace));
         registry
     }
@@ -166,10 +155,7 @@ mod tests {
         let line = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap();
         let with = line("took_seconds_bucket{le=\"1.0\",method=\"a\"}");
         assert!(with.contains("2 # {trace_id=\""), "{with}");
-        assert!(
-            with.contains("span_id=\"0000000000000007\"} 0.5 "),
-            "{with}"
-        );
+        assert!(with.contains("span_id=\"0000000000000007\"} 0.5 "), "{with}");
         assert_eq!(text.matches("trace_id").count(), 1, "{text}");
         assert!(text.ends_with("# EOF\n"));
     }

@@ -51,9 +51,7 @@ impl Exporter {
         queue: mpsc::Receiver<Finished>,
         flushes: mpsc::UnboundedReceiver<Flush>,
     ) -> std::io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new()
             .name("antiphon-traces".to_owned())
             .spawn(move || runtime.block_on(self.run(queue, flushes)))?;

@@ -25,12 +25,7 @@ pub(super) fn request(service: &Service, spans: &[Finished]) -> Vec<u8> {
             attribute(resource, 1, "service.instance.id", &service.instance);
             attribute(resource, 1, "telemetry.sdk.name", "antiphon");
             attribute(resource, 1, "telemetry.sdk.language", "rust");
-            attribute(
-                resource,
-                1,
-                "telemetry.sdk.version",
-                env!("CARGO_PKG_VERSION"),
-            );
+            attribute(resource, 1, "telemetry.sdk.version", env!("CARGO_PKG_VERSION"));
         });
         message(resource_spans, 2, |scope_spans| {
             message(scope_spans, 1, |scope| {
@@ -102,9 +97,7 @@ fn kind(kind: SpanKind) -> u64 {
 }
 
 fn nanos(moment: Timestamp) -> u64 {
-    u64::try_from(moment.as_micros())
-        .unwrap_or(0)
-        .saturating_mul(1_000)
+    u64::try_from(moment.as_micros()).unwrap_or(0).saturating_mul(1_000)
 }
 
 fn message(out: &mut Vec<u8>, field: u32, write: impl FnOnce(&mut Vec<u8>)) {
@@ -151,14 +144,8 @@ mod tests {
     use prost::Message;
 
     fn wire_attribute(name: &str, value: &str) -> KeyValue {
-        let value = AnyValue {
-            value: Some(Value::StringValue(value.to_owned())),
-        };
-        KeyValue {
-            key: name.to_owned(),
-            value: Some(value),
-            ..KeyValue::default()
-        }
+        let value = AnyValue { value: Some(Value::StringValue(value.to_owned())) };
+        KeyValue { key: name.to_owned(), value: Some(value), ..KeyValue::default() }
     }
 
     #[test]
@@ -175,14 +162,8 @@ mod tests {
             name: "process orders".to_owned(),
             start: Timestamp::from_micros(5),
             end: Timestamp::from_micros(7),
-            attributes: vec![
-                ("messaging.system", "sqlite".to_owned()),
-                ("empty", String::new()),
-            ],
-            links: vec![TraceContext {
-                span_id: SpanId(4),
-                ..position.clone()
-            }],
+            attributes: vec![("messaging.system", "sqlite".to_owned()), ("empty", String::new())],
+            links: vec![TraceContext { span_id: SpanId(4), ..position.clone() }],
             error: Some("no stock".to_owned()),
             position,
         };
@@ -190,11 +171,7 @@ mod tests {
         let request = request(&service, std::slice::from_ref(&finished));
         let request = ExportTraceServiceRequest::decode(&*request).unwrap();
         let resource = request.resource_spans[0].resource.as_ref().unwrap();
-        assert!(
-            resource
-                .attributes
-                .contains(&wire_attribute("service.name", "orders"))
-        );
+        assert!(resource.attributes.contains(&wire_attribute("service.name", "orders")));
         let scope = &request.resource_spans[0].scope_spans[0];
         assert_eq!(scope.scope.as_ref().unwrap().name, "antiphon");
         let expected = wire::Span {

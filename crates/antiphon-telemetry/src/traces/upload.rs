@@ -40,10 +40,7 @@ pub(super) enum UploadError {
 
 impl Endpoint {
     pub(super) fn parse(text: &str) -> Result<Self, TracesError> {
-        let refuse = |problem| TracesError::Endpoint {
-            endpoint: text.to_owned(),
-            problem,
-        };
+        let refuse = |problem| TracesError::Endpoint { endpoint: text.to_owned(), problem };
         let uri: Uri = text.parse().map_err(|_| refuse("it is not a URL"))?;
         match uri.scheme_str() {
             Some("http") => {}
@@ -56,26 +53,15 @@ impl Endpoint {
         }
         let host = uri.host().filter(|host| !host.is_empty());
         let host = host.ok_or_else(|| refuse("it names no host"))?;
-        let host = host
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .to_owned();
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = uri.port_u16().unwrap_or(PORT);
         let path = match uri.path() {
             "" | "/" => PATH,
             path => path,
         };
         let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
-        let uri = Uri::builder()
-            .scheme("http")
-            .authority(authority)
-            .path_and_query(path)
-            .build();
-        Ok(Self {
-            uri: uri.map_err(|_| refuse("it is not a URL"))?,
-            host,
-            port,
-        })
+        let uri = Uri::builder().scheme("http").authority(authority).path_and_query(path).build();
+        Ok(Self { uri: uri.map_err(|_| refuse("it is not a URL"))?, host, port })
     }
 
     /// Sends one encoded request.
@@ -106,12 +92,7 @@ impl Endpoint {
         let request = Request::builder()
             .method(Method::POST)
             .uri(self.uri.path())
-            .header(
-                HOST,
-                self.uri
-                    .authority()
-                    .map_or("", |authority| authority.as_str()),
-            )
+            .header(HOST, self.uri.authority().map_or("", |authority| authority.as_str()))
             .header(CONTENT_TYPE, "application/x-protobuf")
             .body(Full::new(body))?;
         let response = sender.send_request(request).await?;
@@ -121,9 +102,7 @@ impl Endpoint {
             .get(RETRY_AFTER)
             .and_then(|value| value.to_str().ok()?.parse().ok())
             .map(Duration::from_secs);
-        let answer = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
-            .collect()
-            .await?;
+        let answer = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await?;
         connection.abort();
         Ok((status, retry_after, answer.to_bytes()))
     }
@@ -150,11 +129,7 @@ mod tests {
     #[test]
     fn an_endpoint_without_a_path_means_the_usual_one() {
         for (text, uri, port) in [
-            (
-                "http://127.0.0.1:9999",
-                "http://127.0.0.1:9999/v1/traces",
-                9_999,
-            ),
+            ("http://127.0.0.1:9999", "http://127.0.0.1:9999/v1/traces", 9_999),
             ("http://collector/", "http://collector/v1/traces", 4_318),
             ("http://[::1]:5/x/y", "http://[::1]:5/x/y", 5),
         ] {
@@ -170,16 +145,10 @@ mod tests {
         let status = |code| StatusCode::from_u16(code).unwrap();
         assert!(judge(status(200), None, b"").is_ok());
         for code in [429, 502, 503, 504] {
-            assert!(matches!(
-                judge(status(code), None, b""),
-                Err(UploadError::Again(..))
-            ));
+            assert!(matches!(judge(status(code), None, b""), Err(UploadError::Again(..))));
         }
         for code in [400, 401, 404, 500] {
-            assert!(matches!(
-                judge(status(code), None, b""),
-                Err(UploadError::Refused(_))
-            ));
+            assert!(matches!(judge(status(code), None, b""), Err(UploadError::Refused(_))));
         }
     }
 }
