@@ -1,8 +1,9 @@
-//! Compiles the sample contract and the shop's.
+//! Compiles the sample contract.
 
 fn main() {
     antiphon_build::Contract::new()
-        .file("proto/sample/v1/library.proto")
+        .file("sample/v1/library.proto")
+        .file("sample/v1/everything.proto")
         .include("proto")
         .runtime("crate::runtime")
         .compile_or_exit();

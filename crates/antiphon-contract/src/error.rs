@@ -64,17 +64,20 @@ impl fmt::Display for ContractErrors {
 
 impl std::error::Error for ContractErrors {}
 
-/// `; did you mean "x"?` with the known name that is nearest to a wrong one, or nothing when none is
-/// near.
-pub(crate) fn did_you_mean<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+/// The known name that is nearest to a wrong one; `None` when none is near.
+#[must_use]
+pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
         .into_iter()
         .map(|name| (distance(wrong, name), name))
         .filter(|(distance, name)| *distance <= wrong.len().max(name.len()) / 3)
         .min()
-        .map_or_else(String::new, |(_, name)| {
-            format!("; did you mean \"{name}\"?")
-        })
+        .map(|(_, name)| name)
+}
+
+/// `; did you mean "x"?`, or nothing.
+pub(crate) fn did_you_mean<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(wrong, known).map_or_else(String::new, |name| format!("; did you mean \"{name}\"?"))
 }
 
 /// How many characters to insert, delete, replace or swap to get from one text to the other: the

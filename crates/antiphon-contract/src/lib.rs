@@ -21,7 +21,7 @@ mod options;
 mod read;
 pub mod template;
 
-pub use error::{ContractError, ContractErrors};
+pub use error::{ContractError, ContractErrors, nearest};
 pub use model::{
     Body, Cardinality, Contract, Enum, EnumValue, Field, HttpBinding, Idempotency, Kind, Location,
     Message, MessageBinding, Method, MethodKind, Objective, Oneof, Reason, Scalar, Service, Source,

@@ -3,6 +3,10 @@
 //! Every protocol comes through here, so that a bad request gets the same answer over each of them:
 //! `INVALID_ARGUMENT` with the fields that are wrong.
 
+mod explain;
+mod json;
+mod strict;
+
 use antiphon_core::{FieldViolation, Status};
 use buffa::{Message, MessageName};
 use bytes::{BufMut, Bytes};
@@ -11,6 +15,7 @@ use protovalidate_buffa::{Validate, ValidationError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use self::strict::Strict;
 use crate::service::{Codec, Encoded, ServiceInfo, Streaming};
 
 /// Reads the requests of one call.
@@ -25,7 +30,11 @@ impl<M: Message + MessageName + DeserializeOwned + 'static> Reader<M> {
     /// Reads messages that have no rules.
     #[must_use]
     pub fn new(service: &'static ServiceInfo, codec: Codec) -> Self {
-        Self { service, codec, validate: None }
+        Self {
+            service,
+            codec,
+            validate: None,
+        }
     }
 
     /// Reads messages and holds them against the contract's rules.
@@ -34,7 +43,11 @@ impl<M: Message + MessageName + DeserializeOwned + 'static> Reader<M> {
     where
         M: Validate,
     {
-        Self { service, codec, validate: Some(M::validate) }
+        Self {
+            service,
+            codec,
+            validate: Some(M::validate),
+        }
     }
 
     /// Reads one message.
@@ -86,10 +99,30 @@ where
         Codec::Proto => M::decode_from_slice(bytes).map_err(|error| {
             Status::invalid_argument(format!("the message is not a {}: {error}", M::FULL_NAME))
         }),
-        Codec::Json => serde_json::from_slice(bytes).map_err(|error| {
-            let _ = service;
-            Status::invalid_argument(format!("the message is not a {}: {error}", M::FULL_NAME))
-        }),
+        Codec::Json => {
+            let mut json = serde_json::Deserializer::from_slice(bytes);
+            M::deserialize(Strict(&mut json))
+                .and_then(|message| json.end().map(|()| message))
+                .map_err(|error| refused::<M>(service, bytes, &error))
+        }
+    }
+}
+
+/// Why a JSON text is not the message: the syntax, or the fields that are wrong.
+#[cold]
+fn refused<M: MessageName>(
+    service: &'static ServiceInfo,
+    json: &[u8],
+    error: &serde_json::Error,
+) -> Status {
+    if !error.is_data() {
+        return Status::invalid_argument(format!("the message is not valid JSON: {error}"));
+    }
+    let violations = explain::explain(&explain::contract(service), M::FULL_NAME, json);
+    match violations.as_slice() {
+        [] => Status::invalid_argument(format!("the message is not a {}: {error}", M::FULL_NAME)),
+        _ => Status::invalid_argument(format!("the message is not a {}", M::FULL_NAME))
+            .with_violations(violations),
     }
 }
 
@@ -128,14 +161,20 @@ fn broken_rules(error: ValidationError) -> Status {
         // The rule itself is at fault: a mistake in the contract, not in the request.
         return Status::internal(format!(
             "a validation rule cannot be evaluated: {}",
-            error.compile_error.or(error.runtime_error).unwrap_or_default()
+            error
+                .compile_error
+                .or(error.runtime_error)
+                .unwrap_or_default()
         ));
     }
-    let violations = error.violations.into_iter().map(|violation| FieldViolation {
-        field: violation.field.to_string(),
-        rule: violation.rule_id.into_owned(),
-        description: violation.message.into_owned(),
-    });
+    let violations = error
+        .violations
+        .into_iter()
+        .map(|violation| FieldViolation {
+            field: violation.field.to_string(),
+            rule: violation.rule_id.into_owned(),
+            description: violation.message.into_owned(),
+        });
     Status::invalid_argument("the request breaks rules of the contract").with_violations(violations)
 }
 
@@ -179,16 +218,19 @@ pub fn write_all<M: Message + Serialize + 'static>(
     messages: Streaming<M>,
     codec: Codec,
 ) -> Result<Streaming<Encoded>, Status> {
-    Ok(Streaming::new(messages.map(move |message| write(&message?, codec))))
+    Ok(Streaming::new(
+        messages.map(move |message| write(&message?, codec)),
+    ))
 }
 
 /// What a service answers to a number that is none of its methods, or one of another kind.
 #[must_use]
 pub fn no_method(service: &'static ServiceInfo, method: usize) -> Status {
     match service.methods.get(method) {
-        Some(method) => {
-            Status::unimplemented(format!("{} is called as another kind of method", method.path))
-        }
+        Some(method) => Status::unimplemented(format!(
+            "{} is called as another kind of method",
+            method.path
+        )),
         None => Status::unimplemented(format!("{} has no method {method}", service.name)),
     }
 }
