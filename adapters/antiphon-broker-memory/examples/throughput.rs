@@ -68,23 +68,10 @@ fn message(clock: &Clock, context: &Context, n: usize) -> Message {
 /// Runs `count` messages through one consumer; yields messages per second.
 async fn measure(count: usize, consumer: Consumer) -> Result<f64, BoxError> {
     let broker = AnyBroker::new(MemoryBroker::default());
-    let group = Group {
-        name: "bench".into(),
-        topics: vec![TOPIC.into()],
-        start: Start::Earliest,
-    };
-    broker
-        .declare(&Topology {
-            topics: vec![TOPIC.into()],
-            groups: vec![group],
-        })
-        .await?;
+    let group = Group { name: "bench".into(), topics: vec![TOPIC.into()], start: Start::Earliest };
+    broker.declare(&Topology { topics: vec![TOPIC.into()], groups: vec![group] }).await?;
     let (handled, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
-    let handler = Count {
-        handled,
-        target: count,
-        done: Arc::clone(&done),
-    };
+    let handler = Count { handled, target: count, done: Arc::clone(&done) };
     let messaging = Messaging::new(broker.clone(), Telemetry::new(), Health::new());
     let worker = consumer.topic(TOPIC).handler(handler).build(&messaging)?;
     let (shutdown, drains) = ShutdownHandle::new();
@@ -94,9 +81,7 @@ async fn measure(count: usize, consumer: Consumer) -> Result<f64, BoxError> {
         let (clock, context) = (Clock::system(), Context::root());
         for first in (0..count).step_by(BATCH) {
             let last = count.min(first + BATCH);
-            let batch = (first..last)
-                .map(|n| message(&clock, &context, n))
-                .collect();
+            let batch = (first..last).map(|n| message(&clock, &context, n)).collect();
             for answer in broker.publish(batch).await {
                 let _receipt = answer?;
             }
@@ -114,25 +99,15 @@ async fn measure(count: usize, consumer: Consumer) -> Result<f64, BoxError> {
 #[expect(clippy::print_stdout, reason = "the figures are what it is for")]
 fn main() -> Result<(), BoxError> {
     let mut arguments = std::env::args().skip(1);
-    let count = arguments
-        .next()
-        .map_or(Ok(1_000_000), |text| text.parse())?;
+    let count = arguments.next().map_or(Ok(1_000_000), |text| text.parse())?;
     let threads = arguments.next().map_or(Ok(2), |text| text.parse())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
-        .enable_all()
-        .build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     for _ in 0..3 {
         for (name, consumer) in [
             ("any order", Consumer::group("bench").concurrency(64)),
-            (
-                "ordered",
-                Consumer::group("bench").concurrency(64).ordered(),
-            ),
-            (
-                "ordered, batches of 64",
-                Consumer::group("bench").concurrency(4).batch(64).ordered(),
-            ),
+            ("ordered", Consumer::group("bench").concurrency(64).ordered()),
+            ("ordered, batches of 64", Consumer::group("bench").concurrency(4).batch(64).ordered()),
         ] {
             let rate = runtime.block_on(measure(count, consumer))?;
             println!("{name:<24} {rate:>12.0} messages/s on {threads} threads");

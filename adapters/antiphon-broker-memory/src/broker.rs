@@ -76,12 +76,7 @@ impl MemoryBroker {
     #[must_use]
     pub fn with_settings(settings: Settings, clock: Clock) -> Self {
         let state = Mutex::new(State::new(settings.clone()));
-        Self(Arc::new(Shared {
-            settings,
-            clock,
-            state,
-            room: Notify::new(),
-        }))
+        Self(Arc::new(Shared { settings, clock, state, room: Notify::new() }))
     }
 }
 
@@ -154,17 +149,8 @@ impl Broker for MemoryBroker {
         let mut state = self.0.state.lock();
         let (group, member) = state
             .join(&subscription, Arc::clone(&notify), Instant::now())
-            .map_err(|context| SubscribeError {
-                context,
-                transient: false,
-                source: None,
-            })?;
-        Ok(Box::new(MemorySource::new(
-            Arc::clone(&self.0),
-            group,
-            member,
-            notify,
-        )))
+            .map_err(|context| SubscribeError { context, transient: false, source: None })?;
+        Ok(Box::new(MemorySource::new(Arc::clone(&self.0), group, member, notify)))
     }
 
     fn dead_letters(&self) -> Option<Arc<dyn DeadLetters>> {
@@ -175,8 +161,6 @@ impl Broker for MemoryBroker {
 
 impl fmt::Debug for MemoryBroker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryBroker")
-            .field("settings", &self.0.settings)
-            .finish_non_exhaustive()
+        f.debug_struct("MemoryBroker").field("settings", &self.0.settings).finish_non_exhaustive()
     }
 }

@@ -116,12 +116,7 @@ impl Group {
             lane_of(&message.key)
         };
         self.backlog += 1;
-        self.lane(lane).queue.push_back(Entry {
-            sequence,
-            message,
-            attempts: 0,
-            lane,
-        });
+        self.lane(lane).queue.push_back(Entry { sequence, message, attempts: 0, lane });
     }
 
     fn lane(&mut self, lane: u32) -> &mut Lane {
@@ -166,12 +161,7 @@ impl Group {
                 how(ordered)
             ));
         }
-        let member = Member {
-            notify,
-            closing: false,
-            in_flight: 0,
-            revoked: Vec::new(),
-        };
+        let member = Member { notify, closing: false, in_flight: 0, revoked: Vec::new() };
         self.members.insert(id, member);
         self.rebalance(now);
         Ok(())
@@ -187,9 +177,7 @@ impl Group {
 
     /// Whether everything that the member got is settled.
     pub(crate) fn is_done(&self, id: MemberId) -> bool {
-        self.members
-            .get(&id)
-            .is_none_or(|member| member.in_flight == 0)
+        self.members.get(&id).is_none_or(|member| member.in_flight == 0)
     }
 
     /// The member is gone; what it held comes again.
@@ -224,12 +212,8 @@ impl Group {
     /// Deals the lanes out to the members in turn. A lane that is in use goes over when its owner
     /// has settled what it holds of it, or has taken too long.
     fn rebalance(&mut self, now: Instant) {
-        let open: Vec<MemberId> = self
-            .members
-            .iter()
-            .filter(|(_, member)| !member.closing)
-            .map(|(id, _)| *id)
-            .collect();
+        let open: Vec<MemberId> =
+            self.members.iter().filter(|(_, member)| !member.closing).map(|(id, _)| *id).collect();
         for (index, lane) in self.lanes.iter_mut().enumerate() {
             let target = (!open.is_empty()).then(|| open[index % open.len()]);
             if lane.owner == target {
@@ -271,9 +255,8 @@ impl Group {
         }
         let late = |lane: &Lane| lane.leaving.is_some_and(|until| until <= now);
         if self.lanes.iter().any(late) {
-            let lanes: Vec<u32> = (0..LANES)
-                .filter(|lane| late(&self.lanes[*lane as usize]))
-                .collect();
+            let lanes: Vec<u32> =
+                (0..LANES).filter(|lane| late(&self.lanes[*lane as usize])).collect();
             self.take_back(|flight| lanes.contains(&flight.entry.lane));
             self.rebalance(now);
         }
@@ -286,17 +269,11 @@ impl Group {
             return;
         };
         held.waiting -= 1;
-        let at = held
-            .followers
-            .partition_point(|other| other.sequence < entry.sequence);
+        let at = held.followers.partition_point(|other| other.sequence < entry.sequence);
         held.followers.insert(at, entry);
         if held.waiting == 0 {
             let key = held.followers[at].message.key.clone();
-            let followers = self
-                .held
-                .remove(&key)
-                .map(|held| held.followers)
-                .unwrap_or_default();
+            let followers = self.held.remove(&key).map(|held| held.followers).unwrap_or_default();
             for entry in followers {
                 self.insert(entry);
             }
@@ -340,8 +317,7 @@ impl Group {
                 lane: entry.lane,
                 message: Arc::clone(&entry.message),
             });
-            self.in_flight
-                .insert(self.tokens, Flight { member: id, entry });
+            self.in_flight.insert(self.tokens, Flight { member: id, entry });
         }
         self.backlog -= taken.len();
         if let Some(member) = self.members.get_mut(&id) {
@@ -359,10 +335,7 @@ impl Group {
         loop {
             let entry = lane.queue.pop_front()?;
             let holds = self.ordered && !self.held.is_empty();
-            match holds
-                .then(|| self.held.get_mut(&entry.message.key))
-                .flatten()
-            {
+            match holds.then(|| self.held.get_mut(&entry.message.key)).flatten() {
                 Some(held) => {
                     let after = |other: &Entry| other.sequence < entry.sequence;
                     let at = held.followers.partition_point(after);
@@ -445,10 +418,7 @@ impl Group {
         }
         self.backlog += 1;
         if self.ordered && self.settings.capabilities.holds_keys && !entry.message.key.is_empty() {
-            self.held
-                .entry(entry.message.key.clone())
-                .or_default()
-                .waiting += 1;
+            self.held.entry(entry.message.key.clone()).or_default().waiting += 1;
         }
         self.waiting.insert((now + after, entry.sequence), entry);
     }

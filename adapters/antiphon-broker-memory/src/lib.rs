@@ -5,10 +5,10 @@
 //! every run: ordered maps, no random choice, no background task. Time is `tokio::time`, so a test
 //! that pauses it decides when anything is due.
 //!
-//! * [`state`]: topics, what they retain, delayed messages, and who gets what.
-//! * [`group`]: one group: lanes, members, what waits, what is in flight.
-//! * [`dead`]: its dead letters.
-//! * [`source`]: a member's end.
+//! * `state`: topics, what they retain, delayed messages, and who gets what.
+//! * `group`: one group: lanes, members, what waits, what is in flight.
+//! * `dead`: its dead letters.
+//! * `source`: a member's end.
 
 mod broker;
 mod dead;

@@ -21,11 +21,7 @@ struct Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        self.shared
-            .state
-            .lock()
-            .group(self.group)
-            .leave(self.member, Instant::now());
+        self.shared.state.lock().group(self.group).leave(self.member, Instant::now());
     }
 }
 
@@ -48,37 +44,18 @@ impl MemorySource {
         member: MemberId,
         notify: Arc<Notify>,
     ) -> Self {
-        let settler = Arc::new(Settler {
-            shared: Arc::clone(&shared),
-            group,
-        });
-        Self {
-            membership: Membership {
-                shared,
-                group,
-                member,
-                notify,
-            },
-            settler,
-        }
+        let settler = Arc::new(Settler { shared: Arc::clone(&shared), group });
+        Self { membership: Membership { shared, group, member, notify }, settler }
     }
 
     fn look(&self, credits: usize) -> Look {
-        let Membership {
-            shared,
-            group: id,
-            member,
-            ..
-        } = &self.membership;
+        let Membership { shared, group: id, member, .. } = &self.membership;
         let mut state = shared.state.lock();
         let revoked = state.group(*id).revoked(*member);
         if !revoked.is_empty() {
             // The lanes go over when nothing of them is in flight, which says as much as `done`.
             let (done, _) = oneshot::channel();
-            return Look::Found(Fetched::Revoked {
-                lanes: revoked,
-                done,
-            });
+            return Look::Found(Fetched::Revoked { lanes: revoked, done });
         }
         if credits == 0 {
             return Look::Nothing(None);
@@ -97,13 +74,7 @@ impl MemorySource {
         shared.room.notify_waiters();
         let deliveries = taken.into_iter().map(|taken| {
             let settle = Arc::clone(&self.settler);
-            Delivery::new(
-                taken.message,
-                taken.attempt,
-                taken.lane,
-                taken.token,
-                settle,
-            )
+            Delivery::new(taken.message, taken.attempt, taken.lane, taken.token, settle)
         });
         Look::Found(Fetched::Deliveries(deliveries.collect()))
     }
@@ -131,24 +102,10 @@ impl Source for MemorySource {
     }
 
     fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
-        let Membership {
-            shared,
-            group,
-            member,
-            ..
-        } = &self.membership;
-        shared
-            .state
-            .lock()
-            .group(*group)
-            .close(*member, Instant::now());
+        let Membership { shared, group, member, .. } = &self.membership;
+        shared.state.lock().group(*group).close(*member, Instant::now());
         Box::pin(async move {
-            let Membership {
-                shared,
-                group,
-                member,
-                notify,
-            } = &self.membership;
+            let Membership { shared, group, member, notify } = &self.membership;
             while !shared.state.lock().group(*group).is_done(*member) {
                 notify.notified().await;
             }
@@ -165,17 +122,12 @@ struct Settler {
 impl Settle for Settler {
     fn settle(&self, token: u64, settlement: Settlement) -> Settling {
         let settled = self.settle_batch(vec![(token, settlement)]);
-        settled
-            .into_iter()
-            .next()
-            .unwrap_or(Settling::Done(Settled::Stale))
+        settled.into_iter().next().unwrap_or(Settling::Done(Settled::Stale))
     }
 
     fn settle_batch(&self, batch: Vec<(u64, Settlement)>) -> Vec<Settling> {
         let (now, wall) = (Instant::now(), self.shared.clock.now());
-        let acks_only = batch
-            .iter()
-            .all(|(_, settlement)| *settlement == Settlement::Ack);
+        let acks_only = batch.iter().all(|(_, settlement)| *settlement == Settlement::Ack);
         let mut state = self.shared.state.lock();
         let group = state.group(self.group);
         let settled = batch

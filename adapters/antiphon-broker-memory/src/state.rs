@@ -19,10 +19,7 @@ pub(crate) enum Refusal {
     /// A group has no room for it now.
     Full(Box<Message>),
     /// It never will be.
-    Never {
-        topic: String,
-        kind: PublishErrorKind,
-    },
+    Never { topic: String, kind: PublishErrorKind },
 }
 
 #[derive(Default)]
@@ -83,13 +80,10 @@ impl State {
             self.topics.entry(topic.clone()).or_default();
         }
         for declared in &topology.groups {
-            let id = *self
-                .by_name
-                .entry(declared.name.clone())
-                .or_insert_with(|| {
-                    self.groups.push(Group::new(&declared.name, &self.settings));
-                    self.groups.len() - 1
-                });
+            let id = *self.by_name.entry(declared.name.clone()).or_insert_with(|| {
+                self.groups.push(Group::new(&declared.name, &self.settings));
+                self.groups.len() - 1
+            });
             for name in &declared.topics {
                 let topic = self.topics.entry(name.clone()).or_default();
                 if topic.groups.contains(&id) {
@@ -131,24 +125,15 @@ impl State {
             }
         };
         if let Some(kind) = kind {
-            return Err(Refusal::Never {
-                topic: message.topic,
-                kind,
-            });
+            return Err(Refusal::Never { topic: message.topic, kind });
         }
-        let wait = message
-            .not_before
-            .map(|due| due.since(wall))
-            .filter(|wait| !wait.is_zero());
+        let wait = message.not_before.map(|due| due.since(wall)).filter(|wait| !wait.is_zero());
         let message = Arc::new(message);
         match wait {
             Some(wait) => {
                 let sequence = self.next_sequence();
                 let due = now + wait.min(self.settings.capabilities.publish_delay_max);
-                let groups = self
-                    .topics
-                    .get(&message.topic)
-                    .map(|topic| topic.groups.clone());
+                let groups = self.topics.get(&message.topic).map(|topic| topic.groups.clone());
                 // Members that sleep must learn when to wake.
                 self.touched.extend(groups.unwrap_or_default());
                 self.delayed.insert((due, sequence), message);
@@ -204,24 +189,13 @@ impl State {
         now: Instant,
     ) -> Result<(GroupId, MemberId), String> {
         let name = &subscription.group;
-        let id = *self
-            .by_name
-            .get(name)
-            .ok_or_else(|| format!("group {name} is not declared"))?;
+        let id = *self.by_name.get(name).ok_or_else(|| format!("group {name} is not declared"))?;
         if subscription.ordered && !self.settings.capabilities.ordered {
-            return Err(format!(
-                "group {name}: this broker does not keep the order of keys"
-            ));
+            return Err(format!("group {name}: this broker does not keep the order of keys"));
         }
         let group = &mut self.groups[id];
-        if let Some(topic) = subscription
-            .topics
-            .iter()
-            .find(|name| !group.topics.contains(*name))
-        {
-            return Err(format!(
-                "group {name} is not declared to read topic {topic}"
-            ));
+        if let Some(topic) = subscription.topics.iter().find(|name| !group.topics.contains(*name)) {
+            return Err(format!("group {name} is not declared to read topic {topic}"));
         }
         let member = self.sequence + 1;
         self.sequence = member;

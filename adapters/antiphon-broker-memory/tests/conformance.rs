@@ -44,10 +44,7 @@ impl BrokerHarness for Limited {
         settings.capabilities.retry_delay_max = Duration::ZERO;
         settings.capabilities.publish_delay_max = Duration::ZERO;
         let limited = MemoryBroker::with_settings(settings, Clock::system());
-        Self {
-            limited,
-            parking: MemoryBroker::default(),
-        }
+        Self { limited, parking: MemoryBroker::default() }
     }
 
     fn broker(&self) -> AnyBroker {

@@ -62,10 +62,7 @@ impl AnyBroker {
     /// This broker.
     #[must_use]
     pub fn new(broker: impl Broker) -> Self {
-        Self {
-            broker: Arc::new(broker),
-            metrics: None,
-        }
+        Self { broker: Arc::new(broker), metrics: None }
     }
 
     /// The same broker, counting what is published through this handle.
@@ -103,9 +100,7 @@ impl AnyBroker {
         for (topic, answer) in topics.iter().zip(&answers) {
             let outcome = match answer {
                 Ok(_) => "confirmed",
-                Err(PublishError {
-                    sent: Sent::Maybe, ..
-                }) => "unknown",
+                Err(PublishError { sent: Sent::Maybe, .. }) => "unknown",
                 Err(PublishError { sent: Sent::No, .. }) => "refused",
             };
             *counts.entry((topic, outcome)).or_default() += 1;
@@ -136,8 +131,6 @@ impl AnyBroker {
 
 impl fmt::Debug for AnyBroker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("AnyBroker")
-            .field(&self.capabilities())
-            .finish()
+        f.debug_tuple("AnyBroker").field(&self.capabilities()).finish()
     }
 }

@@ -46,13 +46,7 @@ impl Messaging {
     /// On this broker, with the machine's clock.
     #[must_use]
     pub fn new(broker: AnyBroker, telemetry: Telemetry, health: Health) -> Self {
-        Self {
-            broker,
-            parking: None,
-            telemetry,
-            health,
-            clock: Clock::system(),
-        }
+        Self { broker, parking: None, telemetry, health, clock: Clock::system() }
     }
 }
 
@@ -119,8 +113,7 @@ impl Consumer {
 
     /// Handles commands of one type, from their destination.
     pub fn command<C: Command>(self, handle: impl Handle<C>) -> Self {
-        self.topic(C::DESTINATION)
-            .handler(Typed::<C, _>::new(handle))
+        self.topic(C::DESTINATION).handler(Typed::<C, _>::new(handle))
     }
 
     /// Handles whatever kinds `handler` knows. Goes with [`Self::topic`].
@@ -192,20 +185,11 @@ impl Consumer {
         let capabilities = messaging.broker.capabilities();
         let parking = messaging.parking.clone();
         if let Err(problem) = self.check(&capabilities, parking.as_ref()) {
-            return Err(ConsumerError {
-                group: self.group,
-                problem,
-            });
+            return Err(ConsumerError { group: self.group, problem });
         }
         let parked = parking.as_ref().map(|broker| {
             let rules = self.rules(&broker.capabilities(), false, None);
-            Post::new(
-                broker,
-                &self.group,
-                vec![topic_of(&self.group)],
-                Start::Earliest,
-                rules,
-            )
+            Post::new(broker, &self.group, vec![topic_of(&self.group)], Start::Earliest, rules)
         });
         let rules = self.rules(&capabilities, self.ordered, parking);
         let topics = self.topics.into_iter().collect();
@@ -237,9 +221,7 @@ impl Consumer {
             ordered,
             concurrency: self.concurrency,
             batch_max: self.batch_max,
-            credits: self
-                .credits
-                .unwrap_or(self.concurrency * self.batch_max * PREFETCH),
+            credits: self.credits.unwrap_or(self.concurrency * self.batch_max * PREFETCH),
             ladder: Ladder {
                 policy: self.retry,
                 broker_max: broker_delay_max(capabilities, ordered),
@@ -266,11 +248,9 @@ impl Consumer {
             return Err("concurrency, batch and credits must be at least 1".into());
         }
         if self.ordered && !capabilities.ordered {
-            return Err(
-                "the broker does not keep the order of keys; drop `ordered` or use \
+            return Err("the broker does not keep the order of keys; drop `ordered` or use \
                         another broker"
-                    .into(),
-            );
+                .into());
         }
         let keeps = |capabilities: &Capabilities| {
             capabilities.dead_letters
@@ -315,10 +295,7 @@ fn stack(
         }
         (None, _) => Arc::new(Router(Vec::new())),
     };
-    middleware
-        .iter()
-        .rev()
-        .fold(innermost, |inner, outer| outer.wrap(inner))
+    middleware.iter().rev().fold(innermost, |inner, outer| outer.wrap(inner))
 }
 
 impl fmt::Debug for Consumer {

@@ -17,11 +17,7 @@ pub struct Fail {
 
 impl Fail {
     fn new(retry: Retry, error: impl Into<BoxError>) -> Self {
-        Self {
-            retry,
-            code: None,
-            error: error.into(),
-        }
+        Self { retry, code: None, error: error.into() }
     }
 
     /// Try again, as the consumer's policy says.
@@ -81,14 +77,15 @@ impl Fail {
 impl<E: std::error::Error + Send + Sync + 'static> From<E> for Fail {
     fn from(error: E) -> Self {
         let error: BoxError = Box::new(error);
-        let retry = error
-            .downcast_ref::<Status>()
-            .map_or(Retry::Later, Status::retry);
-        Self {
-            retry,
-            code: None,
-            error,
-        }
+        let retry = error.downcast_ref::<Status>().map_or(Retry::Later, Status::retry);
+        Self { retry, code: None, error }
+    }
+}
+
+/// For a call that does what a handler does: the caller is told nothing, the log everything.
+impl From<Fail> for Status {
+    fn from(fail: Fail) -> Self {
+        Self::internal(fail.error)
     }
 }
 
@@ -115,9 +112,7 @@ mod tests {
         assert_eq!(plain.hint(), Retry::Later);
         let status: Fail = Status::invalid_argument("no such card").into();
         assert_eq!(status.hint(), Retry::Never);
-        let status: Fail = Status::new(Code::Internal, "x")
-            .with_retry(Retry::Outage)
-            .into();
+        let status: Fail = Status::new(Code::Internal, "x").with_retry(Retry::Outage).into();
         assert_eq!(status.hint(), Retry::Outage);
     }
 

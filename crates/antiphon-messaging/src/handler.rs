@@ -112,10 +112,7 @@ pub(crate) struct Typed<P, H> {
 
 impl<P: Payload, H: Handle<P>> Typed<P, H> {
     pub(crate) fn new(handle: H) -> Self {
-        Self {
-            handle,
-            payload: PhantomData,
-        }
+        Self { handle, payload: PhantomData }
     }
 }
 
@@ -173,22 +170,13 @@ mod tests {
             body: body.into(),
         };
         let context = Context::root();
-        Incoming {
-            message: Arc::new(message),
-            attempt: 1,
-            group: "g".into(),
-            context,
-        }
+        Incoming { message: Arc::new(message), attempt: 1, group: "g".into(), context }
     }
 
     #[tokio::test]
     async fn an_async_function_is_a_typed_handler() {
         async fn three_seconds(lasted: Lasted) -> Result<(), Fail> {
-            if lasted.seconds == 3 {
-                Ok(())
-            } else {
-                Err(Fail::permanent("not three"))
-            }
+            if lasted.seconds == 3 { Ok(()) } else { Err(Fail::permanent("not three")) }
         }
         let handler = Typed::new(three_seconds);
         assert!(handler.handles("google.protobuf.Duration"));
@@ -202,21 +190,14 @@ mod tests {
         let handler = Typed::new(async |_: Lasted| -> Result<(), Fail> { Ok(()) });
         let fail = handler.handle(&incoming(&[0xff, 0xff])).await.unwrap_err();
         assert_eq!((fail.hint(), fail.code()), (Retry::Never, Some("decode")));
-        assert!(
-            fail.describe().contains("google.protobuf.Duration"),
-            "{fail}"
-        );
+        assert!(fail.describe().contains("google.protobuf.Duration"), "{fail}");
     }
 
     #[tokio::test]
     async fn a_router_asks_the_first_handler_that_knows_the_kind() {
         let knows = |fails: bool| -> Arc<dyn Handler> {
             Arc::new(Typed::new(move |_: Lasted| async move {
-                if fails {
-                    Err(Fail::permanent("wrong one"))
-                } else {
-                    Ok(())
-                }
+                if fails { Err(Fail::permanent("wrong one")) } else { Ok(()) }
             }))
         };
         let router = Router(vec![knows(false), knows(true)]);
@@ -227,10 +208,7 @@ mod tests {
     #[test]
     fn the_idempotency_key_is_that_of_group_and_message() {
         let first = incoming(&[]);
-        let again = Incoming {
-            attempt: 2,
-            ..first.clone()
-        };
+        let again = Incoming { attempt: 2, ..first.clone() };
         assert_eq!(first.idempotency_key(), again.idempotency_key());
         assert!(first.idempotency_key().starts_with("g/07070707"));
     }

@@ -19,19 +19,8 @@ mod tests {
 
     #[test]
     fn lanes_never_change() {
-        let lanes: Vec<_> = ["", "a", "order-1", "order-2"]
-            .into_iter()
-            .map(lane_of)
-            .collect();
-        assert_eq!(
-            lanes,
-            [
-                lane_of(""),
-                lane_of("a"),
-                lane_of("order-1"),
-                lane_of("order-2")
-            ]
-        );
+        let lanes: Vec<_> = ["", "a", "order-1", "order-2"].into_iter().map(lane_of).collect();
+        assert_eq!(lanes, [lane_of(""), lane_of("a"), lane_of("order-1"), lane_of("order-2")]);
         assert!(lanes.iter().all(|lane| *lane < LANES));
     }
 
@@ -41,9 +30,6 @@ mod tests {
         for n in 0..16_000 {
             counts[lane_of(&format!("order-{n}")) as usize] += 1;
         }
-        assert!(
-            counts.iter().all(|count| (700..1_300).contains(count)),
-            "{counts:?}"
-        );
+        assert!(counts.iter().all(|count| (700..1_300).contains(count)), "{counts:?}");
     }
 }

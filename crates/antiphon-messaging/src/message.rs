@@ -68,8 +68,7 @@ impl Message {
     pub fn inject_deadline(&mut self, context: &Context, now: Timestamp) {
         if let Some(remaining) = context.remaining() {
             let at = now + remaining;
-            self.attributes
-                .insert(DEADLINE.into(), at.as_millis().to_string());
+            self.attributes.insert(DEADLINE.into(), at.as_millis().to_string());
         }
     }
 
@@ -87,10 +86,7 @@ impl Message {
     /// The sender's deadline.
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
-        self.attribute(DEADLINE)?
-            .parse()
-            .ok()
-            .map(Timestamp::from_millis)
+        self.attribute(DEADLINE)?.parse().ok().map(Timestamp::from_millis)
     }
 
     /// Makes the message due `after` this much time from `now`.

@@ -158,11 +158,7 @@ impl GroupMetrics {
             self.metrics.retries.get_or_create(&labels).clone()
         };
         KindMetrics {
-            consumed: self
-                .metrics
-                .consumed
-                .get_or_create(&[group(), kind_label()])
-                .clone(),
+            consumed: self.metrics.consumed.get_or_create(&[group(), kind_label()]).clone(),
             acked: duration("ack"),
             retried: duration("retry"),
             died: duration("dead"),

@@ -36,12 +36,7 @@ impl Redrive {
     /// Of the letters that match, 50 a second.
     pub fn new(filter: DeadFilter) -> Self {
         let per_second = NonZeroU32::MIN.saturating_add(49);
-        Self {
-            filter,
-            per_second,
-            count_max: usize::MAX,
-            dry_run: false,
-        }
+        Self { filter, per_second, count_max: usize::MAX, dry_run: false }
     }
 
     /// At most so many a second, so that the group is not overrun.

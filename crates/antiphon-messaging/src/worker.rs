@@ -45,22 +45,11 @@ impl Post {
         rules: Rules,
     ) -> Self {
         let ordered = rules.ordered;
-        let declared = Group {
-            name: group.to_owned(),
-            topics: topics.clone(),
-            start,
-        };
+        let declared = Group { name: group.to_owned(), topics: topics.clone(), start };
         Self {
             broker: broker.clone(),
-            topology: Topology {
-                topics: topics.clone(),
-                groups: vec![declared],
-            },
-            subscription: Subscription {
-                group: group.to_owned(),
-                topics,
-                ordered,
-            },
+            topology: Topology { topics: topics.clone(), groups: vec![declared] },
+            subscription: Subscription { group: group.to_owned(), topics, ordered },
             rules,
         }
     }
@@ -147,8 +136,6 @@ impl Component for Worker {
 
 impl fmt::Debug for Worker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Worker")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        f.debug_struct("Worker").field("name", &self.name).finish_non_exhaustive()
     }
 }

@@ -24,10 +24,7 @@ pub(crate) struct AwayKeys {
 
 impl AwayKeys {
     pub(crate) fn new() -> Self {
-        Self {
-            until: KeyMap::default(),
-            sweep_at: SWEEP_AT,
-        }
+        Self { until: KeyMap::default(), sweep_at: SWEEP_AT }
     }
 
     /// Notes that the key of this message is held until `after` from `now`.

@@ -136,10 +136,7 @@ impl Driver {
                 Turn::Fetched(Fetched::Revoked { lanes, done }) => self.revoke(lanes, done),
                 Turn::Fetched(Fetched::Lost(reason)) => {
                     self.metrics.lost.inc();
-                    return End::Lost {
-                        reason,
-                        worked: self.worked,
-                    };
+                    return End::Lost { reason, worked: self.worked };
                 }
                 Turn::MoreCredits => {}
                 Turn::Drain => {
@@ -215,9 +212,7 @@ impl Driver {
             *self.lanes.entry(delivery.lane).or_default() += 1;
             parking::unwrap(&mut delivery);
             let message = &delivery.message;
-            let kind = self
-                .kinds
-                .get(&message.kind, &*self.pipeline.handler, &self.metrics);
+            let kind = self.kinds.get(&message.kind, &*self.pipeline.handler, &self.metrics);
             kind.metrics.consumed.inc();
             if self.away.holds(message, now) {
                 self.settlements.push((delivery, Settlement::Release));
@@ -248,9 +243,7 @@ impl Driver {
         }
         self.metrics.in_flight.set(count(self.held));
         self.metrics.credits.set(count(self.credits()));
-        self.metrics
-            .parked
-            .set(count(self.waiting.len() + self.away.len()));
+        self.metrics.parked.set(count(self.waiting.len() + self.away.len()));
     }
 
     /// Takes out of a batch what nobody waits for any more.
@@ -264,14 +257,7 @@ impl Driver {
             if deadline(&held).is_some_and(|deadline| deadline <= now) {
                 let error = "the sender's deadline had passed".to_owned();
                 let attempts = held.tries.attempt() - 1;
-                self.bury(
-                    held,
-                    DeadReason {
-                        code: "expired",
-                        error,
-                        attempts,
-                    },
-                );
+                self.bury(held, DeadReason { code: "expired", error, attempts });
             } else {
                 batch.push(held);
             }
@@ -298,10 +284,7 @@ impl Driver {
         held.tries = held.tries.failed(fail.hint());
         let elapsed = held.since.map_or(Duration::ZERO, |since| now - since);
         let jitter = fastrand::f64();
-        let verdict = self
-            .rules
-            .ladder
-            .decide(held.tries, fail, elapsed, self.draining, jitter);
+        let verdict = self.rules.ladder.decide(held.tries, fail, elapsed, self.draining, jitter);
         let message = &held.delivery.message;
         tracing::warn!(
             group = &*self.pipeline.group,
@@ -349,8 +332,7 @@ impl Driver {
         }
         let followers = self.executor.give_up(&held.delivery.message);
         let attempts = held.tries.counted;
-        self.settlements
-            .push((held.delivery, Settlement::Retry { after, attempts }));
+        self.settlements.push((held.delivery, Settlement::Retry { after, attempts }));
         self.release(followers);
     }
 
@@ -365,10 +347,7 @@ impl Driver {
             // Attempts that were made here are lost otherwise.
             let settlement = match held.tries.counted {
                 0 => Settlement::Release,
-                attempts => Settlement::Retry {
-                    after: Duration::ZERO,
-                    attempts,
-                },
+                attempts => Settlement::Retry { after: Duration::ZERO, attempts },
             };
             self.settlements.push((held.delivery, settlement));
         }
@@ -378,8 +357,7 @@ impl Driver {
         self.metrics.dead(&held.kind.label, reason.code);
         if self.rules.buries {
             self.executor.free(&held.delivery.message);
-            self.settlements
-                .push((held.delivery, Settlement::Dead(reason)));
+            self.settlements.push((held.delivery, Settlement::Dead(reason)));
         } else {
             self.park(held, Parked::Dead(reason));
         }
@@ -393,9 +371,7 @@ impl Driver {
             self.release([held]);
             return;
         };
-        let Held {
-            delivery, tries, ..
-        } = held;
+        let Held { delivery, tries, .. } = held;
         let group = Arc::clone(&self.pipeline.group);
         let now = self.pipeline.clock.now();
         self.settling.push(Box::pin(async move {
@@ -408,11 +384,7 @@ impl Driver {
                 Parked::Dead(reason) => parking::bury(&broker, message, &group, &reason).await,
             };
             let lane = delivery.lane;
-            let settlement = if kept {
-                Settlement::Ack
-            } else {
-                Settlement::Release
-            };
+            let settlement = if kept { Settlement::Ack } else { Settlement::Release };
             (lane, delivery.settle(settlement).outcome().await)
         }));
     }
@@ -428,8 +400,7 @@ impl Driver {
             match settling {
                 Settling::Done(settled) => self.settled(lane, settled),
                 Settling::Wait(answer) => {
-                    self.settling
-                        .push(Box::pin(answer.map(move |settled| (lane, settled))));
+                    self.settling.push(Box::pin(answer.map(move |settled| (lane, settled))));
                 }
             }
         }
@@ -447,8 +418,7 @@ impl Driver {
         if *count == 0 && !self.revoking.is_empty() {
             let lanes = &self.lanes;
             let held = |lane: &u32| lanes.get(lane).is_some_and(|count| *count > 0);
-            self.revoking
-                .retain(|revoking| revoking.lanes.iter().any(held));
+            self.revoking.retain(|revoking| revoking.lanes.iter().any(held));
         }
     }
 
@@ -478,11 +448,8 @@ impl Driver {
     /// Gives back what has not started, or waits for another try.
     fn give_back(&mut self, which: impl Fn(&Held) -> bool) {
         let queued = self.executor.take(&which);
-        let waiting: Vec<Held> = self
-            .waiting
-            .extract_if(.., |_, held| which(held))
-            .map(|(_, held)| held)
-            .collect();
+        let waiting: Vec<Held> =
+            self.waiting.extract_if(.., |_, held| which(held)).map(|(_, held)| held).collect();
         for held in &waiting {
             self.executor.free(held.message());
         }
@@ -510,11 +477,7 @@ impl Driver {
         };
         if cut {
             let count = self.running.len();
-            tracing::warn!(
-                group = &*self.pipeline.group,
-                count,
-                "handlers cut off by the end"
-            );
+            tracing::warn!(group = &*self.pipeline.group, count, "handlers cut off by the end");
             self.running.clear();
             let _ = tokio::time::timeout(LEAVE_WITHIN, leave).await;
         }

@@ -59,21 +59,11 @@ pub(crate) struct Executor<T> {
 
 impl<T: Item> Executor<T> {
     pub(crate) fn new(ordered: bool, concurrency: usize) -> Self {
-        Self {
-            ordered,
-            concurrency,
-            running: 0,
-            ready: VecDeque::new(),
-            busy: KeyMap::default(),
-        }
+        Self { ordered, concurrency, running: 0, ready: VecDeque::new(), busy: KeyMap::default() }
     }
 
     fn key(&self, item: &T) -> Option<Key> {
-        if self.ordered {
-            Key::of(item.message())
-        } else {
-            None
-        }
+        if self.ordered { Key::of(item.message()) } else { None }
     }
 
     /// Takes in an item that has arrived.
@@ -251,11 +241,7 @@ mod tests {
         executor.push(item("a", 4));
         executor.push(item("b", 5));
         executor.ended();
-        assert_eq!(
-            numbers(executor.start(8).unwrap()),
-            [5],
-            "a's head is not settled"
-        );
+        assert_eq!(numbers(executor.start(8).unwrap()), [5], "a's head is not settled");
         executor.ended();
         executor.free(&head.0);
         assert_eq!(numbers(executor.start(8).unwrap()), [4]);

@@ -29,12 +29,7 @@ pub(crate) struct Held {
 impl Held {
     pub(crate) fn new(delivery: Delivery, kind: Arc<Kind>) -> Self {
         let tries = Tries::arriving(delivery.attempt);
-        Self {
-            delivery,
-            kind,
-            tries,
-            since: None,
-        }
+        Self { delivery, kind, tries, since: None }
     }
 }
 

@@ -34,10 +34,7 @@ pub(crate) struct Tries {
 impl Tries {
     /// Those of a delivery that arrives as this attempt.
     pub(crate) fn arriving(attempt: u32) -> Self {
-        Self {
-            before: attempt.saturating_sub(1),
-            ..Self::default()
-        }
+        Self { before: attempt.saturating_sub(1), ..Self::default() }
     }
 
     /// The number of the attempt that comes next or is being made, from 1.
@@ -48,16 +45,9 @@ impl Tries {
     /// With the outcome of one more try.
     pub(crate) fn failed(self, hint: Retry) -> Self {
         if hint == Retry::Outage {
-            Self {
-                outages: self.outages.saturating_add(1),
-                ..self
-            }
+            Self { outages: self.outages.saturating_add(1), ..self }
         } else {
-            Self {
-                counted: self.counted.saturating_add(1),
-                outages: 0,
-                ..self
-            }
+            Self { counted: self.counted.saturating_add(1), outages: 0, ..self }
         }
     }
 }
@@ -101,11 +91,7 @@ impl Ladder {
     ) -> Verdict {
         let hint = fail.hint();
         let made = tries.before.saturating_add(tries.counted);
-        let attempt = if hint == Retry::Outage {
-            tries.outages
-        } else {
-            made
-        };
+        let attempt = if hint == Retry::Outage { tries.outages } else { made };
         let wait = match self.policy.decide(attempt, hint, jitter) {
             Decision::GiveUp => return Verdict::Dead(reason(hint, fail, made)),
             Decision::RetryAfter(wait) => wait,
@@ -127,23 +113,13 @@ impl Ladder {
 }
 
 fn reason(hint: Retry, fail: &Fail, attempts: u32) -> DeadReason {
-    let usual = if hint == Retry::Never {
-        "permanent"
-    } else {
-        "attempts"
-    };
+    let usual = if hint == Retry::Never { "permanent" } else { "attempts" };
     let mut error = fail.describe();
     if error.len() > ERROR_BYTES_MAX {
-        let end = (0..=ERROR_BYTES_MAX)
-            .rev()
-            .find(|at| error.is_char_boundary(*at));
+        let end = (0..=ERROR_BYTES_MAX).rev().find(|at| error.is_char_boundary(*at));
         error.truncate(end.unwrap_or(0));
     }
-    DeadReason {
-        code: fail.code().unwrap_or(usual),
-        error,
-        attempts,
-    }
+    DeadReason { code: fail.code().unwrap_or(usual), error, attempts }
 }
 
 #[cfg(test)]
@@ -155,19 +131,11 @@ mod tests {
 
     fn ladder(broker_max: Duration, parking: bool) -> Ladder {
         let policy = RetryPolicy::exponential(100 * MS, 30_000 * MS).attempts(6);
-        Ladder {
-            policy,
-            broker_max,
-            parking,
-        }
+        Ladder { policy, broker_max, parking }
     }
 
     fn after(attempts: u32) -> Tries {
-        Tries {
-            before: 0,
-            counted: attempts,
-            outages: 0,
-        }
+        Tries { before: 0, counted: attempts, outages: 0 }
     }
 
     #[test]
@@ -179,9 +147,7 @@ mod tests {
         assert_eq!(verdict(2, 100 * MS), Verdict::Here(200 * MS));
         assert_eq!(verdict(3, 300 * MS), Verdict::Broker(400 * MS));
         assert_eq!(verdict(2, 1_900 * MS), Verdict::Broker(200 * MS));
-        let Verdict::Dead(reason) = verdict(6, Duration::ZERO) else {
-            panic!("not dead")
-        };
+        let Verdict::Dead(reason) = verdict(6, Duration::ZERO) else { panic!("not dead") };
         assert_eq!((reason.code, reason.attempts), ("attempts", 6));
     }
 
@@ -193,14 +159,8 @@ mod tests {
         };
         assert_eq!(decide(ladder(DAY, true), false), Verdict::Broker(DAY));
         assert_eq!(decide(ladder(30_000 * MS, true), false), Verdict::Park(DAY));
-        assert_eq!(
-            decide(ladder(Duration::ZERO, false), false),
-            Verdict::Here(DAY)
-        );
-        assert_eq!(
-            decide(ladder(Duration::ZERO, false), true),
-            Verdict::Release
-        );
+        assert_eq!(decide(ladder(Duration::ZERO, false), false), Verdict::Here(DAY));
+        assert_eq!(decide(ladder(Duration::ZERO, false), true), Verdict::Release);
     }
 
     #[test]
@@ -226,9 +186,7 @@ mod tests {
     fn a_permanent_failure_is_dead_at_once_under_its_own_code() {
         let fail = Fail::permanent("ü".repeat(3_000)).with_code("decode");
         let verdict = ladder(DAY, true).decide(after(1), &fail, Duration::ZERO, false, 1.0);
-        let Verdict::Dead(reason) = verdict else {
-            panic!("not dead")
-        };
+        let Verdict::Dead(reason) = verdict else { panic!("not dead") };
         assert_eq!(reason.code, "decode");
         assert_eq!(reason.error.len(), ERROR_BYTES_MAX);
     }

@@ -25,9 +25,7 @@ fn wrap(message: &Message, group: &str, attempts: u32) -> Message {
     let mut wrapped = message.clone();
     let topic = std::mem::replace(&mut wrapped.topic, topic_of(group));
     wrapped.attributes.insert(TOPIC.to_owned(), topic);
-    wrapped
-        .attributes
-        .insert(ATTEMPTS.to_owned(), attempts.to_string());
+    wrapped.attributes.insert(ATTEMPTS.to_owned(), attempts.to_string());
     wrapped
 }
 

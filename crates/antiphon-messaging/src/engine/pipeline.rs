@@ -58,11 +58,7 @@ impl Pipeline {
                     span.fail(&Status::new(Code::Unknown, fail.describe()));
                 }
             }
-            Ran {
-                batch,
-                outcomes,
-                took: begun.elapsed(),
-            }
+            Ran { batch, outcomes, took: begun.elapsed() }
         })
     }
 
@@ -83,23 +79,15 @@ impl Pipeline {
             return (context, None);
         }
         let sender = context.trace().clone();
-        let links = if decided {
-            std::slice::from_ref(&sender)
-        } else {
-            &[]
-        };
+        let links = if decided { std::slice::from_ref(&sender) } else { &[] };
         let (context, mut span) =
-            self.telemetry
-                .span(SpanKind::Consumer, &held.kind.span, &context, links);
+            self.telemetry.span(SpanKind::Consumer, &held.kind.span, &context, links);
         if span.is_recording() {
             span.set("messaging.operation.name", "process");
             span.set("messaging.destination.name", message.topic.as_str());
             span.set("messaging.consumer.group.name", &*self.group);
             span.set("messaging.message.id", message.id.to_string());
-            span.set(
-                "messaging.antiphon.attempt",
-                held.tries.attempt().to_string(),
-            );
+            span.set("messaging.antiphon.attempt", held.tries.attempt().to_string());
         }
         (context, Some(span))
     }
@@ -124,19 +112,12 @@ impl Pipeline {
         let failed = match ended {
             Ok(Ok(outcomes)) if outcomes.len() == incoming.len() => return outcomes,
             Ok(Ok(outcomes)) => {
-                format!(
-                    "the handler gave {} outcomes for {}",
-                    outcomes.len(),
-                    incoming.len()
-                )
+                format!("the handler gave {} outcomes for {}", outcomes.len(), incoming.len())
             }
             Ok(Err(panic)) => format!("the handler panicked: {}", panic_text(&*panic)),
             Err(_) => format!("the handler took longer than {:?}", self.timeout),
         };
-        incoming
-            .iter()
-            .map(|_| Err(Fail::retry(failed.clone())))
-            .collect()
+        incoming.iter().map(|_| Err(Fail::retry(failed.clone()))).collect()
     }
 }
 

@@ -137,10 +137,7 @@ impl PublishError {
     /// Whether this very message will never be taken.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
-        matches!(
-            self.kind,
-            PublishErrorKind::TooLarge | PublishErrorKind::Rejected
-        )
+        matches!(self.kind, PublishErrorKind::TooLarge | PublishErrorKind::Rejected)
     }
 }
 

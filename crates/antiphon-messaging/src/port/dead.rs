@@ -67,10 +67,7 @@ impl DeadFilter {
     /// Those of `group`.
     #[must_use]
     pub fn group(group: impl Into<String>) -> Self {
-        Self {
-            group: Some(group.into()),
-            ..Self::default()
-        }
+        Self { group: Some(group.into()), ..Self::default() }
     }
 
     /// Whether `letter` is meant.
@@ -84,9 +81,7 @@ impl DeadFilter {
             && is(&self.kind, &letter.message.kind)
             && is(&self.key, &letter.message.key)
             && is(&self.code, last.map_or("", |dead| &dead.code))
-            && self
-                .since
-                .is_none_or(|since| last.is_some_and(|dead| dead.at >= since))
+            && self.since.is_none_or(|since| last.is_some_and(|dead| dead.at >= since))
     }
 }
 

@@ -85,10 +85,7 @@ pub trait Settle: Send + Sync + 'static {
     /// Settles several at once, with an answer for each in the order of the input. One by one
     /// unless the adapter can do better.
     fn settle_batch(&self, batch: Vec<(u64, Settlement)>) -> Vec<Settling> {
-        batch
-            .into_iter()
-            .map(|(token, settlement)| self.settle(token, settlement))
-            .collect()
+        batch.into_iter().map(|(token, settlement)| self.settle(token, settlement)).collect()
     }
 }
 
@@ -114,13 +111,7 @@ impl Delivery {
         token: u64,
         settle: Arc<dyn Settle>,
     ) -> Self {
-        Self {
-            message: message.into(),
-            attempt,
-            lane,
-            token,
-            settle: Some(settle),
-        }
+        Self { message: message.into(), attempt, lane, token, settle: Some(settle) }
     }
 
     /// Ends the delivery.

@@ -53,11 +53,7 @@ async fn short_retries_are_made_here_and_the_broker_is_told_how_many() {
         panic!("{settled:?}")
     };
     assert!(*after >= Duration::from_millis(200), "{after:?}");
-    assert!(
-        (150..=320).contains(&begun.elapsed().as_millis()),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert!((150..=320).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
     running.drain().await;
 }
 
@@ -68,25 +64,17 @@ async fn an_outage_is_not_counted_and_a_long_wait_goes_to_the_broker_at_once() {
     let count = Arc::clone(&tries);
     let running = run(
         &script,
-        group().handler(failing(move || {
-            match count.fetch_add(1, Ordering::SeqCst) {
-                0..3 => Fail::defer("database away"),
-                _ => Fail::retry_after(60 * SECOND, "later"),
-            }
+        group().handler(failing(move || match count.fetch_add(1, Ordering::SeqCst) {
+            0..3 => Fail::defer("database away"),
+            _ => Fail::retry_after(60 * SECOND, "later"),
         })),
     );
     script.deliver(&[(1, "k")]).await;
     let settled = script.settled(1).await;
-    assert!(
-        matches!(settled[..], [(1, Settlement::Retry { attempts: 0, .. })]),
-        "{settled:?}"
-    );
+    assert!(matches!(settled[..], [(1, Settlement::Retry { attempts: 0, .. })]), "{settled:?}");
     script.deliver(&[(2, "k")]).await;
     let settled = script.settled(1).await;
-    let retry = Settlement::Retry {
-        after: 60 * SECOND,
-        attempts: 1,
-    };
+    let retry = Settlement::Retry { after: 60 * SECOND, attempts: 1 };
     assert_eq!(settled, [(2, retry)]);
     running.drain().await;
 }
@@ -101,36 +89,17 @@ async fn what_follows_a_waiting_message_goes_back_also_when_it_comes_late() {
         }
     });
     let running = run(&script, group().handler(handler).ordered());
-    script
-        .deliver(&[(1, "bad"), (2, "bad"), (3, "good"), (4, "bad")])
-        .await;
+    script.deliver(&[(1, "bad"), (2, "bad"), (3, "good"), (4, "bad")]).await;
     let settled = script.settled(4).await;
-    let bad: Vec<_> = settled
-        .iter()
-        .filter(|(token, _)| *token != 3)
-        .cloned()
-        .collect();
-    let retry = Settlement::Retry {
-        after: 60 * SECOND,
-        attempts: 1,
-    };
-    assert_eq!(
-        bad,
-        [
-            (1, retry),
-            (2, Settlement::Release),
-            (4, Settlement::Release)
-        ]
-    );
+    let bad: Vec<_> = settled.iter().filter(|(token, _)| *token != 3).cloned().collect();
+    let retry = Settlement::Retry { after: 60 * SECOND, attempts: 1 };
+    assert_eq!(bad, [(1, retry), (2, Settlement::Release), (4, Settlement::Release)]);
     assert!(settled.contains(&(3, Settlement::Ack)));
     script.deliver(&[(5, "bad")]).await;
     assert_eq!(script.settled(1).await, [(5, Settlement::Release)]);
     tokio::time::sleep(60 * SECOND).await;
     script.deliver(&[(6, "bad")]).await;
-    assert!(matches!(
-        script.settled(1).await[..],
-        [(6, Settlement::Retry { .. })]
-    ));
+    assert!(matches!(script.settled(1).await[..], [(6, Settlement::Retry { .. })]));
     running.drain().await;
 }
 
@@ -145,20 +114,12 @@ async fn a_panic_and_a_time_out_are_failures_like_others() {
         }
     });
     let policy = RetryPolicy::none();
-    let running = run(
-        &script,
-        group().handler(handler).retry(policy).timeout(2 * SECOND),
-    );
-    script
-        .deliver(&[(1, "panics"), (2, "hangs"), (3, "fine")])
-        .await;
+    let running = run(&script, group().handler(handler).retry(policy).timeout(2 * SECOND));
+    script.deliver(&[(1, "panics"), (2, "hangs"), (3, "fine")]).await;
     let mut settled = script.settled(3).await;
     settled.sort_by_key(|(token, _)| *token);
-    let [
-        (_, Settlement::Dead(panicked)),
-        (_, Settlement::Dead(hung)),
-        (_, Settlement::Ack),
-    ] = &settled[..]
+    let [(_, Settlement::Dead(panicked)), (_, Settlement::Dead(hung)), (_, Settlement::Ack)] =
+        &settled[..]
     else {
         panic!("{settled:?}")
     };
@@ -181,13 +142,9 @@ async fn an_expired_command_is_dead_without_being_tried() {
     let mut late = message("k");
     let wall = Clock::system().now();
     late.inject_deadline(&Context::root().with_deadline(Instant::now()), wall);
-    script
-        .feed(Fetched::Deliveries(vec![script.delivery(1, late, 3, 0)]))
-        .await;
+    script.feed(Fetched::Deliveries(vec![script.delivery(1, late, 3, 0)])).await;
     let settled = script.settled(1).await;
-    let [(1, Settlement::Dead(reason))] = &settled[..] else {
-        panic!("{settled:?}")
-    };
+    let [(1, Settlement::Dead(reason))] = &settled[..] else { panic!("{settled:?}") };
     assert_eq!((reason.code, reason.attempts), ("expired", 2));
     assert!(!tried.load(Ordering::SeqCst));
     running.drain().await;
@@ -196,15 +153,10 @@ async fn an_expired_command_is_dead_without_being_tried() {
 #[tokio::test(start_paused = true)]
 async fn an_unknown_kind_is_acknowledged_without_the_handler() {
     let script = Script::new(able());
-    let running = run(
-        &script,
-        group().handler(failing(|| Fail::permanent("must not run"))),
-    );
+    let running = run(&script, group().handler(failing(|| Fail::permanent("must not run"))));
     let mut other = message("k");
     other.kind = "test.v2.Unheard".into();
-    script
-        .feed(Fetched::Deliveries(vec![script.delivery(1, other, 1, 0)]))
-        .await;
+    script.feed(Fetched::Deliveries(vec![script.delivery(1, other, 1, 0)])).await;
     assert_eq!(script.settled(1).await, [(1, Settlement::Ack)]);
     running.drain().await;
 }
@@ -221,11 +173,7 @@ async fn a_lost_source_cancels_what_runs_and_is_joined_anew() {
     script.feed(Fetched::Lost("connection reset".into())).await;
     settle().await;
     let released = script.settled(2).await;
-    assert!(
-        released
-            .iter()
-            .all(|(_, settlement)| *settlement == Settlement::Release)
-    );
+    assert!(released.iter().all(|(_, settlement)| *settlement == Settlement::Release));
     assert!(!running.health.is_ready());
     script.subscribed().await;
     settle().await;
@@ -241,11 +189,8 @@ async fn a_lost_source_cancels_what_runs_and_is_joined_anew() {
 async fn a_refusal_for_good_ends_the_consumer_with_its_reason() {
     let script = Script::new(able());
     script.refuse_next(false);
-    let Running {
-        task,
-        shutdown: _shutdown,
-        ..
-    } = run(&script, group().handler(failing(|| Fail::retry("never"))));
+    let Running { task, shutdown: _shutdown, .. } =
+        run(&script, group().handler(failing(|| Fail::retry("never"))));
     let error = task.await.unwrap().unwrap_err();
     assert_eq!(error.to_string(), "the broker says no");
 }
@@ -254,42 +199,19 @@ async fn a_refusal_for_good_ends_the_consumer_with_its_reason() {
 async fn revoked_lanes_are_given_back_when_their_handlers_have_ended() {
     let script = Script::new(able());
     let (gate, _) = watch::channel(false);
-    let running = run(
-        &script,
-        group().handler(gated(&gate)).ordered().concurrency(2),
-    );
-    let deliveries = [
-        (1, "a", 3),
-        (2, "a", 3),
-        (3, "b", 4),
-        (4, "c", 3),
-        (5, "d", 4),
-    ]
-    .into_iter()
-    .map(|(token, key, lane)| script.delivery(token, message(key), 1, lane));
+    let running = run(&script, group().handler(gated(&gate)).ordered().concurrency(2));
+    let deliveries = [(1, "a", 3), (2, "a", 3), (3, "b", 4), (4, "c", 3), (5, "d", 4)]
+        .into_iter()
+        .map(|(token, key, lane)| script.delivery(token, message(key), 1, lane));
     script.feed(Fetched::Deliveries(deliveries.collect())).await;
     settle().await;
     let (done, mut given_back) = oneshot::channel();
-    script
-        .feed(Fetched::Revoked {
-            lanes: vec![3, 9],
-            done,
-        })
-        .await;
+    script.feed(Fetched::Revoked { lanes: vec![3, 9], done }).await;
     let released = script.settled(2).await;
-    assert_eq!(
-        released,
-        [(4, Settlement::Release), (2, Settlement::Release)]
-    );
-    assert!(
-        timeout(SECOND, &mut given_back).await.is_err(),
-        "a handler of lane 3 still runs"
-    );
+    assert_eq!(released, [(4, Settlement::Release), (2, Settlement::Release)]);
+    assert!(timeout(SECOND, &mut given_back).await.is_err(), "a handler of lane 3 still runs");
     gate.send_replace(true);
-    assert!(
-        timeout(SECOND, given_back).await.unwrap().is_err(),
-        "the sender is dropped"
-    );
+    assert!(timeout(SECOND, given_back).await.unwrap().is_err(), "the sender is dropped");
     let mut acked = script.settled(3).await;
     acked.sort_by_key(|(token, _)| *token);
     let acked: Vec<u64> = acked.into_iter().map(|(token, _)| token).collect();
@@ -316,10 +238,7 @@ async fn a_cut_releases_what_still_runs() {
 async fn credits_are_never_exceeded_and_come_back() {
     let script = Script::new(able());
     let (gate, _) = watch::channel(false);
-    let running = run(
-        &script,
-        group().handler(gated(&gate)).concurrency(2).credits(4),
-    );
+    let running = run(&script, group().handler(gated(&gate)).concurrency(2).credits(4));
     script.deliver(&[(1, "a"), (2, "b"), (3, "c")]).await;
     script.deliver(&[(4, "d")]).await;
     settle().await;
@@ -348,9 +267,7 @@ impl Handler for Batches {
 
     fn handle_batch<'a>(&'a self, batch: &'a [Incoming]) -> BoxFuture<'a, Vec<Result<(), Fail>>> {
         Box::pin(async {
-            self.0
-                .lock()
-                .push(batch.iter().map(|one| one.message.key.clone()).collect());
+            self.0.lock().push(batch.iter().map(|one| one.message.key.clone()).collect());
             let outcome = |one: &Incoming| match one.message.key.as_str() {
                 "bad" => Err(Fail::permanent("bad")),
                 _ => Ok(()),
@@ -365,13 +282,8 @@ async fn batches_have_different_keys_and_each_message_its_own_outcome() {
     let script = Script::new(able());
     let seen = Arc::new(Mutex::new(Vec::new()));
     let handler = Batches(Arc::clone(&seen));
-    let running = run(
-        &script,
-        group().handler(handler).ordered().batch(3).concurrency(1),
-    );
-    script
-        .deliver(&[(1, "a"), (2, "a"), (3, "bad"), (4, "b"), (5, "c")])
-        .await;
+    let running = run(&script, group().handler(handler).ordered().batch(3).concurrency(1));
+    script.deliver(&[(1, "a"), (2, "a"), (3, "bad"), (4, "b"), (5, "c")]).await;
     let mut settled = script.settled(5).await;
     settled.sort_by_key(|(token, _)| *token);
     let dead: Vec<u64> = settled
@@ -386,11 +298,7 @@ async fn batches_have_different_keys_and_each_message_its_own_outcome() {
 
 #[tokio::test(start_paused = true)]
 async fn middleware_stands_in_the_order_in_which_it_was_added() {
-    struct Named(
-        &'static str,
-        Arc<dyn Handler>,
-        Arc<Mutex<Vec<&'static str>>>,
-    );
+    struct Named(&'static str, Arc<dyn Handler>, Arc<Mutex<Vec<&'static str>>>);
     impl Handler for Named {
         fn handles(&self, kind: &str) -> bool {
             self.1.handles(kind)
@@ -407,10 +315,7 @@ async fn middleware_stands_in_the_order_in_which_it_was_added() {
         move |inner| -> Arc<dyn Handler> { Arc::new(Named(name, inner, Arc::clone(&passed))) }
     };
     let handler = With(|_| std::future::ready(Ok(())));
-    let consumer = group()
-        .middleware(named("outer"))
-        .middleware(named("inner"))
-        .handler(handler);
+    let consumer = group().middleware(named("outer")).middleware(named("inner")).handler(handler);
     let running = run(&script, consumer);
     script.deliver(&[(1, "k")]).await;
     script.settled(1).await;
@@ -435,9 +340,7 @@ async fn the_senders_context_is_current_in_the_handler() {
     let mut sent = message("k");
     sent.inject(&sender);
     let id = sent.id.to_string();
-    script
-        .feed(Fetched::Deliveries(vec![script.delivery(1, sent, 1, 0)]))
-        .await;
+    script.feed(Fetched::Deliveries(vec![script.delivery(1, sent, 1, 0)])).await;
     script.settled(1).await;
     let context = seen.lock().take().unwrap();
     assert_eq!(context.trace().trace_id, sender.trace().trace_id);

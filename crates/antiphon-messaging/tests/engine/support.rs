@@ -80,30 +80,19 @@ impl Script {
         attempt: u32,
         lane: u32,
     ) -> Delivery {
-        Delivery::new(
-            message,
-            attempt,
-            lane,
-            token,
-            Arc::clone(&self.0.settled) as Arc<dyn Settle>,
-        )
+        Delivery::new(message, attempt, lane, token, Arc::clone(&self.0.settled) as Arc<dyn Settle>)
     }
 
     pub(crate) async fn feed(&self, fetched: Fetched) {
         self.subscribed().await;
         let feeding = self.0.feeding.lock();
-        assert!(
-            feeding.as_ref().expect("subscribed").send(fetched).is_ok(),
-            "nobody fetches"
-        );
+        assert!(feeding.as_ref().expect("subscribed").send(fetched).is_ok(), "nobody fetches");
     }
 
     /// Feeds first attempts with these tokens and keys, in lane 0.
     pub(crate) async fn deliver(&self, messages: &[(u64, &str)]) {
-        let deliveries = messages
-            .iter()
-            .map(|(token, key)| self.delivery(*token, message(key), 1, 0))
-            .collect();
+        let deliveries =
+            messages.iter().map(|(token, key)| self.delivery(*token, message(key), 1, 0)).collect();
         self.feed(Fetched::Deliveries(deliveries)).await;
     }
 
@@ -125,11 +114,7 @@ impl Script {
             }
         };
         let within = tokio::time::timeout(Duration::from_secs(600), wait).await;
-        assert!(
-            within.is_ok(),
-            "only these were settled: {:?}",
-            self.0.settled.list.lock()
-        );
+        assert!(within.is_ok(), "only these were settled: {:?}", self.0.settled.list.lock());
         std::mem::take(&mut self.0.settled.list.lock())
     }
 
@@ -143,11 +128,7 @@ impl Script {
 
     pub(crate) fn refuse_next(&self, transient: bool) {
         let context = "the broker says no".to_owned();
-        *self.0.refusal.lock() = Some(SubscribeError {
-            context,
-            transient,
-            source: None,
-        });
+        *self.0.refusal.lock() = Some(SubscribeError { context, transient, source: None });
     }
 }
 
@@ -169,10 +150,7 @@ impl Broker for Script {
         *self.0.feeding.lock() = Some(feed);
         self.0.subscriptions.fetch_add(1, Ordering::SeqCst);
         self.0.subscribed.notify_one();
-        Ok(Box::new(Scripted {
-            script: self.clone(),
-            fed,
-        }))
+        Ok(Box::new(Scripted { script: self.clone(), fed }))
     }
 }
 
@@ -185,11 +163,7 @@ impl Source for Scripted {
     fn fetch(&mut self, credits: usize) -> BoxFuture<'_, Fetched> {
         self.script.0.credits.lock().push(credits);
         Box::pin(async {
-            let fetched = self
-                .fed
-                .recv()
-                .await
-                .unwrap_or(Fetched::Lost("fed up".into()));
+            let fetched = self.fed.recv().await.unwrap_or(Fetched::Lost("fed up".into()));
             if matches!(fetched, Fetched::Lost(_)) {
                 *self.script.0.feeding.lock() = None;
             }
@@ -254,9 +228,5 @@ pub(crate) fn run(script: &Script, consumer: Consumer) -> Running {
     let messaging = Messaging::new(broker, Telemetry::new(), health.clone());
     let worker = consumer.topic("test").build(&messaging).expect("it fits");
     let (shutdown, drains) = ShutdownHandle::new();
-    Running {
-        shutdown,
-        task: tokio::spawn(worker.run(drains)),
-        health,
-    }
+    Running { shutdown, task: tokio::spawn(worker.run(drains)), health }
 }
