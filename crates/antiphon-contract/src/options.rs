@@ -141,6 +141,11 @@ impl Options {
         let Some(options) = options else {
             return Ok(Self(Value::Null));
         };
+        // Custom options extend a message of `google/protobuf/descriptor.proto`: where nobody imports
+        // that file, there are none.
+        if pool.message_by_name(O::FULL_NAME).is_none() {
+            return Ok(Self(Value::Null));
+        }
         let Some(dynamic) = DynamicMessage::from_options(Arc::clone(pool), options) else {
             return Err(format!("{} do not decode", O::FULL_NAME));
         };
