@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use antiphon_config::{Settings, Sources};
 use antiphon_core::{Component, Health};
@@ -23,6 +24,9 @@ use crate::lifecycle::{self, End, Part};
 use crate::settings::{ClientSection, DatabaseSection, ServerSection, ShutdownSection};
 
 pub use consume::Consume;
+
+/// How long logs and spans that are not written yet may take at the very end.
+const FLUSH_WITHIN: Duration = Duration::from_secs(2);
 
 /// A process in the making: what is added here runs when [`App::run`] is called.
 ///
@@ -100,10 +104,9 @@ impl App {
     /// # Errors
     /// The description is not complete, or the broker cannot do what it asks.
     pub fn consume(&mut self, consumer: impl Consume) -> Result<&mut Self> {
-        let worker = consumer.build(&self.messaging)?;
-        let topology = worker.topology();
-        self.topology.topics.extend(topology.topics.iter().cloned());
-        self.topology.groups.extend(topology.groups.iter().cloned());
+        let (worker, topology) = consumer.build(&self.messaging)?;
+        self.topology.topics.extend(topology.topics);
+        self.topology.groups.extend(topology.groups);
         Ok(self.component(worker))
     }
 
@@ -156,7 +159,7 @@ impl App {
         let (parts, bound) = self.bind().await?;
         ready(&bound);
         let end = lifecycle::run(parts, &health, signals.first(), signals.second(), within).await;
-        telemetry.shutdown().await;
+        telemetry.flush(FLUSH_WITHIN).await;
         match end? {
             End::Drained => Ok(()),
             End::Cut(left) => {

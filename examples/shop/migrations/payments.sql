@@ -5,8 +5,8 @@ create table payments (
     amount_cents integer not null,
     status       text not null check (status in ('PENDING', 'CHARGED', 'DECLINED', 'REFUNDED')),
     update_time  integer not null,
-    -- Where the answer to the saga goes once the provider has decided.
-    reply_to     text not null
+    -- What answers the saga once the provider has decided.
+    ticket       text not null
 ) without rowid;
 
 -- The books of the simulated card provider: one charge and one refund per order at most.

@@ -13,7 +13,6 @@ use clap::Args;
 use tokio::time::Instant;
 
 use books::Books;
-use checks::Check;
 
 /// Checks that nothing was lost and nothing was done twice.
 #[derive(Args, Debug)]
@@ -39,7 +38,7 @@ pub(crate) struct Audit {
 #[expect(clippy::print_stdout, reason = "the table is the output of the command")]
 pub(crate) async fn run(options: Audit) -> antiphon::Result<()> {
     let give_up = Instant::now() + Duration::from_secs(options.wait);
-    let mut books = Books::open(&options.data).await?;
+    let books = Books::open(&options.data).await?;
     let checks = loop {
         let in_flight = books.in_flight().await?;
         if in_flight.is_empty() || Instant::now() >= give_up {

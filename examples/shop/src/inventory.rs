@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use antiphon::sqlite::{Database, Migration, Sqlite, Tx, sqlx};
-use antiphon::saga::{Participate, Rejection};
+use antiphon::saga::{Participants, Participate, Rejection};
 use antiphon::{App, Fail, Status, Streaming};
 use futures_util::StreamExt;
 use sqlx::Row;
@@ -39,7 +39,7 @@ pub(crate) async fn mount(app: &mut App) -> antiphon::Result<()> {
             .on::<Reserve>(inventory.clone())
             .on::<Release>(inventory.clone())
             .on::<Ship>(inventory),
-    );
+    )?;
     Ok(())
 }
 

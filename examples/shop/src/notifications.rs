@@ -38,7 +38,7 @@ pub(crate) async fn mount(app: &mut App) -> antiphon::Result<()> {
             .on::<ShipmentCreated>(notifications.clone())
             .on::<StockSet>(notifications)
             .ordered(),
-    );
+    )?;
     Ok(())
 }
 
@@ -120,7 +120,7 @@ impl NotificationsService for Notifications {
                 if let Some(last) = page.last() {
                     let after = last.number;
                     let page = stream::iter(page.into_iter().map(Ok::<_, Status>));
-                    return Ok(Some((page, (notifications, news, customer, after))));
+                    return Ok::<_, Status>(Some((page, (notifications, news, customer, after))));
                 }
                 // Either there is news, or it is time to look for what other processes wrote.
                 let _ = tokio::time::timeout(LOOK_AGAIN, news.changed()).await;

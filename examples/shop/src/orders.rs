@@ -3,16 +3,16 @@
 mod rows;
 mod saga;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use antiphon::saga::Sagas;
+use antiphon::saga::{Intervention, Saga, SagaOperator, Sagas};
 use antiphon::sqlite::{Database, Migration, Sqlite, Tx, sqlx};
-use antiphon::{App, Code, Context, FieldViolation, MessageId, Status, Streaming};
+use antiphon::{App, Call, Code, Context, FieldViolation, MessageId, RequestHash, Status, Streaming};
 use futures_util::{StreamExt, stream};
 use tokio::sync::watch;
 
-use crate::contract::shop::inventory::v1::{GetStockRequest, InventoryServiceClient};
+use crate::contract::shop::inventory::v1::{GetStockRequest, InventoryServiceClient, Stock};
 use crate::contract::shop::orders::v1::{
     CancelOrderRequest, GetOrderRequest, ListOrdersRequest, ListOrdersResponse, Order, OrderPlaced,
     OrdersError, OrdersService, OrdersServiceServer, PlaceOrder, PlaceOrderRequest,
@@ -25,17 +25,21 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Adds the service to the process.
 pub(crate) async fn mount(app: &mut App) -> antiphon::Result<()> {
     let db = app.database("orders", &[Migration::new("orders", include_str!("../migrations/orders.sql"))]).await?;
-    let sagas = app.saga(&db, saga::place_order()?)?;
+    let place_order = saga::place_order()?;
+    let sagas = Sagas::of(&db, app.telemetry()).saga(&place_order);
+    let operator = sagas.operator();
+    app.consume(sagas)?;
     let inventory: InventoryServiceClient = app.client()?;
     let commits = db.committed();
-    app.serve(OrdersServiceServer::new(Orders { db, sagas, inventory, commits }));
+    app.serve(OrdersServiceServer::new(Orders { db, place_order, operator, inventory, commits }));
     Ok(())
 }
 
 #[derive(Clone)]
 struct Orders {
     db: Database,
-    sagas: Sagas<PlaceOrder, Sqlite>,
+    place_order: Saga<PlaceOrder, Sqlite>,
+    operator: SagaOperator<Sqlite>,
     inventory: InventoryServiceClient,
     /// Counts the commits of this process, so that watchers look again.
     commits: watch::Receiver<()>,
@@ -44,11 +48,14 @@ struct Orders {
 impl OrdersService for Orders {
     async fn place_order(&self, request: PlaceOrderRequest) -> Result<Order, Status> {
         let total_cents = self.total(&request).await?;
-        self.db
-            .idempotent("PlaceOrder", &request, async |tx| {
-                self.place(tx, &request, total_cents).await
-            })
-            .await
+        match self.db.begin_call("PlaceOrder", RequestHash::of(&request)).await? {
+            Call::Answered(order) => Ok(order),
+            Call::New(mut tx) => {
+                let order = self.place(&mut tx, &request, total_cents).await?;
+                tx.commit(&order).await?;
+                Ok(order)
+            }
+        }
     }
 
     async fn get_order(&self, request: GetOrderRequest) -> Result<Order, Status> {
@@ -89,20 +96,20 @@ impl OrdersService for Orders {
     }
 
     async fn cancel_order(&self, request: CancelOrderRequest) -> Result<Order, Status> {
-        let order = self.find(&request.id).await?;
-        if order.status != order::Status::PENDING.into()
-            || !self.sagas.cancel(&request.id, "CANCELLED_BY_CUSTOMER").await?
-        {
-            let order = self.find(&request.id).await?;
-            return match order.status.as_known() {
-                Some(order::Status::CANCELLED) => Ok(order),
-                _ => Err(OrdersError::already_decided(format!(
-                    "the order {} can no longer be cancelled",
-                    request.id
-                ))),
-            };
+        let mut tx = self.db.begin().await?;
+        let kind = self.place_order.kind();
+        let turned = self.operator.cancel_within(&mut tx, kind, &request.id).await;
+        if turned? == Intervention::Done {
+            tx.commit().await?;
         }
-        self.find(&request.id).await
+        let order = self.find(&request.id).await?;
+        if order.status == order::Status::CONFIRMED {
+            return Err(OrdersError::already_decided(format!(
+                "the order {} can no longer be cancelled",
+                request.id
+            )));
+        }
+        Ok(order)
     }
 
     async fn watch_order(&self, request: WatchOrderRequest) -> Result<Streaming<Order>, Status> {
@@ -124,7 +131,7 @@ impl Watch {
     async fn next(mut self) -> Result<Option<(Order, Self)>, Status> {
         let order = match (self.next.take(), &self.last) {
             (Some(first), _) => first,
-            (None, Some(last)) if last.status != order::Status::PENDING.into() => return Ok(None),
+            (None, Some(last)) if last.status != order::Status::PENDING => return Ok(None),
             (None, Some(last)) => {
                 let last = last.clone();
                 loop {
@@ -147,16 +154,18 @@ impl Watch {
 impl Orders {
     /// What the lines cost today. Every unknown sku is named.
     async fn total(&self, request: &PlaceOrderRequest) -> Result<i64, Status> {
-        let skus: BTreeMap<&str, ()> =
-            request.lines.iter().map(|line| (line.sku.as_str(), ())).collect();
-        let prices = stream::iter(skus.into_keys()).map(|sku| async move {
-            let question = GetStockRequest { sku: sku.to_owned(), ..Default::default() };
-            (sku, self.inventory.get_stock(question).await)
-        });
-        let prices: BTreeMap<&str, Result<_, Status>> = prices.buffer_unordered(8).collect().await;
+        let skus: BTreeSet<String> = request.lines.iter().map(|line| line.sku.clone()).collect();
+        let prices: BTreeMap<String, Result<Stock, Status>> = stream::iter(skus)
+            .map(|sku| async move {
+                let question = GetStockRequest { sku: sku.clone(), ..Default::default() };
+                (sku, self.inventory.get_stock(question).await)
+            })
+            .buffer_unordered(8)
+            .collect()
+            .await;
         let (mut total, mut unknown) = (0_i64, Vec::new());
         for (at, line) in request.lines.iter().enumerate() {
-            match &prices[line.sku.as_str()] {
+            match &prices[&line.sku] {
                 Ok(stock) => total += stock.price_cents * i64::from(line.quantity),
                 Err(status) if status.code() == Code::NotFound => unknown.push(FieldViolation {
                     field: format!("lines[{at}].sku"),
@@ -213,7 +222,7 @@ impl Orders {
             total_cents,
             ..Default::default()
         };
-        self.sagas.start(tx, &id, data).await?;
+        self.place_order.start(tx, &id, &data).await?;
         rows::order(&row).map_err(Status::internal)
     }
 

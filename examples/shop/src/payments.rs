@@ -8,7 +8,7 @@ mod provider;
 
 use std::time::Duration;
 
-use antiphon::saga::{Participate, ParticipateLater, Rejection, ReplyTo};
+use antiphon::saga::{Participants, Participate, ParticipateLater, Rejection, Ticket};
 use antiphon::sqlite::{Database, Migration, Sqlite, Tx, sqlx};
 use antiphon::{App, Consumer, Fail, Status, Timestamp};
 use sqlx::Row;
@@ -33,7 +33,7 @@ pub(crate) async fn mount(app: &mut App) -> antiphon::Result<()> {
         db.participant("payments.commands")
             .on_later::<Charge>(payments.clone())
             .on::<Refund>(payments.clone()),
-    );
+    )?;
     let capture = move |command: CaptureCard| {
         let payments = payments.clone();
         async move { payments.capture(&command.order_id).await }
@@ -41,7 +41,7 @@ pub(crate) async fn mount(app: &mut App) -> antiphon::Result<()> {
     // Slow cards must not hold up the others, whatever their keys.
     app.consume(
         Consumer::group("payments.captures").command::<CaptureCard>(capture).concurrency(256),
-    );
+    )?;
     Ok(())
 }
 
@@ -90,12 +90,12 @@ impl ParticipateLater<Charge, Sqlite> for Payments {
     async fn handle(
         &self,
         command: Charge,
-        reply_to: ReplyTo,
+        ticket: Ticket,
         tx: &mut Tx,
     ) -> Result<(), Rejection> {
         sqlx::query(
             "insert into payments
-                 (order_id, customer_id, card, amount_cents, status, update_time, reply_to)
+                 (order_id, customer_id, card, amount_cents, status, update_time, ticket)
              values (?, ?, ?, ?, 'PENDING', ?, ?)",
         )
         .bind(&command.order_id)
@@ -103,7 +103,7 @@ impl ParticipateLater<Charge, Sqlite> for Payments {
         .bind(&command.card)
         .bind(command.amount_cents)
         .bind(self.db.now().as_micros())
-        .bind(reply_to.to_string())
+        .bind(ticket.to_string())
         .execute(tx.sql())
         .await?;
         tx.send(&CaptureCard { order_id: command.order_id, ..Default::default() });
@@ -150,18 +150,18 @@ impl Payments {
         let payment: Option<(String, i64, String)> = sqlx::query_as(
             "update payments set status = ?2, update_time = ?3
              where order_id = ?1 and status = 'PENDING'
-             returning customer_id, amount_cents, reply_to",
+             returning customer_id, amount_cents, ticket",
         )
         .bind(order_id)
         .bind(status)
         .bind(self.db.now().as_micros())
         .fetch_optional(tx.sql())
         .await?;
-        let Some((customer_id, amount_cents, reply_to)) = payment else { return Ok(()) };
-        let reply_to: ReplyTo = reply_to.parse()?;
+        let Some((customer_id, amount_cents, ticket)) = payment else { return Ok(()) };
+        let ticket: Ticket = ticket.parse()?;
         match verdict {
             Verdict::Charged => {
-                reply_to.done(&mut tx, &Charged::default()).await?;
+                ticket.done(&mut tx, &Charged::default()).await?;
                 tx.emit(&PaymentCharged {
                     order_id: order_id.to_owned(),
                     customer_id,
@@ -171,7 +171,7 @@ impl Payments {
             }
             Verdict::Declined => {
                 let refusal = PaymentsError::card_declined("the card was declined");
-                reply_to.refuse(&mut tx, Rejection::refuse(refusal)).await?;
+                ticket.refuse(&mut tx, Rejection::refuse(refusal)).await?;
             }
         }
         tx.commit().await?;

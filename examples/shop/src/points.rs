@@ -13,7 +13,7 @@ pub(crate) async fn mount(app: &mut App) -> antiphon::Result<()> {
     let db = app.database("points", &[Migration::new("points", include_str!("../migrations/points.sql"))]).await?;
     let points = Points { db: db.clone() };
     app.serve(PointsServiceServer::new(points.clone()));
-    app.consume(db.group("points.orders").on::<OrderConfirmed>(points).ordered());
+    app.consume(db.group("points.orders").on::<OrderConfirmed>(points).ordered())?;
     Ok(())
 }
 

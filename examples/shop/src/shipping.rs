@@ -15,7 +15,7 @@ pub(crate) async fn mount(app: &mut App) -> antiphon::Result<()> {
     let db = app.database("shipping", &[Migration::new("shipping", include_str!("../migrations/shipping.sql"))]).await?;
     let shipping = Shipping { db: db.clone() };
     app.serve(ShippingServiceServer::new(shipping.clone()));
-    app.consume(db.group("shipping.orders").on::<OrderConfirmed>(shipping).ordered());
+    app.consume(db.group("shipping.orders").on::<OrderConfirmed>(shipping).ordered())?;
     Ok(())
 }
 

@@ -2,9 +2,9 @@
 
 use antiphon_broker_memory::MemoryBroker;
 use antiphon_config::Settings;
-use antiphon_core::Health;
+use antiphon_core::{Clock, Health};
 use antiphon_messaging::{AnyBroker, Messaging, Topology};
-use antiphon_outbox::{Database, Relay};
+use antiphon_outbox::{Database, Housekeeping, Relay, Retention};
 use antiphon_store_sqlite::{self as sqlite, Migration, SqliteBroker, SqliteStore};
 use antiphon_telemetry::admin::Admin;
 use antiphon_telemetry::{Service, Telemetry, TelemetrySettings};
@@ -38,7 +38,7 @@ pub(super) async fn load(name: &str, version: &str, settings: Settings) -> Resul
 
 async fn open_broker(broker: &BrokerSection, databases: &DatabaseSection) -> Result<AnyBroker> {
     match broker.kind {
-        BrokerKind::Memory => Ok(AnyBroker::new(MemoryBroker::new())),
+        BrokerKind::Memory => Ok(AnyBroker::new(MemoryBroker::new(Clock::system()))),
         BrokerKind::Sqlite => {
             let path = broker.path.clone().unwrap_or_else(|| databases.dir.join("broker.db"));
             let settings = sqlite::Settings {
@@ -84,6 +84,10 @@ impl App {
         let database = Database::new(service, store);
         let broker = self.messaging.broker.clone();
         self.component(Relay::new(&database, broker, &self.telemetry));
+        let horizon = self.databases.dedup_horizon.0;
+        let retention = Retention { inbox: horizon, calls: horizon, ..Retention::default() };
+        let housekeeping = Housekeeping::new(&database, &self.telemetry);
+        self.component(housekeeping.with_retention(retention));
         Ok(database)
     }
 }

@@ -2,15 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
-use antiphon::sqlite::sqlx;
+use antiphon::outbox::{InboxStore, Ledger, OutboxStore};
+use antiphon::saga::SagaStore;
+use antiphon::sqlite::{Settings, Sqlite, sqlx};
 use serde_json::Value;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 
 use super::checks::{Article, Entry, Order, Payment, Reservation, Snapshot};
 
-/// The databases of a data folder, opened for reading.
+/// All services; each has a database of its name.
+const SERVICES: [&str; 6] =
+    ["orders", "inventory", "payments", "points", "shipping", "notifications"];
+
+/// The databases of a data folder.
 pub(super) struct Books {
-    pub(super) data: PathBuf,
+    stores: Vec<(&'static str, Sqlite)>,
     orders: SqlitePool,
     inventory: SqlitePool,
     payments: SqlitePool,
@@ -35,14 +41,53 @@ async fn open(data: &Path, service: &str) -> antiphon::Result<SqlitePool> {
 
 impl Books {
     pub(super) async fn open(data: &Path) -> antiphon::Result<Self> {
+        let mut stores = Vec::new();
+        for service in SERVICES {
+            // Also refuses folders that hold no shop, before anything is created there.
+            open(data, service).await?.close().await;
+            let path = data.join(format!("{service}.db"));
+            let store = Sqlite::open(&path.to_string_lossy(), Settings::default()).await?;
+            stores.push((service, store));
+        }
         Ok(Self {
-            data: data.to_owned(),
+            stores,
             orders: open(data, "orders").await?,
             inventory: open(data, "inventory").await?,
             payments: open(data, "payments").await?,
             points: open(data, "points").await?,
             shipping: open(data, "shipping").await?,
         })
+    }
+
+    /// What is on its way: rows in outboxes, sagas that have not ended, messages that a group has not
+    /// handled. Empty at rest.
+    pub(super) async fn in_flight(&self) -> antiphon::Result<Vec<String>> {
+        let mut found = Vec::new();
+        let mut ledger = Ledger::new();
+        for (service, store) in &self.stores {
+            let (rows, _) = store.backlog().await?;
+            if rows > 0 {
+                found.push(format!("{rows} messages in the outbox of {service}"));
+            }
+            for sagas in store.live().await? {
+                let parked = if sagas.parked { " and parked" } else { "" };
+                let (count, state) = (sagas.count, sagas.state.name());
+                found.push(format!("{count} sagas {} are {state}{parked}", sagas.kind));
+            }
+            ledger.add_sent(&store.sent().await?);
+            ledger.add_handled(&store.handled().await?);
+        }
+        for line in ledger.lines() {
+            let (group, kind) = (&line.group, &line.kind);
+            if line.in_flight + line.lost > 0 {
+                let missing = line.in_flight + line.lost;
+                found.push(format!("{missing} of {} {kind} not handled by {group}", line.committed));
+            }
+            if line.surplus > 0 {
+                found.push(format!("{} {kind} too many handled by {group}", line.surplus));
+            }
+        }
+        Ok(found)
     }
 
     /// Everything that the checks compare.
