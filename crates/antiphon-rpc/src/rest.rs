@@ -182,10 +182,7 @@ impl Shared {
 
     async fn unary(&self, route: &Route, request: Request<RequestBody>) -> Response<Body> {
         let (parts, body) = request.into_parts();
-        let call = match self
-            .calls
-            .enter(&route.method, &parts.headers, Protocol::Rest)
-        {
+        let call = match self.calls.enter(&route.method, &parts.headers, Protocol::Rest) {
             Ok(call) => call,
             Err(status) => return problem::response(&status, None),
         };
@@ -197,13 +194,8 @@ impl Shared {
             }
             let message = self.read(route, &parts, body).await?;
             let method = &route.method;
-            let answer = method
-                .service
-                .unary(method.index, message, Codec::Json)
-                .await?;
-            route
-                .answer
-                .response(&self.schema, answer.message(), head_only)
+            let answer = method.service.unary(method.index, message, Codec::Json).await?;
+            route.answer.response(&self.schema, answer.message(), head_only)
         });
         match answered.await {
             Ok(response) => response,
@@ -230,9 +222,7 @@ impl Shared {
         if !body.is_empty() && matches!(plan.body, BodyPlan::All | BodyPlan::Field { .. }) {
             negotiate::require_json(&parts.headers)?;
         }
-        let content_type = content_type
-            .and_then(|kind| kind.to_str().ok())
-            .unwrap_or_default();
+        let content_type = content_type.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         plan.message(&self.schema, said(&parts.uri), content_type, body)
     }
 
@@ -242,10 +232,7 @@ impl Shared {
         request: Request<RequestBody>,
     ) -> Response<Body> {
         let (parts, body) = request.into_parts();
-        let call = match self
-            .calls
-            .enter(&route.method, &parts.headers, Protocol::Rest)
-        {
+        let call = match self.calls.enter(&route.method, &parts.headers, Protocol::Rest) {
             Ok(call) => call,
             Err(status) => return problem::response(&status, None),
         };
@@ -272,10 +259,7 @@ impl Shared {
             let message = self.read(route, parts, body).await?;
             let requests = Streaming::new(streams::iter([Ok(message)]));
             let method = &route.method;
-            method
-                .service
-                .stream(method.index, requests, Codec::Json)
-                .await
+            method.service.stream(method.index, requests, Codec::Json).await
         });
         let mut answers = opened.await?;
         let first = match first_answer(&mut answers, route.answer.is_raw).await {
@@ -285,10 +269,7 @@ impl Shared {
         };
         let content_type = match &first {
             Some(encoded) if route.answer.is_raw => {
-                route
-                    .answer
-                    .raw(&self.schema, encoded.message())?
-                    .content_type
+                route.answer.raw(&self.schema, encoded.message())?.content_type
             }
             _ => HeaderValue::from_static(kind),
         };
@@ -331,8 +312,5 @@ async fn first_answer(
 }
 
 fn said(uri: &http::Uri) -> Said<'_> {
-    Said {
-        path: uri.path(),
-        query: uri.query().unwrap_or_default(),
-    }
+    Said { path: uri.path(), query: uri.query().unwrap_or_default() }
 }

@@ -55,10 +55,8 @@ impl AnswerPlan {
     ) -> Option<Self> {
         let mut plan = Self::plain(schema, method);
         if let Some(name) = &binding.response_body {
-            let field = contract.field(
-                contract.message(&method.output)?,
-                std::slice::from_ref(name),
-            )?;
+            let field =
+                contract.field(contract.message(&method.output)?, std::slice::from_ref(name))?;
             plan.selected = Some([field.json_name.clone()]);
             plan.is_raw = field.kind == Kind::Message(HTTP_BODY.to_owned());
         }
@@ -112,10 +110,7 @@ impl AnswerPlan {
         };
         let data = STANDARD.decode(text("data")).map_err(Status::internal)?;
         let content_type = HeaderValue::try_from(kind).map_err(Status::internal)?;
-        Ok(Raw {
-            content_type,
-            data: data.into(),
-        })
+        Ok(Raw { content_type, data: data.into() })
     }
 
     /// The answer to a call with one answer message.
@@ -128,10 +123,7 @@ impl AnswerPlan {
         json: Bytes,
         head_only: bool,
     ) -> Result<Response<Body>, Status> {
-        let location = self
-            .location
-            .as_ref()
-            .and_then(|location| location.header(&json));
+        let location = self.location.as_ref().and_then(|location| location.header(&json));
         let (content_type, data) = if self.is_raw {
             let raw = self.raw(schema, json)?;
             (raw.content_type, raw.data)
@@ -173,25 +165,15 @@ impl Location {
             }
             Some(path)
         };
-        let fields: Option<Vec<_>> = template
-            .variables()
-            .iter()
-            .map(|variable| path(&variable.field))
-            .collect();
-        Some(Self {
-            template: template.clone(),
-            fields: fields?,
-        })
+        let fields: Option<Vec<_>> =
+            template.variables().iter().map(|variable| path(&variable.field)).collect();
+        Some(Self { template: template.clone(), fields: fields? })
     }
 
     /// `None` when a field that it needs is empty.
     fn header(&self, json: &[u8]) -> Option<HeaderValue> {
         let path = self.template.expand(|variable| {
-            let place = self
-                .template
-                .variables()
-                .iter()
-                .position(|known| known == variable)?;
+            let place = self.template.variables().iter().position(|known| known == variable)?;
             let value = scan::lookup(json, &self.fields[place])?;
             match value.first()? {
                 b'"' => serde_json::from_slice(value).ok(),

@@ -127,10 +127,7 @@ mod tests {
     #[test]
     fn a_query_falls_into_names_and_values() {
         let found: Vec<_> = pairs("a=1&b&&c==x&=y&d=").collect();
-        assert_eq!(
-            found,
-            [("a", "1"), ("b", ""), ("c", "=x"), ("", "y"), ("d", "")]
-        );
+        assert_eq!(found, [("a", "1"), ("b", ""), ("c", "=x"), ("", "y"), ("d", "")]);
     }
 
     proptest! {

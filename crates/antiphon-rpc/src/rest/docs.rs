@@ -61,21 +61,14 @@ enum Content {
 
 impl std::fmt::Debug for Docs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Docs")
-            .field("services", &self.services)
-            .finish_non_exhaustive()
+        f.debug_struct("Docs").field("services", &self.services).finish_non_exhaustive()
     }
 }
 
 impl Docs {
     pub(super) fn new(contract: Contract, services: &[Arc<dyn Service>]) -> Self {
         let services = services.iter().map(|service| service.info().name).collect();
-        Self {
-            contract,
-            services,
-            openapi: OnceLock::new(),
-            asyncapi: OnceLock::new(),
-        }
+        Self { contract, services, openapi: OnceLock::new(), asyncapi: OnceLock::new() }
     }
 
     /// The page at a path.
@@ -96,20 +89,14 @@ impl Docs {
             } else {
                 StatusCode::METHOD_NOT_ALLOWED
             };
-            response
-                .headers_mut()
-                .insert(ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
             return Some(response);
         }
         Some(page.response(headers, verb == Method::HEAD))
     }
 
     fn page(&self, path: &str) -> Option<Page> {
-        let versioned = |content_type, content| Page {
-            content_type,
-            content,
-            tag: None,
-        };
+        let versioned = |content_type, content| Page { content_type, content, tag: None };
         Some(match path {
             "/openapi.json" => self.openapi.get_or_init(|| self.make_openapi()).page(),
             "/asyncapi.json" => self.asyncapi.get_or_init(|| self.make_asyncapi()).page(),
@@ -125,10 +112,9 @@ impl Docs {
                 "image/png",
                 Content::Plain(Bytes::from_static(asset!("favicon-32x32.png"))),
             ),
-            "/docs/swagger-ui.css" => versioned(
-                "text/css; charset=utf-8",
-                Content::Gzip(asset!("swagger-ui.css.gz")),
-            ),
+            "/docs/swagger-ui.css" => {
+                versioned("text/css; charset=utf-8", Content::Gzip(asset!("swagger-ui.css.gz")))
+            }
             "/docs/swagger-ui-bundle.js" => versioned(
                 "text/javascript; charset=utf-8",
                 Content::Gzip(asset!("swagger-ui-bundle.js.gz")),
@@ -150,10 +136,7 @@ impl Document {
     fn new(document: &serde_json::Value) -> Self {
         let text = document.to_string();
         let tag = HeaderValue::try_from(format!("\"{:016x}\"", fingerprint(text.as_bytes())));
-        Self {
-            text: text.into(),
-            tag: tag.unwrap_or_else(|_| HeaderValue::from_static("\"\"")),
-        }
+        Self { text: text.into(), tag: tag.unwrap_or_else(|_| HeaderValue::from_static("\"\"")) }
     }
 
     fn page(&self) -> Page {
@@ -208,9 +191,7 @@ impl Page {
 fn moved(to: &'static str) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
-    response
-        .headers_mut()
-        .insert(LOCATION, HeaderValue::from_static(to));
+    response.headers_mut().insert(LOCATION, HeaderValue::from_static(to));
     response
 }
 
@@ -230,9 +211,7 @@ fn takes_gzip(headers: &HeaderMap) -> bool {
         .flat_map(|value| value.split(','))
         .any(|coding| {
             let mut parts = coding.split(';').map(str::trim);
-            let gzip = parts
-                .next()
-                .is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
+            let gzip = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
             let refused = |part: &str| {
                 part.strip_prefix("q=")
                     .and_then(|q| q.parse::<f32>().ok())

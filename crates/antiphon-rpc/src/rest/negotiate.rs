@@ -17,21 +17,13 @@ pub(super) fn choose(
     offered: &[&'static str],
 ) -> Result<&'static str, Status> {
     let first = offered.first().copied().unwrap_or(JSON);
-    let mut values = headers
-        .get_all(ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .peekable();
-    if values
-        .peek()
-        .is_none_or(|value| *value == "*/*" || *value == first)
-    {
+    let mut values =
+        headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();
+    if values.peek().is_none_or(|value| *value == "*/*" || *value == first) {
         return Ok(first);
     }
-    let ranges: Vec<Range<'_>> = values
-        .flat_map(|value| value.split(','))
-        .map(Range::parse)
-        .collect();
+    let ranges: Vec<Range<'_>> =
+        values.flat_map(|value| value.split(',')).map(Range::parse).collect();
     let mut best = (0, first);
     for kind in offered {
         let quality = ranges

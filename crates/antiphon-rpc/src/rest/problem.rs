@@ -44,10 +44,8 @@ struct Violation<'a> {
 /// The problem as JSON. The ids are those of the call, where there was one.
 pub(super) fn json(status: &Status, context: Option<&Context>) -> String {
     let http = http_status(status);
-    let metadata = status
-        .metadata()
-        .iter()
-        .map(|(name, value)| (name.clone(), value.clone().into()));
+    let metadata =
+        status.metadata().iter().map(|(name, value)| (name.clone(), value.clone().into()));
     let violations = status.violations().iter().map(|violation| Violation {
         field: &violation.field,
         rule: &violation.rule,

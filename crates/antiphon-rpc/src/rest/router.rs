@@ -37,10 +37,7 @@ struct End {
 
 impl<R> Default for Router<R> {
     fn default() -> Self {
-        Self {
-            nodes: vec![Node::default()],
-            routes: Vec::new(),
-        }
+        Self { nodes: vec![Node::default()], routes: Vec::new() }
     }
 }
 
@@ -48,10 +45,7 @@ impl<R> Router<R> {
     /// Adds a route. Routes with the same template and verb are told apart by the caller of
     /// [`Self::find`]; the first one that it accepts is taken.
     pub(super) fn insert(&mut self, template: &Template, route: R) {
-        let end = End {
-            verb: template.verb().map(Into::into),
-            route: self.routes.len(),
-        };
+        let end = End { verb: template.verb().map(Into::into), route: self.routes.len() };
         self.routes.push(route);
         let mut node = 0;
         for segment in template.segments() {
@@ -118,9 +112,7 @@ impl<R> Router<R> {
         };
         if !node.literals.is_empty()
             && let Ok(text) = decode::path(segment, Keep::Nothing)
-            && let Ok(place) = node
-                .literals
-                .binary_search_by(|(known, _)| (**known).cmp(&*text))
+            && let Ok(place) = node.literals.binary_search_by(|(known, _)| (**known).cmp(&*text))
             && let Some(route) = self.walk(node.literals[place].1, rest, verb, accept)
         {
             return Some(route);

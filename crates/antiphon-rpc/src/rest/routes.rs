@@ -59,10 +59,7 @@ impl Route {
 
     /// Whether the client sends a stream, which plain HTTP cannot carry.
     fn is_client_stream(&self) -> bool {
-        matches!(
-            self.method.info.kind,
-            MethodKind::ClientStream | MethodKind::Bidi
-        )
+        matches!(self.method.info.kind, MethodKind::ClientStream | MethodKind::Bidi)
     }
 }
 
@@ -89,9 +86,7 @@ impl Routes {
                 for binding in &method.bindings {
                     claim(&mut taken, &binding.method, &binding.template)?;
                 }
-                routes
-                    .add(contract, schema, served, method)
-                    .ok_or_else(unknown)?;
+                routes.add(contract, schema, served, method).ok_or_else(unknown)?;
             }
         }
         Ok(routes)
@@ -138,17 +133,13 @@ impl Routes {
     /// The route of a plain HTTP request.
     pub(super) fn find(&self, verb: &Verb, path: &str) -> Result<&Arc<Route>, Miss> {
         let wanted = |route: &Arc<Route>| route.answers(verb) && !route.is_client_stream();
-        self.router
-            .find(path, wanted)
-            .ok_or_else(|| self.miss(path))
+        self.router.find(path, wanted).ok_or_else(|| self.miss(path))
     }
 
     /// The stream that a WebSocket at this path carries. The HTTP method of a WebSocket is always GET
     /// and says nothing.
     pub(super) fn find_stream(&self, path: &str) -> Option<&Arc<Route>> {
-        self.streams
-            .get(path)
-            .or_else(|| self.router.find(path, |route| !route.is_unary()))
+        self.streams.get(path).or_else(|| self.router.find(path, |route| !route.is_unary()))
     }
 
     /// The methods that are answered at a path, as `Allow` names them.
@@ -186,9 +177,7 @@ fn claim(
     verb: &str,
     template: &Template,
 ) -> Result<(), RestError> {
-    let clash = taken
-        .iter()
-        .find(|(other, known)| other == verb && known.same_paths(template));
+    let clash = taken.iter().find(|(other, known)| other == verb && known.same_paths(template));
     if let Some((_, known)) = clash {
         return Err(RestError::Collision {
             verb: verb.to_owned(),

@@ -163,11 +163,7 @@ mod tests {
             ("n.x", None),
             ("a.b.x", None),
         ] {
-            assert_eq!(
-                lookup(text, &path(names)),
-                value.map(str::as_bytes),
-                "{names}"
-            );
+            assert_eq!(lookup(text, &path(names)), value.map(str::as_bytes), "{names}");
         }
     }
 

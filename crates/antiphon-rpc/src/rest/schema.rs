@@ -84,26 +84,16 @@ pub(super) struct EnumShape {
 impl Schema {
     /// Every message of the contract.
     pub(super) fn new(contract: &Contract) -> Self {
-        let by_name: HashMap<String, ShapeId> = contract
-            .messages
-            .keys()
-            .cloned()
-            .zip((0..).map(ShapeId))
-            .collect();
+        let by_name: HashMap<String, ShapeId> =
+            contract.messages.keys().cloned().zip((0..).map(ShapeId)).collect();
         let enums: HashMap<&str, Arc<EnumShape>> = contract
             .enums
             .iter()
             .map(|(name, declared)| (name.as_str(), Arc::new(EnumShape::new(declared))))
             .collect();
-        let mut schema = Self {
-            shapes: Vec::new(),
-            by_name,
-        };
+        let mut schema = Self { shapes: Vec::new(), by_name };
         for message in contract.messages.values() {
-            let fields = message
-                .fields
-                .iter()
-                .map(|field| schema.field(field, &enums));
+            let fields = message.fields.iter().map(|field| schema.field(field, &enums));
             let shape = Shape::new(message, fields.collect());
             schema.shapes.push(shape);
         }
@@ -135,15 +125,10 @@ impl Schema {
     }
 
     fn leaf(&self, message: &str) -> Leaf {
-        if let Some(leaf) = message
-            .strip_prefix("google.protobuf.")
-            .and_then(well_known)
-        {
+        if let Some(leaf) = message.strip_prefix("google.protobuf.").and_then(well_known) {
             return leaf;
         }
-        self.by_name
-            .get(message)
-            .map_or(Leaf::Any, |id| Leaf::Message(*id))
+        self.by_name.get(message).map_or(Leaf::Any, |id| Leaf::Message(*id))
     }
 
     /// The message of this name, unless it has a JSON form of its own.
@@ -170,11 +155,7 @@ impl Shape {
         for (place, field) in fields.iter().enumerate() {
             by_name.entry(field.name.clone()).or_insert(place);
         }
-        Self {
-            name: message.name.clone(),
-            fields,
-            by_name,
-        }
+        Self { name: message.name.clone(), fields, by_name }
     }
 
     /// The field of this name, as JSON or as the contract writes it.
@@ -185,15 +166,8 @@ impl Shape {
 
 impl EnumShape {
     fn new(declared: &Enum) -> Self {
-        let values = declared
-            .values
-            .iter()
-            .map(|value| (value.name.clone(), value.number));
-        Self {
-            name: declared.name.clone(),
-            values: values.collect(),
-            closed: declared.closed,
-        }
+        let values = declared.values.iter().map(|value| (value.name.clone(), value.number));
+        Self { name: declared.name.clone(), values: values.collect(), closed: declared.closed }
     }
 }
 

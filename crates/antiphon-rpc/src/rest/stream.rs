@@ -78,28 +78,13 @@ impl StreamBody {
         let context = answers.call().context().clone();
         let timer = Box::pin(tokio::time::sleep(keep_alive));
         let (events, state) = (0, State::Open);
-        Self {
-            answers,
-            first,
-            format,
-            schema,
-            route,
-            context,
-            events,
-            keep_alive,
-            timer,
-            state,
-        }
+        Self { answers, first, format, schema, route, context, events, keep_alive, timer, state }
     }
 
     fn message(&mut self, encoded: &Encoded) -> Result<Bytes, Status> {
         let json = encoded.message();
         if self.format == Format::Raw {
-            return self
-                .route
-                .answer
-                .raw(&self.schema, json)
-                .map(|raw| raw.data);
+            return self.route.answer.raw(&self.schema, json).map(|raw| raw.data);
         }
         let json = self.route.answer.select(&self.schema, json);
         self.events += 1;
@@ -127,9 +112,7 @@ impl StreamBody {
             return Bytes::from(format!("event: error\ndata: {problem}\n\n"));
         }
         self.state = State::BreakingOff;
-        self.timer
-            .as_mut()
-            .reset(Instant::now() + BEFORE_BREAKING_OFF);
+        self.timer.as_mut().reset(Instant::now() + BEFORE_BREAKING_OFF);
         match self.format {
             Format::Raw => Bytes::new(),
             _ => Bytes::from(format!("{{\"error\":{problem}}}\n")),
@@ -170,9 +153,7 @@ impl http_body::Body for StreamBody {
         }
         let data = match this.poll_answer(task) {
             Poll::Ready(Some(Ok(encoded))) => {
-                let data = this
-                    .message(&encoded)
-                    .unwrap_or_else(|status| this.failure(&status));
+                let data = this.message(&encoded).unwrap_or_else(|status| this.failure(&status));
                 if this.state == State::Open && this.format == Format::Events {
                     this.timer.as_mut().reset(Instant::now() + this.keep_alive);
                 }

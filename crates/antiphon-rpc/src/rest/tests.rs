@@ -48,10 +48,7 @@ impl Answer {
     }
 
     fn header(&self, name: &str) -> &str {
-        self.head
-            .headers
-            .get(name)
-            .map_or("", |value| value.to_str().unwrap())
+        self.head.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
     fn json(&self) -> Value {
@@ -62,18 +59,11 @@ impl Answer {
     /// The fields and rules that a problem names.
     fn violations(&self) -> Vec<(String, String)> {
         let json = self.json();
-        assert_eq!(
-            self.header("content-type"),
-            "application/problem+json",
-            "{json}"
-        );
+        assert_eq!(self.header("content-type"), "application/problem+json", "{json}");
         assert_eq!(json["status"], self.status());
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let violations = json["violations"].as_array().cloned().unwrap_or_default();
-        violations
-            .iter()
-            .map(|one| (text(&one["field"]), text(&one["rule"])))
-            .collect()
+        violations.iter().map(|one| (text(&one["field"]), text(&one["rule"]))).collect()
     }
 }
 
@@ -111,19 +101,15 @@ impl Server {
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Response<Incoming> {
-        let (mut sender, connection) = http1::handshake(TokioIo::new(self.connect()))
-            .await
-            .unwrap();
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(self.connect())).await.unwrap();
         tokio::spawn(connection);
         sender.send_request(request).await.unwrap()
     }
 
     async fn call(&self, request: Request<Full<Bytes>>) -> Answer {
         let (head, body) = self.send(request).await.into_parts();
-        Answer {
-            head,
-            body: body.collect().await.unwrap().to_bytes(),
-        }
+        Answer { head, body: body.collect().await.unwrap().to_bytes() }
     }
 
     async fn get(&self, path: &str) -> Answer {
@@ -132,21 +118,13 @@ impl Server {
 
     /// Sends JSON.
     async fn json(&self, verb: &str, path: &str, body: &str) -> Answer {
-        self.call(request(
-            verb,
-            path,
-            &[("content-type", "application/json")],
-            body.to_owned(),
-        ))
-        .await
+        self.call(request(verb, path, &[("content-type", "application/json")], body.to_owned()))
+            .await
     }
 
     /// The message that the service was sent, in canonical JSON.
     fn received(&self) -> Value {
-        self.things
-            .received()
-            .pop()
-            .expect("the service was called")
+        self.things.received().pop().expect("the service was called")
     }
 }
 
@@ -156,10 +134,7 @@ fn request(
     headers: &[(&str, &str)],
     body: impl Into<Bytes>,
 ) -> Request<Full<Bytes>> {
-    let mut request = Request::builder()
-        .method(verb)
-        .uri(path)
-        .header("host", "things.example");
+    let mut request = Request::builder().method(verb).uri(path).header("host", "things.example");
     for (name, value) in headers {
         request = request.header(*name, *value);
     }

@@ -54,9 +54,7 @@ pub(super) fn put(members: &mut Members<'_>, path: &[String], json: String) -> R
             _ => Err(Clash::Taken),
         };
     }
-    expand(node)
-        .ok_or(Clash::NoObject)
-        .and_then(|members| put(members, rest, json))
+    expand(node).ok_or(Clash::NoObject).and_then(|members| put(members, rest, json))
 }
 
 /// Adds a value to the list at the end of a path.
@@ -64,26 +62,19 @@ pub(super) fn push(members: &mut Members<'_>, path: &[String], json: String) -> 
     let Some((first, rest)) = path.split_first() else {
         return Ok(());
     };
-    let place = members
-        .iter()
-        .position(|(name, _)| name == first)
-        .unwrap_or_else(|| {
-            let empty = if rest.is_empty() {
-                Node::List(Vec::new())
-            } else {
-                Node::Object(Vec::new())
-            };
-            members.push((Cow::Owned(first.clone()), empty));
-            members.len() - 1
-        });
+    let place = members.iter().position(|(name, _)| name == first).unwrap_or_else(|| {
+        let empty = if rest.is_empty() { Node::List(Vec::new()) } else { Node::Object(Vec::new()) };
+        members.push((Cow::Owned(first.clone()), empty));
+        members.len() - 1
+    });
     match &mut members[place].1 {
         Node::List(list) if rest.is_empty() => {
             list.push(json);
             Ok(())
         }
-        node if !rest.is_empty() => expand(node)
-            .ok_or(Clash::NoObject)
-            .and_then(|members| push(members, rest, json)),
+        node if !rest.is_empty() => {
+            expand(node).ok_or(Clash::NoObject).and_then(|members| push(members, rest, json))
+        }
         _ => Err(Clash::Taken),
     }
 }
@@ -210,14 +201,8 @@ mod tests {
         let mut members = object(br#"{"a":{"x":[1, 2],"y\"":null},"n":"7","s":"t"}"#).unwrap();
         assert_eq!(put(&mut members, &path("a.b.c"), "true".to_owned()), Ok(()));
         assert_eq!(put(&mut members, &path("n"), "7".to_owned()), Ok(()));
-        assert_eq!(
-            put(&mut members, &path("s"), "\"u\"".to_owned()),
-            Err(Clash::Taken)
-        );
-        assert_eq!(
-            put(&mut members, &path("s.t"), "1".to_owned()),
-            Err(Clash::NoObject)
-        );
+        assert_eq!(put(&mut members, &path("s"), "\"u\"".to_owned()), Err(Clash::Taken));
+        assert_eq!(put(&mut members, &path("s.t"), "1".to_owned()), Err(Clash::NoObject));
         assert_eq!(push(&mut members, &path("l"), "1".to_owned()), Ok(()));
         assert_eq!(push(&mut members, &path("l"), "2".to_owned()), Ok(()));
         assert_eq!(push(&mut members, &path("a.l"), "3".to_owned()), Ok(()));
@@ -229,10 +214,7 @@ mod tests {
 
     #[test]
     fn a_name_that_comes_twice_stays_twice() {
-        assert_eq!(
-            text(&object(br#"{"a":1,"a":2}"#).unwrap()),
-            r#"{"a":1,"a":2}"#
-        );
+        assert_eq!(text(&object(br#"{"a":1,"a":2}"#).unwrap()), r#"{"a":1,"a":2}"#);
     }
 
     #[test]

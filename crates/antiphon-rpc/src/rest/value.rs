@@ -18,10 +18,7 @@ pub(super) struct Wrong {
 }
 
 fn wrong<T>(rule: &'static str, description: impl Into<String>) -> Result<T, Wrong> {
-    Err(Wrong {
-        rule,
-        description: description.into(),
-    })
+    Err(Wrong { rule, description: description.into() })
 }
 
 /// Appends `text`, read as a value of this type, to a JSON text.
@@ -44,20 +41,11 @@ pub(super) fn write(
             Ok(())
         }
         Leaf::Message(id) => {
-            let example = schema
-                .shape(*id)
-                .fields
-                .first()
-                .map_or("field", |field| &field.json_name);
-            wrong(
-                "message",
-                format!("is a message; give its fields, as in \".{example}=\""),
-            )
+            let example =
+                schema.shape(*id).fields.first().map_or("field", |field| &field.json_name);
+            wrong("message", format!("is a message; give its fields, as in \".{example}=\""))
         }
-        Leaf::Any => wrong(
-            "message",
-            "can hold anything and is only taken from the body",
-        ),
+        Leaf::Any => wrong("message", "can hold anything and is only taken from the body"),
     }
 }
 
@@ -137,31 +125,15 @@ fn write_enum(text: &str, shape: &EnumShape, json: &mut String) -> Result<(), Wr
         return Ok(());
     }
     if let Ok(number) = integer::<i32>(text, "")
-        && (!shape.closed
-            || shape
-                .values
-                .iter()
-                .any(|(_, known)| known.to_string() == number))
+        && (!shape.closed || shape.values.iter().any(|(_, known)| known.to_string() == number))
     {
         json.push_str(number);
         return Ok(());
     }
-    let names: Vec<&str> = shape
-        .values
-        .iter()
-        .map(|(name, _)| name.as_str())
-        .take(10)
-        .collect();
-    let more = if shape.values.len() > names.len() {
-        ", …"
-    } else {
-        ""
-    };
+    let names: Vec<&str> = shape.values.iter().map(|(name, _)| name.as_str()).take(10).collect();
+    let more = if shape.values.len() > names.len() { ", …" } else { "" };
     let names = names.join(", ");
-    wrong(
-        "enum",
-        format!("must be a value of {}: {names}{more}", shape.name),
-    )
+    wrong("enum", format!("must be a value of {}: {names}{more}", shape.name))
 }
 
 /// Field masks are lower camel case in JSON; the contract's names are understood as well.
@@ -172,11 +144,7 @@ fn mask(text: &str) -> String {
         if letter == '_' {
             upper = true;
         } else {
-            camel.push(if upper {
-                letter.to_ascii_uppercase()
-            } else {
-                letter
-            });
+            camel.push(if upper { letter.to_ascii_uppercase() } else { letter });
             upper = false;
         }
     }
@@ -246,11 +214,7 @@ mod tests {
             (Int64, "9223372036854775807", Ok("\"9223372036854775807\"")),
             (Int64, "9223372036854775808", Err("range")),
             (Int64, "abc", Err("type")),
-            (
-                Uint64,
-                "18446744073709551615",
-                Ok("\"18446744073709551615\""),
-            ),
+            (Uint64, "18446744073709551615", Ok("\"18446744073709551615\"")),
             (Double, "1.5e300", Ok("1.5e300")),
             (Double, "1e400", Err("range")),
             (Double, "NaN", Ok("\"NaN\"")),
@@ -270,11 +234,7 @@ mod tests {
             (Bytes, "!", Err("type")),
         ] {
             let found = json(text, &Leaf::Scalar(scalar));
-            assert_eq!(
-                found.as_deref().map_err(|rule| *rule),
-                expected,
-                "{scalar:?} {text:?}"
-            );
+            assert_eq!(found.as_deref().map_err(|rule| *rule), expected, "{scalar:?} {text:?}");
         }
     }
 
@@ -282,11 +242,7 @@ mod tests {
     fn enums_come_by_name_or_number() {
         let shape = |closed| {
             let values = vec![("ZERO".to_owned(), 0), ("ONE".to_owned(), 1)];
-            Leaf::Enum(Arc::new(EnumShape {
-                name: "x.E".to_owned(),
-                values,
-                closed,
-            }))
+            Leaf::Enum(Arc::new(EnumShape { name: "x.E".to_owned(), values, closed }))
         };
         for (text, open, closed) in [
             ("ONE", Ok("\"ONE\""), Ok("\"ONE\"")),

@@ -92,9 +92,7 @@ fn open(
     let handshake = Handshake::read(request.headers(), &shared.settings.origins)
         .map_err(|refused| Box::new(refused.response()))?;
     let first = First::new(&route, &request, handshake.codec).map_err(|status| refuse(&status))?;
-    let opening = first
-        .opening(shared, &route)
-        .map_err(|status| refuse(&status))?;
+    let opening = first.opening(shared, &route).map_err(|status| refuse(&status))?;
     let call = shared
         .calls
         .enter(&route.method, request.headers(), Protocol::WebSocket)
@@ -135,10 +133,7 @@ impl First {
                 route.method.info.path
             )));
         }
-        Ok(Self {
-            path: uri.path().to_owned(),
-            query: query.to_owned(),
-        })
+        Ok(Self { path: uri.path().to_owned(), query: query.to_owned() })
     }
 
     /// What is known of the client's messages before it sends any.
@@ -146,18 +141,10 @@ impl First {
         let waits = route.method.info.kind != MethodKind::ServerStream
             || route.request.body != BodyPlan::None;
         if waits {
-            return Ok(Opening::Waits {
-                path: self.path,
-                query: self.query,
-            });
+            return Ok(Opening::Waits { path: self.path, query: self.query });
         }
-        let said = Said {
-            path: &self.path,
-            query: &self.query,
-        };
-        let message = route
-            .request
-            .message(&shared.schema, said, "", Bytes::new())?;
+        let said = Said { path: &self.path, query: &self.query };
+        let message = route.request.message(&shared.schema, said, "", Bytes::new())?;
         Ok(Opening::Complete(message))
     }
 }

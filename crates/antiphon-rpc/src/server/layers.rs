@@ -232,9 +232,14 @@ pub(super) fn sanitise(path: &str) -> Result<(), Status> {
             _ => return refuse("'%' without two hexadecimal digits"),
         }
     }
-    let dots = |segment: &str| {
-        let plain = segment.replace("%2e", ".").replace("%2E", ".");
-        plain == "." || plain == ".."
+    let dots = |segment: &str| match segment {
+        "." | ".." => true,
+        // Only what has escapes is worth a copy.
+        _ if segment.contains('%') => {
+            let plain = segment.replace("%2e", ".").replace("%2E", ".");
+            plain == "." || plain == ".."
+        }
+        _ => false,
     };
     if path.split('/').any(dots) {
         return refuse("'.' or '..' as a segment");

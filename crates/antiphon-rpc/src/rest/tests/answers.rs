@@ -16,10 +16,7 @@ async fn zeros_are_there_and_what_is_not_set_is_not() {
     })));
     let answer = server.get("/v1/things/a").await;
     assert_eq!(answer.header("content-type"), "application/json");
-    assert_eq!(
-        answer.header("content-length"),
-        answer.body.len().to_string()
-    );
+    assert_eq!(answer.header("content-length"), answer.body.len().to_string());
     let part = |id: &str, n: i32| json!({"id": id, "n": n, "tags": []});
     assert_eq!(
         answer.json(),
@@ -37,23 +34,13 @@ async fn zeros_are_there_and_what_is_not_set_is_not() {
 #[tokio::test]
 async fn the_contract_sets_status_and_location() {
     let server = Server::new();
-    let created = server
-        .json(
-            "POST",
-            "/v1/things",
-            r#"{"name":"a/b","inner":{"id":"c d"}}"#,
-        )
-        .await;
+    let created = server.json("POST", "/v1/things", r#"{"name":"a/b","inner":{"id":"c d"}}"#).await;
     assert_eq!(created.status(), 201);
     assert_eq!(created.header("location"), "/v1/things/a%2Fb/c%20d");
-    let nameless = server
-        .json("POST", "/v1/things", r#"{"inner":{"id":"c"}}"#)
-        .await;
+    let nameless = server.json("POST", "/v1/things", r#"{"inner":{"id":"c"}}"#).await;
     assert_eq!((nameless.status(), nameless.header("location")), (201, ""));
     server.things.answer(Ok(json!({})));
-    let deleted = server
-        .call(request("DELETE", "/v1/things/a", &[], ""))
-        .await;
+    let deleted = server.call(request("DELETE", "/v1/things/a", &[], "")).await;
     assert_eq!((deleted.status(), deleted.body.len()), (204, 0));
     assert_eq!(deleted.header("content-type"), "");
 }
@@ -68,11 +55,7 @@ async fn a_field_of_the_answer_can_be_the_body() {
             json!({"id": "x", "n": 0, "tags": []}),
         ),
         ("/v1/things/a/inner", json!({}), Value::Null),
-        (
-            "/v1/things/a/tags",
-            json!({"tags": ["a", "]\""]}),
-            json!(["a", "]\""]),
-        ),
+        ("/v1/things/a/tags", json!({"tags": ["a", "]\""]}), json!(["a", "]\""])),
         ("/v1/things/a/tags", json!({}), json!([])),
     ] {
         server.things.answer(Ok(answer));
@@ -83,9 +66,7 @@ async fn a_field_of_the_answer_can_be_the_body() {
 #[tokio::test]
 async fn bytes_of_any_type_are_sent_raw() {
     let server = Server::new();
-    server
-        .things
-        .answer(Ok(json!({"contentType": "image/png", "data": "iVBORw=="})));
+    server.things.answer(Ok(json!({"contentType": "image/png", "data": "iVBORw=="})));
     let accept_png = request("GET", "/v1/download/a", &[("accept", "image/png")], "");
     let answer = server.call(accept_png).await;
     assert_eq!(answer.header("content-type"), "image/png");
@@ -117,16 +98,10 @@ async fn a_client_that_takes_no_json_gets_406() {
         ("text/html", 406),
         ("application/json;q=0", 406),
     ] {
-        let answer = server
-            .call(request("GET", "/v1/things/a", &[("accept", accept)], ""))
-            .await;
+        let answer = server.call(request("GET", "/v1/things/a", &[("accept", accept)], "")).await;
         assert_eq!(answer.status(), status, "{accept}");
     }
-    assert_eq!(
-        server.things.received().len(),
-        3,
-        "what cannot be answered is not done"
-    );
+    assert_eq!(server.things.received().len(), 3, "what cannot be answered is not done");
 }
 
 #[tokio::test]
@@ -145,18 +120,10 @@ async fn errors_are_problems_with_all_that_the_status_says() {
     server.things.answer(Err(status));
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let parent = format!("00-{trace}-00f067aa0ba902b7-01");
-    let headers = [
-        ("traceparent", parent.as_str()),
-        ("x-correlation-id", "c-1"),
-    ];
-    let answer = server
-        .call(request("GET", "/v1/things/a", &headers, ""))
-        .await;
+    let headers = [("traceparent", parent.as_str()), ("x-correlation-id", "c-1")];
+    let answer = server.call(request("GET", "/v1/things/a", &headers, "")).await;
     assert_eq!((answer.status(), answer.header("retry-after")), (409, "3"));
-    assert_eq!(
-        answer.header("content-length"),
-        answer.body.len().to_string()
-    );
+    assert_eq!(answer.header("content-length"), answer.body.len().to_string());
     let problem = answer.json();
     assert_eq!(
         problem,
@@ -173,25 +140,8 @@ async fn errors_are_problems_with_all_that_the_status_says() {
 #[tokio::test]
 async fn a_bad_timeout_is_refused_and_a_timeout_holds() {
     let server = Server::new();
-    let answer = server
-        .call(request(
-            "GET",
-            "/v1/things/a",
-            &[("grpc-timeout", "soon")],
-            "",
-        ))
-        .await;
+    let answer = server.call(request("GET", "/v1/things/a", &[("grpc-timeout", "soon")], "")).await;
     assert_eq!(answer.status(), 400);
-    let answer = server
-        .call(request(
-            "GET",
-            "/v1/things/a",
-            &[("grpc-timeout", "0m")],
-            "",
-        ))
-        .await;
-    assert_eq!(
-        (answer.status(), answer.json()["code"].as_str()),
-        (504, Some("DEADLINE_EXCEEDED"))
-    );
+    let answer = server.call(request("GET", "/v1/things/a", &[("grpc-timeout", "0m")], "")).await;
+    assert_eq!((answer.status(), answer.json()["code"].as_str()), (504, Some("DEADLINE_EXCEEDED")));
 }

@@ -10,40 +10,20 @@ use crate::server::ServerSettings;
 async fn a_body_is_the_message_or_a_field_of_it() {
     let server = Server::new();
     for (verb, path, body, message) in [
-        (
-            "POST",
-            "/v1/things",
-            r#"{"name":"a","i64":"7"}"#,
-            json!({"name": "a", "i64": "7"}),
-        ),
+        ("POST", "/v1/things", r#"{"name":"a","i64":"7"}"#, json!({"name": "a", "i64": "7"})),
         ("POST", "/v1/things", "", json!({})),
         ("POST", "/v1/things", " {} ", json!({})),
-        (
-            "PUT",
-            "/v1/things/a",
-            r#"{"i32":1}"#,
-            json!({"name": "a", "i32": 1}),
-        ),
+        ("PUT", "/v1/things/a", r#"{"i32":1}"#, json!({"name": "a", "i32": 1})),
         ("PUT", "/v1/things/a", "{}", json!({"name": "a"})),
         ("PUT", "/v1/things/a", "", json!({"name": "a"})),
-        (
-            "PUT",
-            "/v1/things/a",
-            r#" { "name" : "a" } "#,
-            json!({"name": "a"}),
-        ),
+        ("PUT", "/v1/things/a", r#" { "name" : "a" } "#, json!({"name": "a"})),
         (
             "PUT",
             "/v1/inner/x/things",
             r#"{"inner":{"n":1,"deep":{"x":"y"}},"name":"b"}"#,
             json!({"name": "b", "inner": {"id": "x", "n": 1, "deep": {"x": "y"}}}),
         ),
-        (
-            "PUT",
-            "/v1/inner/x/things",
-            r#"{"inner":{"id":"x"}}"#,
-            json!({"inner": {"id": "x"}}),
-        ),
+        ("PUT", "/v1/inner/x/things", r#"{"inner":{"id":"x"}}"#, json!({"inner": {"id": "x"}})),
         (
             "POST",
             "/v1/replace/s",
@@ -58,19 +38,10 @@ async fn a_body_is_the_message_or_a_field_of_it() {
             json!({"name": "a", "i32": 4, "mask": "inner.id,inner.n", "inner": {"id": "x"}}),
         ),
         ("PATCH", "/v1/things/a", "", json!({"name": "a"})),
-        (
-            "PUT",
-            "/v1/things/a/left",
-            r#""text""#,
-            json!({"name": "a", "left": "text"}),
-        ),
+        ("PUT", "/v1/things/a/left", r#""text""#, json!({"name": "a", "left": "text"})),
     ] {
         let answer = server.json(verb, path, body).await;
-        assert!(
-            answer.head.status.is_success(),
-            "{verb} {path} {body}: {:?}",
-            answer.body
-        );
+        assert!(answer.head.status.is_success(), "{verb} {path} {body}: {:?}", answer.body);
         assert_eq!(server.received(), message, "{verb} {path} {body}");
     }
 }
@@ -108,10 +79,7 @@ async fn malformed_bodies_are_refused_with_their_place() {
         let answer = server.json(verb, path, body).await;
         assert_eq!(answer.status(), 400, "{verb} {path} {body}");
         let detail = answer.json()["detail"].as_str().unwrap().to_owned();
-        assert!(
-            detail.contains(" at line "),
-            "{verb} {path} {body}: {detail}"
-        );
+        assert!(detail.contains(" at line "), "{verb} {path} {body}: {detail}");
     }
     let broken_text = request(
         "PUT",
@@ -128,22 +96,11 @@ async fn what_is_no_json_needs_another_content_type() {
     for (headers, status) in [
         (vec![], 415),
         (vec![("content-type", "text/plain")], 415),
-        (
-            vec![("content-type", "application/x-www-form-urlencoded")],
-            415,
-        ),
-        (
-            vec![("content-type", "application/json; charset=utf-16")],
-            415,
-        ),
-        (
-            vec![("content-type", "application/json; charset=UTF-8")],
-            201,
-        ),
+        (vec![("content-type", "application/x-www-form-urlencoded")], 415),
+        (vec![("content-type", "application/json; charset=utf-16")], 415),
+        (vec![("content-type", "application/json; charset=UTF-8")], 201),
     ] {
-        let answer = server
-            .call(request("POST", "/v1/things", &headers, "{}"))
-            .await;
+        let answer = server.call(request("POST", "/v1/things", &headers, "{}")).await;
         assert_eq!(answer.status(), status, "{headers:?}");
     }
 }
@@ -158,10 +115,7 @@ async fn a_body_where_none_belongs_is_refused() {
 
 #[tokio::test]
 async fn a_body_that_is_too_long_is_refused() {
-    let settings = ServerSettings {
-        body_bytes_max: 100,
-        ..ServerSettings::default()
-    };
+    let settings = ServerSettings { body_bytes_max: 100, ..ServerSettings::default() };
     let server = Server::with(RestSettings::default(), settings);
     let body = format!("{{\"name\":\"{}\"}}", "x".repeat(200));
     let answer = server.json("POST", "/v1/things", &body).await;
@@ -172,12 +126,7 @@ async fn a_body_that_is_too_long_is_refused() {
 #[tokio::test]
 async fn bytes_of_any_type_are_taken_raw() {
     let server = Server::new();
-    let upload = request(
-        "POST",
-        "/v1/upload/a",
-        &[("content-type", "image/png")],
-        &b"\x89PNG"[..],
-    );
+    let upload = request("POST", "/v1/upload/a", &[("content-type", "image/png")], &b"\x89PNG"[..]);
     let answer = server.call(upload).await;
     assert_eq!(answer.status(), 200, "{:?}", answer.body);
     let file = json!({"contentType": "image/png", "data": "iVBORw=="});

@@ -12,11 +12,7 @@ async fn the_page_and_all_that_it_loads_are_there() {
     for part in html.split('"').filter(|part| part.starts_with("docs/")) {
         let answer = server.get(&format!("/{part}")).await;
         assert_eq!(answer.status(), 200, "{part}");
-        assert_eq!(
-            answer.header("content-length"),
-            answer.body.len().to_string(),
-            "{part}"
-        );
+        assert_eq!(answer.header("content-length"), answer.body.len().to_string(), "{part}");
         parts += 1;
     }
     assert_eq!(parts, 4, "{html}");
@@ -29,50 +25,29 @@ async fn assets_are_sent_compressed_to_whom_takes_it() {
     let server = Server::new();
     let path = "/docs/swagger-ui-bundle.js";
     let plain = server.get(path).await;
-    let zipped = server
-        .call(request("GET", path, &[("accept-encoding", "br, gzip")], ""))
-        .await;
+    let zipped = server.call(request("GET", path, &[("accept-encoding", "br, gzip")], "")).await;
     assert_eq!(zipped.header("content-encoding"), "gzip");
     assert_eq!(zipped.header("vary"), "accept-encoding");
     assert!(zipped.body.len() * 3 < plain.body.len());
-    assert!(
-        plain.body.ends_with(b"i.default})()));"),
-        "the asset is whole"
-    );
+    assert!(plain.body.ends_with(b"i.default})()));"), "the asset is whole");
     assert_ne!(plain.header("etag"), zipped.header("etag"));
-    let refused = server
-        .call(request("GET", path, &[("accept-encoding", "gzip;q=0")], ""))
-        .await;
+    let refused = server.call(request("GET", path, &[("accept-encoding", "gzip;q=0")], "")).await;
     assert_eq!(refused.header("content-encoding"), "");
 }
 
 #[tokio::test]
 async fn what_the_client_has_already_is_not_sent_again() {
     let server = Server::new();
-    for path in [
-        "/docs",
-        "/docs/swagger-ui.css",
-        "/openapi.json",
-        "/asyncapi.json",
-    ] {
+    for path in ["/docs", "/docs/swagger-ui.css", "/openapi.json", "/asyncapi.json"] {
         let first = server.get(path).await;
         let again = [("if-none-match", first.header("etag"))];
         let second = server.call(request("GET", path, &again, "")).await;
         assert_eq!((second.status(), second.body.len()), (304, 0), "{path}");
-        let other = server
-            .call(request("GET", path, &[("if-none-match", "\"x\"")], ""))
-            .await;
+        let other = server.call(request("GET", path, &[("if-none-match", "\"x\"")], "")).await;
         assert_eq!(other.status(), 200, "{path}");
         let head = server.call(request("HEAD", path, &[], "")).await;
-        assert_eq!(
-            head.header("content-length"),
-            first.header("content-length"),
-            "{path}"
-        );
+        assert_eq!(head.header("content-length"), first.header("content-length"), "{path}");
     }
     let posted = server.call(request("POST", "/docs", &[], "")).await;
-    assert_eq!(
-        (posted.status(), posted.header("allow")),
-        (405, "GET, HEAD, OPTIONS")
-    );
+    assert_eq!((posted.status(), posted.header("allow")), (405, "GET, HEAD, OPTIONS"));
 }

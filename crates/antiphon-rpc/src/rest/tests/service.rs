@@ -39,12 +39,8 @@ fn pool() -> &'static (Arc<DescriptorPool>, &'static ServiceInfo) {
     POOL.get_or_init(|| {
         let here = env!("CARGO_MANIFEST_DIR");
         let mut resolver = ChainFileResolver::new();
-        resolver.add(IncludeFileResolver::new(
-            format!("{here}/src/rest/tests/contract").into(),
-        ));
-        resolver.add(IncludeFileResolver::new(
-            format!("{here}/../../proto").into(),
-        ));
+        resolver.add(IncludeFileResolver::new(format!("{here}/src/rest/tests/contract").into()));
+        resolver.add(IncludeFileResolver::new(format!("{here}/../../proto").into()));
         resolver.add(GoogleFileResolver::new());
         let mut compiler = Compiler::with_file_resolver(resolver);
         compiler.include_imports(true).include_source_info(true);
@@ -68,11 +64,7 @@ fn pool() -> &'static (Arc<DescriptorPool>, &'static ServiceInfo) {
                 timeout: None,
             })
             .collect();
-        let info = ServiceInfo {
-            name: NAME,
-            methods: methods.leak(),
-            descriptor_set: set,
-        };
+        let info = ServiceInfo { name: NAME, methods: methods.leak(), descriptor_set: set };
         (pool, Box::leak(Box::new(info)))
     })
 }
@@ -108,12 +100,12 @@ impl Things {
         let (pool, _) = pool();
         let input = pool.service_by_name(NAME).unwrap().methods()[method].input();
         let message = match codec {
-            Codec::Json => std::str::from_utf8(bytes)
-                .map_err(|error| error.to_string())
-                .and_then(|text| {
+            Codec::Json => {
+                std::str::from_utf8(bytes).map_err(|error| error.to_string()).and_then(|text| {
                     DynamicMessage::from_json(Arc::clone(pool), input, text)
                         .map_err(|error| error.to_string())
-                }),
+                })
+            }
             Codec::Proto => DynamicMessage::decode(Arc::clone(pool), input, bytes)
                 .map_err(|error| error.to_string()),
         };
@@ -138,11 +130,7 @@ impl Things {
                 let endless = self.0.endless.load(Ordering::Relaxed);
                 let end = stream::poll_fn(move |_| {
                     let _ = &guard;
-                    if endless {
-                        Poll::Pending
-                    } else {
-                        Poll::Ready(None)
-                    }
+                    if endless { Poll::Pending } else { Poll::Ready(None) }
                 });
                 let answers =
                     stream::iter(prepared).map(move |answer| encode(method, &answer?, codec));

@@ -22,9 +22,7 @@ impl Server {
         path: &str,
         headers: &[(&'static str, &str)],
     ) -> Result<(Socket, Response), tungstenite::Error> {
-        let mut request = format!("ws://things.example{path}")
-            .into_client_request()
-            .unwrap();
+        let mut request = format!("ws://things.example{path}").into_client_request().unwrap();
         for (name, value) in headers {
             request.headers_mut().insert(*name, value.parse().unwrap());
         }
@@ -45,10 +43,7 @@ impl Server {
 }
 
 async fn say(socket: &mut Socket, message: Value) {
-    socket
-        .send(Message::text(message.to_string()))
-        .await
-        .unwrap();
+    socket.send(Message::text(message.to_string())).await.unwrap();
 }
 
 async fn hear(socket: &mut Socket) -> Value {
@@ -76,10 +71,7 @@ async fn two_sides_talk_until_one_has_said_all() {
     let mut socket = server.open("/v1/rooms/r:chat?i32=7").await;
     say(&mut socket, json!({"u32": 1})).await;
     let first = hear(&mut socket).await;
-    assert_eq!(
-        (&first["name"], &first["i32"], &first["u32"]),
-        (&json!("r"), &json!(7), &json!(1))
-    );
+    assert_eq!((&first["name"], &first["i32"], &first["u32"]), (&json!("r"), &json!(7), &json!(1)));
     assert_eq!(first["i64"], "0", "zeros are there, as over plain HTTP");
     say(&mut socket, json!({"u32": 2})).await;
     let second = hear(&mut socket).await;
@@ -119,11 +111,7 @@ async fn a_server_stream_begins_with_the_path_or_with_a_message() {
     assert_eq!(hear(&mut socket).await["name"], "a");
     assert_eq!(closed(&mut socket).await.0, 1000);
     assert_eq!(server.received(), json!({"name": "x"}));
-    for path in [
-        "/v1/tail",
-        "/things.v1.Things/Tail",
-        "/things.v1.Things/Watch",
-    ] {
+    for path in ["/v1/tail", "/things.v1.Things/Tail", "/things.v1.Things/Watch"] {
         server.things.answer(Ok(json!({"name": "a"})));
         let mut socket = server.open(path).await;
         say(&mut socket, json!({"name": "y"})).await;
@@ -137,27 +125,15 @@ async fn a_server_stream_begins_with_the_path_or_with_a_message() {
 async fn protobuf_goes_in_binary_frames() {
     let server = Server::new();
     let proto = [("sec-websocket-protocol", "antiphon.proto")];
-    let (mut socket, response) = server
-        .socket("/things.v1.Things/Chat", &proto)
-        .await
-        .unwrap();
-    assert_eq!(
-        response.headers()["sec-websocket-protocol"],
-        "antiphon.proto"
-    );
+    let (mut socket, response) = server.socket("/things.v1.Things/Chat", &proto).await.unwrap();
+    assert_eq!(response.headers()["sec-websocket-protocol"], "antiphon.proto");
     // Field 1, "hi".
     let message = &b"\x0a\x02hi"[..];
     socket.send(Message::binary(message)).await.unwrap();
-    assert_eq!(
-        socket.next().await.unwrap().unwrap(),
-        Message::binary(message)
-    );
+    assert_eq!(socket.next().await.unwrap().unwrap(), Message::binary(message));
     // An empty message is a message; an empty text frame is the end.
     socket.send(Message::binary(&b""[..])).await.unwrap();
-    assert_eq!(
-        socket.next().await.unwrap().unwrap(),
-        Message::binary(&b""[..])
-    );
+    assert_eq!(socket.next().await.unwrap().unwrap(), Message::binary(&b""[..]));
     socket.send(Message::text("")).await.unwrap();
     assert_eq!(closed(&mut socket).await.0, 1000);
     assert_eq!(server.refusal("/v1/rooms/r:chat", &proto).await, 400);
@@ -173,10 +149,7 @@ async fn a_failure_is_told_twice() {
     let problem = hear(&mut socket).await;
     assert_eq!(problem["error"]["code"], "NOT_FOUND");
     assert_eq!(problem["error"]["reason"], "GONE");
-    assert_eq!(
-        closed(&mut socket).await,
-        (4005, "NOT_FOUND (GONE): nothing here".to_owned())
-    );
+    assert_eq!(closed(&mut socket).await, (4005, "NOT_FOUND (GONE): nothing here".to_owned()));
 }
 
 #[tokio::test]
@@ -191,11 +164,7 @@ async fn wrong_messages_end_the_call() {
         let mut socket = server.open("/v1/rooms/r:chat").await;
         socket.send(message.clone()).await.unwrap();
         if code > 4000 {
-            assert_eq!(
-                hear(&mut socket).await["error"]["code"],
-                "INVALID_ARGUMENT",
-                "{message}"
-            );
+            assert_eq!(hear(&mut socket).await["error"]["code"], "INVALID_ARGUMENT", "{message}");
         }
         assert_eq!(closed(&mut socket).await.0, code, "{message}");
         server.things.stream_dropped().await;
@@ -204,10 +173,7 @@ async fn wrong_messages_end_the_call() {
 
 #[tokio::test]
 async fn a_message_that_is_too_long_ends_the_call() {
-    let settings = ServerSettings {
-        message_bytes_max: 100,
-        ..ServerSettings::default()
-    };
+    let settings = ServerSettings { message_bytes_max: 100, ..ServerSettings::default() };
     let server = Server::with(RestSettings::default(), settings);
     let mut socket = server.open("/v1/rooms/r:chat").await;
     say(&mut socket, json!({"left": "x".repeat(200)})).await;
@@ -258,10 +224,8 @@ async fn a_silent_client_is_pinged_and_then_closed() {
 
 #[tokio::test(start_paused = true)]
 async fn an_old_socket_is_closed() {
-    let settings = RestSettings {
-        socket_age_max: Duration::from_secs(100),
-        ..RestSettings::default()
-    };
+    let settings =
+        RestSettings { socket_age_max: Duration::from_secs(100), ..RestSettings::default() };
     let server = Server::with(settings, ServerSettings::default());
     server.things.never_end();
     let mut socket = server.open("/v1/things/x:watch").await;
@@ -284,27 +248,13 @@ async fn what_cannot_be_a_socket_is_refused_over_http() {
         ("/v1/things/x", vec![], 404),
         ("/things.v1.Things/Get", vec![], 404),
         ("/v1/things/x:watch?i32=x", vec![], 400),
-        (
-            "/v1/things/x:watch",
-            vec![("origin", "https://evil.example")],
-            403,
-        ),
-        (
-            "/v1/things/x:watch",
-            vec![("sec-websocket-version", "7")],
-            426,
-        ),
+        ("/v1/things/x:watch", vec![("origin", "https://evil.example")], 403),
+        ("/v1/things/x:watch", vec![("sec-websocket-version", "7")], 426),
         ("/v1/things/x:watch", vec![("grpc-timeout", "never")], 400),
     ] {
-        assert_eq!(
-            server.refusal(path, &headers).await,
-            status,
-            "{path} {headers:?}"
-        );
+        assert_eq!(server.refusal(path, &headers).await, status, "{path} {headers:?}");
     }
     // Without an upgrade, a stream from the client cannot be had.
-    let answer = server
-        .call(request("POST", "/v1/things:import", &[], ""))
-        .await;
+    let answer = server.call(request("POST", "/v1/things:import", &[], "")).await;
     assert_eq!(answer.status(), 405);
 }

@@ -38,40 +38,25 @@ async fn a_stream_is_events_where_asked_for() {
         server.things.answer(Ok(json!({"name": name})));
     }
     let sse = [("accept", "text/event-stream")];
-    let answer = server
-        .call(request("GET", "/v1/things/x:watch", &sse, ""))
-        .await;
+    let answer = server.call(request("GET", "/v1/things/x:watch", &sse, "")).await;
     assert_eq!(answer.header("content-type"), "text/event-stream");
     assert_eq!(answer.header("cache-control"), "no-store");
     let events = events(&answer.body);
-    assert!(
-        events[0].starts_with("id: 1\ndata: {\"name\":\"a\""),
-        "{events:?}"
-    );
-    assert!(
-        events[1].starts_with("id: 2\ndata: {\"name\":\"b\""),
-        "{events:?}"
-    );
+    assert!(events[0].starts_with("id: 1\ndata: {\"name\":\"a\""), "{events:?}");
+    assert!(events[1].starts_with("id: 2\ndata: {\"name\":\"b\""), "{events:?}");
     assert_eq!(events[2..], ["event: end\ndata: {}"]);
 }
 
 #[tokio::test]
 async fn a_failure_before_the_first_message_is_a_problem() {
     let server = Server::new();
-    server
-        .things
-        .answer(Err(Status::not_found("no such thing")));
+    server.things.answer(Err(Status::not_found("no such thing")));
     let answer = server.get("/v1/things/x:watch").await;
-    assert_eq!(
-        (answer.status(), answer.json()["detail"].as_str()),
-        (404, Some("no such thing"))
-    );
+    assert_eq!((answer.status(), answer.json()["detail"].as_str()), (404, Some("no such thing")));
     let answer = server.get("/v1/things/x:watch?i32=x").await;
     assert_eq!(answer.violations(), [("i32".to_owned(), "type".to_owned())]);
     let json = [("accept", "application/json")];
-    let answer = server
-        .call(request("GET", "/v1/things/x:watch", &json, ""))
-        .await;
+    let answer = server.call(request("GET", "/v1/things/x:watch", &json, "")).await;
     assert_eq!(answer.status(), 406);
 }
 
@@ -79,13 +64,8 @@ async fn a_failure_before_the_first_message_is_a_problem() {
 async fn lines_break_off_after_a_failure() {
     let server = Server::new();
     server.things.answer(Ok(json!({"name": "a"})));
-    server
-        .things
-        .answer(Err(Status::not_found("gone").with_reason("GONE", "things")));
-    let mut body = server
-        .send(request("GET", "/v1/things/x:watch", &[], ""))
-        .await
-        .into_body();
+    server.things.answer(Err(Status::not_found("gone").with_reason("GONE", "things")));
+    let mut body = server.send(request("GET", "/v1/things/x:watch", &[], "")).await.into_body();
     let mut text = Vec::new();
     let broke_off = loop {
         match body.frame().await {
@@ -107,17 +87,10 @@ async fn events_end_with_the_failure() {
     server.things.answer(Ok(json!({"name": "a"})));
     server.things.answer(Err(Status::not_found("gone")));
     let sse = [("accept", "text/event-stream")];
-    let answer = server
-        .call(request("GET", "/v1/things/x:watch", &sse, ""))
-        .await;
+    let answer = server.call(request("GET", "/v1/things/x:watch", &sse, "")).await;
     let events = events(&answer.body);
-    let problem = events[1]
-        .strip_prefix("event: error\ndata: ")
-        .expect("an error event");
-    assert_eq!(
-        serde_json::from_str::<Value>(problem).unwrap()["status"],
-        404
-    );
+    let problem = events[1].strip_prefix("event: error\ndata: ").expect("an error event");
+    assert_eq!(serde_json::from_str::<Value>(problem).unwrap()["status"], 404);
     assert_eq!(events.len(), 2);
 }
 
@@ -126,10 +99,7 @@ async fn a_silent_stream_of_events_is_kept_alive() {
     let server = Server::new();
     server.things.never_end();
     let sse = [("accept", "text/event-stream")];
-    let mut body = server
-        .send(request("GET", "/v1/things/x:watch", &sse, ""))
-        .await
-        .into_body();
+    let mut body = server.send(request("GET", "/v1/things/x:watch", &sse, "")).await.into_body();
     for _ in 0..2 {
         let frame = body.frame().await.unwrap().unwrap();
         assert_eq!(&frame.data_ref().unwrap()[..], b": keep-alive\n\n");
@@ -141,10 +111,7 @@ async fn a_client_that_goes_away_cancels_the_handler() {
     let server = Server::new();
     server.things.never_end();
     server.things.answer(Ok(json!({"name": "a"})));
-    let mut body = server
-        .send(request("GET", "/v1/things/x:watch", &[], ""))
-        .await
-        .into_body();
+    let mut body = server.send(request("GET", "/v1/things/x:watch", &[], "")).await.into_body();
     body.frame().await.unwrap().unwrap();
     drop(body);
     server.things.stream_dropped().await;
@@ -162,9 +129,7 @@ async fn a_stream_can_begin_with_a_body() {
 #[tokio::test]
 async fn raw_bytes_are_streamed_one_after_the_other() {
     let server = Server::new();
-    server
-        .things
-        .answer(Ok(json!({"contentType": "text/csv", "data": "YSxi"})));
+    server.things.answer(Ok(json!({"contentType": "text/csv", "data": "YSxi"})));
     server.things.answer(Ok(json!({"data": "LGM="})));
     let answer = server.get("/v1/stream/x").await;
     assert_eq!(answer.header("content-type"), "text/csv");

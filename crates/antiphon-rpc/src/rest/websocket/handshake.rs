@@ -54,16 +54,11 @@ pub(in super::super) fn is_asked_for<B>(request: &Request<B>) -> bool {
 impl Handshake {
     /// Reads the headers of a request that [asks for](is_asked_for) a WebSocket.
     pub(super) fn read(headers: &HeaderMap, origins: &[String]) -> Result<Self, Refused> {
-        if headers
-            .get(SEC_WEBSOCKET_VERSION)
-            .is_none_or(|version| version != VERSION)
-        {
+        if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != VERSION) {
             let message = format!("only version {VERSION} of WebSocket is spoken here");
             return refuse(Code::InvalidArgument, 426, message);
         }
-        let key = headers
-            .get(SEC_WEBSOCKET_KEY)
-            .map_or(&b""[..], HeaderValue::as_bytes);
+        let key = headers.get(SEC_WEBSOCKET_KEY).map_or(&b""[..], HeaderValue::as_bytes);
         if STANDARD.decode(key).is_ok_and(|nonce| nonce.len() == 16) {
             check_origin(headers, origins)?;
         } else {
@@ -79,11 +74,7 @@ impl Handshake {
         } else {
             (None, Codec::Json)
         };
-        Ok(Self {
-            accept,
-            protocol,
-            codec,
-        })
+        Ok(Self { accept, protocol, codec })
     }
 }
 
@@ -93,18 +84,11 @@ fn check_origin(headers: &HeaderMap, origins: &[String]) -> Result<(), Refused> 
         return Ok(());
     };
     let origin = origin.to_str().unwrap_or_default();
-    let host = headers
-        .get(HOST)
-        .and_then(|host| host.to_str().ok())
-        .unwrap_or_default();
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let own = origin
         .split_once("://")
         .is_some_and(|(_, authority)| !host.is_empty() && authority.eq_ignore_ascii_case(host));
-    if own
-        || origins
-            .iter()
-            .any(|listed| listed.eq_ignore_ascii_case(origin))
-    {
+    if own || origins.iter().any(|listed| listed.eq_ignore_ascii_case(origin)) {
         return Ok(());
     }
     let message = format!("pages of {origin} may not open WebSockets here");
@@ -158,11 +142,7 @@ mod tests {
         ] {
             let headers = headers(&[("sec-websocket-protocol", offered)]);
             let handshake = Handshake::read(&headers, &[]).unwrap();
-            assert_eq!(
-                (handshake.protocol, handshake.codec),
-                (protocol, codec),
-                "{offered}"
-            );
+            assert_eq!((handshake.protocol, handshake.codec), (protocol, codec), "{offered}");
         }
     }
 
@@ -176,10 +156,7 @@ mod tests {
             let refused = Handshake::read(&headers(&[changed]), &[]).unwrap_err();
             let response = refused.response();
             assert_eq!(response.status(), status, "{changed:?}");
-            assert_eq!(
-                response.headers().contains_key("sec-websocket-version"),
-                status == 426
-            );
+            assert_eq!(response.headers().contains_key("sec-websocket-version"), status == 426);
         }
     }
 

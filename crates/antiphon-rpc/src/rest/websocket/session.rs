@@ -68,13 +68,7 @@ impl Session {
         codec: Codec,
         opening: Opening,
     ) -> Self {
-        Self {
-            shared,
-            route,
-            call,
-            codec,
-            opening,
-        }
+        Self { shared, route, call, codec, opening }
     }
 
     /// Carries the call until it ends or the client goes.
@@ -149,10 +143,8 @@ impl Pump {
         let settings = self.shared.settings.clone();
         let too_old = pin!(tokio::time::sleep(settings.socket_age_max));
         let mut too_old = too_old;
-        let mut pings = interval_at(
-            Instant::now() + settings.ping_interval,
-            settings.ping_interval,
-        );
+        let mut pings =
+            interval_at(Instant::now() + settings.ping_interval, settings.ping_interval);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let end = tokio::select! {
@@ -200,10 +192,7 @@ impl Pump {
 
     async fn ping(&mut self, idle_max: Duration) -> Option<End> {
         // While the handler has no room for another message, nobody listens to the client.
-        let deaf = self
-            .requests
-            .as_ref()
-            .is_some_and(|requests| requests.capacity() == 0);
+        let deaf = self.requests.as_ref().is_some_and(|requests| requests.capacity() == 0);
         if !deaf && self.heard.elapsed() > idle_max {
             let message = format!("the client said nothing for {idle_max:?}, not even pong");
             return Some(End::Failed(Status::new(Code::Cancelled, message)));
@@ -223,10 +212,9 @@ impl Pump {
             (Message::Text(text), _) if text.is_empty() => self.no_more_messages(),
             (Message::Text(text), Codec::Json) => self.message(text.into()),
             (Message::Binary(bytes), Codec::Proto) => self.message(bytes),
-            (Message::Text(_), Codec::Proto) => Some(End::Broken(
-                CloseCode::Unsupported,
-                "messages are binary frames",
-            )),
+            (Message::Text(_), Codec::Proto) => {
+                Some(End::Broken(CloseCode::Unsupported, "messages are binary frames"))
+            }
             (Message::Binary(_), Codec::Json) => Some(End::Broken(
                 CloseCode::Unsupported,
                 "messages are text frames; ask for the subprotocol antiphon.proto",
@@ -244,13 +232,8 @@ impl Pump {
             (Codec::Proto, _) => Ok(frame),
             (Codec::Json, first) => {
                 let (path, query) = first.unwrap_or_default();
-                let said = (!path.is_empty()).then_some(Said {
-                    path: &path,
-                    query: &query,
-                });
-                self.route
-                    .request
-                    .stream_message(&self.shared.schema, said, frame)
+                let said = (!path.is_empty()).then_some(Said { path: &path, query: &query });
+                self.route.request.stream_message(&self.shared.schema, said, frame)
             }
         };
         let message = match message {
@@ -269,10 +252,7 @@ impl Pump {
     /// was no other one to put it into.
     fn no_more_messages(&mut self) -> Option<End> {
         let says_something = self.route.request.takes_from_path()
-            || self
-                .opening
-                .as_ref()
-                .is_some_and(|(_, query)| !query.is_empty());
+            || self.opening.as_ref().is_some_and(|(_, query)| !query.is_empty());
         if says_something && self.opening.is_some() {
             let end = self.message(Bytes::new());
             if end.is_some() {
@@ -299,10 +279,7 @@ impl Pump {
                 (Some(CloseCode::from(code)), status.to_string())
             }
         };
-        let close = code.map(|code| CloseFrame {
-            code,
-            reason: cut(&reason).into(),
-        });
+        let close = code.map(|code| CloseFrame { code, reason: cut(&reason).into() });
         let closing = async {
             // Answers the client's close frame where there was one.
             if self.socket.close(close).await.is_ok() {
