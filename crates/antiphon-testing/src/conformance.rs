@@ -1,4 +1,5 @@
 //! Suites that every adapter of a port must pass: one test per numbered rule of the port.
 
 pub mod broker;
+pub mod saga;
 pub mod store;

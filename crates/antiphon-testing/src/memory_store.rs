@@ -8,12 +8,14 @@
 //! Deterministic: one lock, ordered maps, no randomness, no background task. Time is that of the
 //! [`Clock`] it is given.
 
+mod barrier;
 mod calls;
 mod connection;
 mod hook;
 mod inbox;
 mod lease;
 mod outbox;
+mod saga;
 mod state;
 
 use std::fmt;

@@ -59,9 +59,11 @@ fn number(bytes: &[u8]) -> i64 {
 mod paused {
     use super::Memory;
     antiphon_testing::store_conformance!(paused Memory);
+    antiphon_testing::saga_conformance!(paused Memory);
 }
 
 mod threads {
     use super::Memory;
     antiphon_testing::store_conformance!(Memory);
+    antiphon_testing::saga_conformance!(Memory);
 }

@@ -169,7 +169,7 @@ fn texts(rows: &[OutboxRow]) -> Vec<&str> {
 }
 
 /// Opens a transaction, however busy the store is.
-async fn begin<S: Store>(store: &S) -> S::Connection {
+pub(super) async fn begin<S: Store>(store: &S) -> S::Connection {
     let patient = async {
         loop {
             match store.begin().await {

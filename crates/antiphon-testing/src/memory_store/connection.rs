@@ -86,6 +86,10 @@ impl Connection {
         self.writes.insert(key, Some(value));
     }
 
+    pub(super) fn remove(&mut self, key: Key) {
+        self.writes.insert(key, None);
+    }
+
     /// Waits until no other open transaction writes the row, and keeps others from it.
     pub(super) async fn lock(&mut self, key: Key) -> Result<(), StoreError> {
         let data = std::sync::Arc::clone(&self.store.data);

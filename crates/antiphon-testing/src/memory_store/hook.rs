@@ -29,6 +29,18 @@ pub enum Point {
     Recall,
     Remember,
     Forget,
+    Insert,
+    Load,
+    Save,
+    Find,
+    Due,
+    Live,
+    List,
+    ForgetEnded,
+    Pass,
+    Answer,
+    Retract,
+    ForgetPassed,
 }
 
 /// What happens to a call.
@@ -93,6 +105,11 @@ fn name(point: Point) -> &'static str {
         }
         Point::Enter | Point::Expire => "using the inbox",
         Point::Recall | Point::Remember | Point::Forget => "using stored answers",
+        Point::Insert | Point::Load | Point::Save | Point::Find => "using sagas",
+        Point::Due | Point::Live | Point::List | Point::ForgetEnded => "looking at sagas",
+        Point::Pass | Point::Answer | Point::Retract | Point::ForgetPassed => {
+            "using the barrier of sagas"
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use antiphon_core::{MessageId, Timestamp};
 use antiphon_messaging::Message;
 use antiphon_outbox::{Buried, Seq, StoredCall};
+use antiphon_saga::{BarrierKey, SagaId, SagaRow, StoredReply};
 use bytes::Bytes;
 
 /// What a row is found by.
@@ -16,6 +17,12 @@ pub(super) enum Key {
     Entered(String, MessageId),
     /// A stored answer: method and key.
     Answer(String, String),
+    /// A saga.
+    Saga(SagaId),
+    /// The saga of this type and correlation id.
+    SagaOf(String, String),
+    /// A command of a saga that has passed.
+    Barrier(BarrierKey),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +30,18 @@ pub(super) enum Value {
     Row(Bytes),
     Entered,
     Answer(StoredCall, Timestamp),
+    Saga(SagaRow),
+    SagaOf(SagaId),
+    Barrier(Passed),
+}
+
+/// What the barrier remembers of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Passed {
+    pub(super) at: Timestamp,
+    /// It is an action that was undone before it came.
+    pub(super) blocked: bool,
+    pub(super) answer: Option<StoredReply>,
 }
 
 #[derive(Clone, Debug)]
