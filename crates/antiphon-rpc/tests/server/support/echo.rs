@@ -1,6 +1,6 @@
 //! A service written by hand, as generated code would be: bytes in, bytes out.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -19,21 +19,28 @@ const fn method(name: &'static str, path: &'static str, kind: MethodKind) -> Met
     MethodInfo { service: "t.v1.Echo", name, path, kind, idempotency, timeout: None }
 }
 
-static INFO: ServiceInfo = ServiceInfo {
-    name: "t.v1.Echo",
-    methods: &[
-        method("Echo", "/t.v1.Echo/Echo", MethodKind::Unary),
-        method("Fail", "/t.v1.Echo/Fail", MethodKind::Unary),
-        method("Panic", "/t.v1.Echo/Panic", MethodKind::Unary),
-        method("Wait", "/t.v1.Echo/Wait", MethodKind::Unary),
-        method("Context", "/t.v1.Echo/Context", MethodKind::Unary),
-        method("Count", "/t.v1.Echo/Count", MethodKind::ServerStream),
-        method("Join", "/t.v1.Echo/Join", MethodKind::ClientStream),
-        method("Chat", "/t.v1.Echo/Chat", MethodKind::Bidi),
-        method("Forever", "/t.v1.Echo/Forever", MethodKind::ServerStream),
-    ],
-    descriptor_set: &[],
-};
+static METHODS: &[MethodInfo] = &[
+    method("Echo", "/t.v1.Echo/Echo", MethodKind::Unary),
+    method("Fail", "/t.v1.Echo/Fail", MethodKind::Unary),
+    method("Panic", "/t.v1.Echo/Panic", MethodKind::Unary),
+    method("Wait", "/t.v1.Echo/Wait", MethodKind::Unary),
+    method("Context", "/t.v1.Echo/Context", MethodKind::Unary),
+    method("Count", "/t.v1.Echo/Count", MethodKind::ServerStream),
+    method("Join", "/t.v1.Echo/Join", MethodKind::ClientStream),
+    method("Chat", "/t.v1.Echo/Chat", MethodKind::Bidi),
+    method("Forever", "/t.v1.Echo/Forever", MethodKind::ServerStream),
+];
+
+fn info() -> &'static ServiceInfo {
+    static INFO: OnceLock<ServiceInfo> = OnceLock::new();
+    INFO.get_or_init(|| {
+        let here = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/server/support");
+        let mut compiler = protox::Compiler::new([here]).unwrap();
+        compiler.include_imports(true).open_file("echo.proto").unwrap();
+        let descriptor_set = compiler.encode_file_descriptor_set().leak();
+        ServiceInfo { name: "t.v1.Echo", methods: METHODS, descriptor_set }
+    })
+}
 
 /// What happened to the service.
 #[derive(Debug, Default)]
@@ -66,7 +73,7 @@ pub(crate) fn encode(bytes: &[u8]) -> Result<Encoded, Status> {
 
 impl Service for Echo {
     fn info(&self) -> &'static ServiceInfo {
-        &INFO
+        info()
     }
 
     fn unary(
