@@ -7,7 +7,8 @@
 //!   settled, except the positions in `open`. `low` is the first position it still needs.
 //! * `lease`: which member of a group has which lane; every write for a lane checks its token.
 //! * `waiting`: messages of one group that come (again) later: retries, what an ordered group holds
-//!   back behind them, and redriven dead letters.
+//!   back behind them, and redriven dead letters. A row with an `owner` is in the hands of a member
+//!   that has given its lane away, and is due when that member gives it back or is gone.
 //! * `delayed`: published messages that are not due; they are moved to the log when they are.
 //! * `dead` and `death`: dead letters, and every time that each has died.
 
@@ -25,7 +26,7 @@ const STEP_1: &str = "
 CREATE TABLE topic (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE grp (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE value (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-INSERT INTO value (name, value) VALUES ('token', 0), ('redrives', 0);
+INSERT INTO value (name, value) VALUES ('token', 0), ('stirred', 0);
 
 CREATE TABLE cursor (
     grp      INTEGER NOT NULL,
@@ -42,6 +43,7 @@ CREATE TABLE member (
     grp   INTEGER NOT NULL,
     owner TEXT NOT NULL,
     until INTEGER NOT NULL,
+    idle  INTEGER NOT NULL,
     PRIMARY KEY (grp, owner)
 ) WITHOUT ROWID;
 CREATE TABLE lease (
@@ -61,6 +63,7 @@ CREATE TABLE waiting (
     key      TEXT NOT NULL,
     due      INTEGER NOT NULL,
     attempts INTEGER NOT NULL,
+    owner    TEXT NOT NULL DEFAULT '',
     id       BLOB NOT NULL,
     kind     TEXT NOT NULL,
     head     BLOB NOT NULL,
@@ -68,6 +71,7 @@ CREATE TABLE waiting (
     UNIQUE (grp, topic, seq)
 );
 CREATE INDEX waiting_lane ON waiting (grp, lane);
+CREATE INDEX waiting_owner ON waiting (grp, owner) WHERE owner <> '';
 
 CREATE TABLE delayed (
     due   INTEGER NOT NULL,

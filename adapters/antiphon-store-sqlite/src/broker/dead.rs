@@ -187,9 +187,7 @@ fn redrive(connection: &Connection, group: i64, id: MessageId) -> Result<bool> {
     connection
         .prepare_cached("DELETE FROM dead WHERE grp = ? AND id = ?")?
         .execute(params![group, id])?;
-    connection
-        .prepare_cached("UPDATE value SET value = value + 1 WHERE name = 'redrives'")?
-        .execute([])?;
+    rows::stir(connection)?;
     Ok(true)
 }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::core::Core;
 use super::member::{Member, State};
-use super::rows::{self, Shared, Taken};
+use super::rows::{self, Beat, Shared, Taken};
 use super::scan;
 use super::share::{At, Cursor};
 
@@ -34,7 +34,7 @@ const REVOKE_MAX: Duration = Duration::from_secs(10);
 pub(super) async fn keep(member: Weak<Member>) {
     let Some(work) = member.upgrade().map(|member| Arc::clone(&member.work)) else { return };
     let mut beat_at = Instant::now();
-    let mut redrives = None;
+    let mut stirred = None;
     loop {
         let Some(member) = member.upgrade() else { return };
         let regroup = {
@@ -45,7 +45,7 @@ pub(super) async fn keep(member: Weak<Member>) {
             std::mem::take(&mut state.regroup)
         };
         if regroup || Instant::now() >= beat_at {
-            let hungry = beat(&member, &mut redrives).await;
+            let hungry = beat(&member, &mut stirred).await;
             beat_at = Instant::now() + if hungry { BEAT_HUNGRY } else { BEAT };
             flush(&member, true).await;
         } else {
@@ -116,16 +116,29 @@ fn done_rows(state: &State) -> Vec<(u32, i64, Vec<At>)> {
 
 /// Renews leases and brings the number of lanes to the fair share. Answers whether lanes are
 /// missing.
-async fn beat(member: &Arc<Member>, redrives: &mut Option<i64>) -> bool {
-    let (held, hungry): (Vec<(u32, i64)>, bool) = {
-        let state = member.state.lock();
-        (state.share.lanes().map(|(number, lane)| (number, lane.token)).collect(), !state.closing)
-    };
+async fn beat(member: &Arc<Member>, stirred: &mut Option<i64>) -> bool {
     let asked = Instant::now();
-    let (identity, now) = (member.identity.clone(), member.core.now());
+    let now = member.core.now();
+    let beat = {
+        let mut state = member.state.lock();
+        Beat {
+            held: state.share.lanes().map(|(number, lane)| (number, lane.token)).collect(),
+            closing: state.closing,
+            // What an ordered consumer holds back would hold back the next one, too.
+            idle: state.take_idle() && !state.share.ordered(),
+            now,
+            until: now + TTL,
+        }
+    };
+    let (identity, core) = (member.identity.clone(), Arc::downgrade(&member.core));
+    let (group, owner) = (identity.group, identity.owner.clone());
     let answer = member.core.write(
-        move |connection| rows::heartbeat(connection, &identity, &held, hungry, now, now + TTL),
-        |_| {},
+        move |connection| rows::heartbeat(connection, &identity, &beat),
+        move |shared| {
+            if let (Ok(Shared { joined: true, .. }), Some(core)) = (shared, core.upgrade()) {
+                core.regrouped(group, &owner);
+            }
+        },
     );
     let mut shared = match answer.get().await {
         Ok(shared) => shared,
@@ -149,8 +162,8 @@ async fn beat(member: &Arc<Member>, redrives: &mut Option<i64>) -> bool {
     if !taken.is_empty() {
         enter(member, taken, until).await;
     }
-    if redrives.replace(shared.redrives).is_some_and(|before| before != shared.redrives) {
-        look_for_redriven(member).await;
+    if stirred.replace(shared.stirred).is_some_and(|before| before != shared.stirred) {
+        look_for_stirred(member).await;
     }
     if lanes > shared.target {
         give_back(member, shared.target);
@@ -224,15 +237,15 @@ async fn enter(member: &Arc<Member>, taken: Vec<Taken>, until: Instant) {
     if !unwanted.is_empty() {
         let identity = member.identity.clone();
         drop(member.core.write(
-            move |connection| rows::release(connection, &identity, &unwanted, false),
+            move |connection| rows::release(connection, &identity, &unwanted, &[]),
             |_| {},
         ));
     }
     member.wake.notify_one();
 }
 
-/// Dead letters may have come back as waiting messages.
-async fn look_for_redriven(member: &Arc<Member>) {
+/// Dead letters may have come back as waiting messages, and claimed messages as due ones.
+async fn look_for_stirred(member: &Arc<Member>) {
     let lanes: Vec<(u32, i64)> = {
         let state = member.state.lock();
         state.share.lanes().map(|(number, lane)| (number, lane.token)).collect()
@@ -252,9 +265,7 @@ async fn look_for_redriven(member: &Arc<Member>) {
             for (number, token, waiting) in found {
                 let lane = state.share.lane_mut(number).filter(|lane| lane.token == token);
                 if let Some(lane) = lane {
-                    for (at, key, due) in waiting {
-                        lane.waiting.insert(at, &key, due);
-                    }
+                    lane.waiting.refresh(waiting);
                 }
             }
         }
@@ -278,11 +289,7 @@ fn give_back(member: &Arc<Member>, target: usize) {
     for lane in &surplus {
         state.share.stop(*lane);
     }
-    let (busy, idle): (Vec<u32>, Vec<u32>) =
-        surplus.into_iter().partition(|lane| state.share.held_of(*lane) > 0);
-    if !idle.is_empty() {
-        release(member, &mut state, &idle);
-    }
+    let busy = release_idle(member, &mut state, surplus);
     if !busy.is_empty() {
         let (done, let_go) = oneshot::channel();
         state.revoked.push_back((busy.clone(), done));
@@ -290,6 +297,16 @@ fn give_back(member: &Arc<Member>, target: usize) {
     }
     drop(state);
     member.wake.notify_one();
+}
+
+/// Releases those of the stopped `lanes` that need not wait for the consumer, and answers with the
+/// others. Without order none needs to: the consumer keeps what it has.
+pub(super) fn release_idle(member: &Member, state: &mut State, lanes: Vec<u32>) -> Vec<u32> {
+    let (busy, idle): (Vec<u32>, Vec<u32>) = lanes
+        .into_iter()
+        .partition(|lane| state.share.ordered() && state.share.held_of(*lane) > 0);
+    release(member, state, &idle);
+    busy
 }
 
 async fn release_when_let_go(
@@ -309,6 +326,17 @@ async fn release_when_let_go(
 }
 
 fn release(member: &Member, state: &mut State, lanes: &[u32]) {
+    if lanes.is_empty() {
+        return;
+    }
+    let mut claimed = Vec::new();
+    if !state.share.ordered() {
+        for ready in lanes.iter().flat_map(|lane| state.share.claim(*lane)) {
+            let key = ready.message.key.clone();
+            let place = member.place(ready.lane, ready.at, key, ready.waited);
+            claimed.push((place, ready.attempts));
+        }
+    }
     let progress = member.progress(state, lanes, true);
     for lane in lanes {
         state.share.leave(*lane);
@@ -316,7 +344,7 @@ fn release(member: &Member, state: &mut State, lanes: &[u32]) {
     let (identity, core) = (member.identity.clone(), Arc::downgrade(&member.core));
     let (group, owner) = (identity.group, identity.owner.clone());
     drop(member.core.write(
-        move |connection| rows::release(connection, &identity, &progress, false),
+        move |connection| rows::release(connection, &identity, &progress, &claimed),
         move |_| {
             if let Some(core) = core.upgrade() {
                 core.regrouped(group, &owner);

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
-use antiphon_core::{BoxFuture, MessageId};
+use antiphon_core::{BoxFuture, MessageId, Timestamp};
 use antiphon_messaging::{
     DeadReason, Delivery, Fetched, Settle, Settled, Settlement, Settling, Source,
 };
@@ -15,7 +15,8 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::core::Core;
-use super::rows::{self, Identity, Place, Progress, Written};
+use super::keeper;
+use super::rows::{self, Identity, Place, Progress, Verdict, Written};
 use super::scan::{self, Broken, Found};
 use super::share::{At, Bury, Effect, Park, Scan, Share};
 use super::writer::Answer;
@@ -68,6 +69,9 @@ pub(super) struct State {
     pub(super) closing: bool,
     /// Lanes may have to be shared out anew.
     pub(super) regroup: bool,
+    /// Whether the consumer has asked for messages since the last heartbeat, or is asking.
+    pub(super) asked: bool,
+    asking: bool,
     /// There may be unread messages in the logs.
     pub(super) unread: bool,
     reading: bool,
@@ -88,6 +92,8 @@ impl Member {
             over: false,
             closing: false,
             regroup: true,
+            asked: true,
+            asking: false,
             unread: true,
             reading: false,
             limit: READ_MIN,
@@ -149,7 +155,7 @@ impl Member {
         let (identity, core) = (self.identity.clone(), Arc::downgrade(&self.core));
         let (group, owner) = (identity.group, identity.owner.clone());
         let answer = self.core.write(
-            move |connection| rows::release(connection, &identity, &progress, true),
+            move |connection| rows::leave(connection, &identity, &progress),
             move |_| {
                 if let Some(core) = core.upgrade() {
                     core.regrouped(group, &owner);
@@ -281,7 +287,7 @@ impl Member {
         }));
     }
 
-    fn place(&self, lane: u32, at: At, key: String, waited: bool) -> Place {
+    pub(super) fn place(&self, lane: u32, at: At, key: String, waited: bool) -> Place {
         Place {
             group: self.identity.group,
             topic: self.topics[at.topic].id,
@@ -334,6 +340,25 @@ impl Member {
         )
     }
 
+    fn settle_claimed(&self, place: Place, verdict: Verdict) -> Settling {
+        let (owner, core) = (self.identity.owner.clone(), Arc::downgrade(&self.core));
+        let group = place.group;
+        let answer = self.core.write(
+            move |connection| rows::settle_claimed(connection, &place, &owner, &verdict),
+            move |_| {
+                if let Some(core) = core.upgrade() {
+                    core.regrouped(group, "");
+                }
+            },
+        );
+        Settling::Wait(Box::pin(async move {
+            match answer.get().await {
+                Ok(true) => Settled::Confirmed,
+                Ok(false) | Err(_) => Settled::Stale,
+            }
+        }))
+    }
+
     /// Makes a change that is `true` if the lease still held, and answers when it is durable.
     fn durably(
         &self,
@@ -367,7 +392,22 @@ impl Member {
             Effect::Noted => Settling::Done(Settled::Sent),
             Effect::Park(park) => self.park(park),
             Effect::Bury(bury) => self.bury(bury),
+            Effect::Claimed { lane, at, attempts, id, settlement } => {
+                let place = self.place(lane, at, String::new(), true);
+                self.settle_claimed(place, verdict(settlement, attempts, id, wall))
+            }
         }
+    }
+}
+
+fn verdict(settlement: Settlement, attempts: u32, id: MessageId, now: Timestamp) -> Verdict {
+    match settlement {
+        Settlement::Ack => Verdict::Done,
+        Settlement::Release => Verdict::Again { due: Timestamp::EPOCH, attempts },
+        Settlement::Retry { after, attempts: made } => {
+            Verdict::Again { due: now + after, attempts: attempts.saturating_add(made) }
+        }
+        Settlement::Dead(reason) => Verdict::Dead { id, reason, at: now },
     }
 }
 
@@ -405,12 +445,39 @@ impl Member {
     }
 }
 
+/// While it lives, the consumer is asking for messages.
+struct Asking<'a>(&'a Member);
+
+impl<'a> Asking<'a> {
+    fn new(member: &'a Member) -> Self {
+        member.state.lock().asking = true;
+        Self(member)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.asking = false;
+        state.asked = true;
+    }
+}
+
+impl State {
+    /// Whether the consumer has wanted nothing since this was asked last.
+    pub(super) fn take_idle(&mut self) -> bool {
+        let asked = std::mem::take(&mut self.asked);
+        !asked && !self.asking
+    }
+}
+
 /// The port's view of a [`Member`]; leaves the group when it is dropped.
 pub(super) struct MemberSource(pub(super) Arc<Member>);
 
 impl Source for MemberSource {
     fn fetch(&mut self, credits: usize) -> BoxFuture<'_, Fetched> {
         Box::pin(async move {
+            let _asking = (credits > 0).then(|| Asking::new(&self.0));
             loop {
                 {
                     let mut state = self.0.state.lock();
@@ -437,9 +504,10 @@ impl Source for MemberSource {
         let mut state = self.0.state.lock();
         state.closing = true;
         let lanes: Vec<u32> = state.share.lanes().map(|(number, _)| number).collect();
-        for lane in lanes {
-            state.share.stop(lane);
+        for lane in &lanes {
+            state.share.stop(*lane);
         }
+        keeper::release_idle(&self.0, &mut state, lanes);
         drop(state);
         Box::pin(async move {
             loop {

@@ -24,8 +24,10 @@ pub(super) struct Shared {
     /// Which of its lanes it still has.
     pub(super) kept: Vec<u32>,
     pub(super) taken: Vec<Taken>,
-    /// Changes when dead letters were redriven.
-    pub(super) redrives: i64,
+    /// Changes when waiting messages were changed by somebody else than the holder of their lane.
+    pub(super) stirred: i64,
+    /// Whether the member is new.
+    pub(super) joined: bool,
 }
 
 /// A member of a group, as the tables know it.
@@ -60,50 +62,96 @@ pub(super) fn holds(connection: &Connection, group: i64, lane: u32, token: i64) 
         .exists(params![group, lane, token])
 }
 
+/// What a member says with its heartbeat.
+#[derive(Debug)]
+pub(super) struct Beat {
+    pub(super) held: Vec<(u32, i64)>,
+    /// It takes no more lanes.
+    pub(super) closing: bool,
+    /// Its consumer has not asked for anything for some time; others may have all its lanes.
+    pub(super) idle: bool,
+    pub(super) now: Timestamp,
+    pub(super) until: Timestamp,
+}
+
 /// Announces a member, renews its leases, and takes free lanes up to its fair share.
-/// With `hungry` unset it only renews.
-pub(super) fn heartbeat(
-    connection: &Connection,
-    member: &Identity,
-    held: &[(u32, i64)],
-    hungry: bool,
-    now: Timestamp,
-    until: Timestamp,
-) -> Result<Shared> {
-    let (now, until) = (now.as_micros(), until.as_micros());
+pub(super) fn heartbeat(connection: &Connection, member: &Identity, beat: &Beat) -> Result<Shared> {
+    let (now, until) = (beat.now.as_micros(), beat.until.as_micros());
     let Identity { group, owner, .. } = member;
     let run = |sql: &str, values: &[&dyn rusqlite::ToSql]| {
         connection.prepare_cached(sql)?.execute(values)
     };
-    run("INSERT OR REPLACE INTO member (grp, owner, until) VALUES (?, ?, ?)", &[group, owner, &until])?;
-    run("DELETE FROM member WHERE grp = ? AND until < ?", &[group, &now])?;
+    let renew = "UPDATE member SET until = ?, idle = ? WHERE grp = ? AND owner = ?";
+    let joined = run(renew, &[&until, &beat.idle, group, owner])? == 0;
+    if joined {
+        let join = "INSERT INTO member (grp, owner, until, idle) VALUES (?, ?, ?, ?)";
+        run(join, &[group, owner, &until, &beat.idle])?;
+    }
+    if run("DELETE FROM member WHERE grp = ? AND until < ?", &[group, &now])? > 0 {
+        give_up_claims(
+            connection,
+            "grp = ?1 AND owner <> '' AND owner NOT IN (SELECT owner FROM member WHERE grp = ?1)",
+            params![group],
+        )?;
+    }
     let mut kept = Vec::new();
-    for (lane, token) in held {
+    for (lane, token) in &beat.held {
         let renew = "UPDATE lease SET until = ? WHERE grp = ? AND lane = ? AND token = ?";
         if run(renew, &[&until, group, lane, token])? == 1 {
             kept.push(*lane);
         }
     }
-    let target = fair_share(connection, *group, owner)?;
+    let target = fair_share(connection, *group, owner, beat.idle)?;
     let mut taken = Vec::new();
-    if hungry && kept.len() < target {
+    if !beat.closing && kept.len() < target {
         for lane in free_lanes(connection, *group, now)?.into_iter().take(target - kept.len()) {
             taken.push(take(connection, member, lane, until)?);
         }
     }
-    let redrives = connection
-        .prepare_cached("SELECT value FROM value WHERE name = 'redrives'")?
+    let stirred = connection
+        .prepare_cached("SELECT value FROM value WHERE name = 'stirred'")?
         .query_row([], |row| row.get(0))?;
-    Ok(Shared { target, kept, taken, redrives })
+    Ok(Shared { target, kept, taken, stirred, joined })
 }
 
 /// The lanes divided by the members; the first members in the order of their names get one more.
-fn fair_share(connection: &Connection, group: i64, owner: &str) -> Result<usize> {
-    let (members, before): (u32, u32) = connection
-        .prepare_cached("SELECT count(*), coalesce(sum(owner < ?2), 0) FROM member WHERE grp = ?1")?
-        .query_row(params![group, owner], |row| Ok((row.get(0)?, row.get(1)?)))?;
+/// Idle members get none, unless all are idle.
+fn fair_share(connection: &Connection, group: i64, owner: &str, idle: bool) -> Result<usize> {
+    let count = |idle_too: bool| -> Result<(u32, u32)> {
+        connection
+            .prepare_cached(
+                "SELECT count(*), coalesce(sum(owner < ?2), 0) FROM member
+                  WHERE grp = ?1 AND idle <= ?3",
+            )?
+            .query_row(params![group, owner, idle_too], |row| Ok((row.get(0)?, row.get(1)?)))
+    };
+    let (members, before) = match count(false)? {
+        (0, _) => count(true)?,
+        _ if idle => return Ok(0),
+        active => active,
+    };
     let members = members.max(1);
     Ok((LANES / members) as usize + usize::from(before < LANES % members))
+}
+
+/// Claimed messages that match become due at once, for whoever has their lane.
+fn give_up_claims(
+    connection: &Connection,
+    which: &str,
+    values: &[&dyn rusqlite::ToSql],
+) -> Result<()> {
+    let changed = connection
+        .prepare_cached(&format!("UPDATE waiting SET due = 0, owner = '' WHERE {which}"))?
+        .execute(values)?;
+    if changed > 0 { stir(connection) } else { Ok(()) }
+}
+
+/// Tells the holders of lanes to look at their waiting messages again.
+pub(super) fn stir(connection: &Connection) -> Result<()> {
+    connection
+        .prepare_cached("UPDATE value SET value = value + 1 WHERE name = 'stirred'")?
+        .execute([])
+        .map(drop)
 }
 
 fn free_lanes(connection: &Connection, group: i64, now: i64) -> Result<Vec<u32>> {
@@ -179,25 +227,74 @@ fn remove_waiting(connection: &Connection, group: i64, topic: i64, seq: i64) -> 
     Ok(())
 }
 
-/// Gives leases back, and with `leave` the membership.
+/// Gives leases back; the `claimed` messages of those lanes stay in the member's hands.
 pub(super) fn release(
     connection: &Connection,
     member: &Identity,
     progress: &[Progress],
-    leave: bool,
+    claimed: &[(Place, u32)],
 ) -> Result<()> {
-    advance(connection, member.group, progress)?;
+    let lost = advance(connection, member.group, progress)?;
+    for (place, attempts) in claimed.iter().filter(|(place, _)| !lost.contains(&place.lane)) {
+        park(connection, place, Timestamp::MAX, *attempts)?;
+        connection
+            .prepare_cached("UPDATE waiting SET owner = ? WHERE grp = ? AND topic = ? AND seq = ?")?
+            .execute(params![member.owner, place.group, place.topic, place.seq])?;
+    }
     let mut release =
         connection.prepare_cached("DELETE FROM lease WHERE grp = ? AND lane = ? AND token = ?")?;
     for Progress { lane, token, .. } in progress {
         release.execute(params![member.group, lane, token])?;
     }
-    if leave {
-        connection
-            .prepare_cached("DELETE FROM member WHERE grp = ? AND owner = ?")?
-            .execute(params![member.group, member.owner])?;
-    }
     Ok(())
+}
+
+/// Gives everything back and leaves the group.
+pub(super) fn leave(
+    connection: &Connection,
+    member: &Identity,
+    progress: &[Progress],
+) -> Result<()> {
+    release(connection, member, progress, &[])?;
+    let Identity { group, owner, .. } = member;
+    give_up_claims(connection, "grp = ? AND owner = ?", params![group, owner])?;
+    connection
+        .prepare_cached("DELETE FROM member WHERE grp = ? AND owner = ?")?
+        .execute(params![group, owner])
+        .map(drop)
+}
+
+/// What becomes of a claimed message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Done,
+    Again { due: Timestamp, attempts: u32 },
+    Dead { id: MessageId, reason: DeadReason, at: Timestamp },
+}
+
+/// Settles a claimed message; `false` when the claim is gone.
+pub(super) fn settle_claimed(
+    connection: &Connection,
+    place: &Place,
+    owner: &str,
+    verdict: &Verdict,
+) -> Result<bool> {
+    let Place { group, topic, seq, .. } = place;
+    let claimed = connection
+        .prepare_cached(
+            "UPDATE waiting SET owner = '' WHERE grp = ? AND topic = ? AND seq = ? AND owner = ?",
+        )?
+        .execute(params![group, topic, seq, owner])?;
+    if claimed == 0 {
+        return Ok(false);
+    }
+    match verdict {
+        Verdict::Done => remove_waiting(connection, *group, *topic, *seq)?,
+        Verdict::Again { due, attempts } => park(connection, place, *due, *attempts)?,
+        Verdict::Dead { id, reason, at } => bury(connection, place, *id, reason, *at)?,
+    }
+    stir(connection)?;
+    Ok(true)
 }
 
 /// A message of a group, by its place and its key.

@@ -33,6 +33,8 @@ pub(super) struct Ready {
     pub(super) attempts: u32,
     /// Whether its row is in the table of waiting messages.
     pub(super) waited: bool,
+    /// Whether its lane was given away while it was in the consumer's hands.
+    pub(super) claimed: bool,
     pub(super) message: Arc<Message>,
 }
 
@@ -137,6 +139,8 @@ pub(super) enum Effect {
     Noted,
     /// Write it to the table of waiting messages, then call [`Share::parked`].
     Park(Park),
+    /// Its lane was given away; settle it by its row.
+    Claimed { lane: u32, at: At, attempts: u32, id: MessageId, settlement: Settlement },
     /// Write it to the dead letters, then call [`Share::buried`].
     Bury(Bury),
 }
@@ -221,7 +225,28 @@ impl Share {
         }
         self.generation += 1;
         self.forget_ready(number);
-        self.held.retain(|_, held| held.lane != number);
+        self.held.retain(|_, held| held.lane != number || held.claimed);
+    }
+
+    /// The messages of a lane that are in the consumer's hands stay there when the lane is given
+    /// up; answers with them. Only without order, where another member may go on with the lane.
+    pub(super) fn claim(&mut self, number: u32) -> Vec<Ready> {
+        let mut claimed = Vec::new();
+        for held in self.held.values_mut().filter(|held| held.lane == number && !held.claimed) {
+            held.claimed = true;
+            claimed.push(held.clone());
+        }
+        for ready in &claimed {
+            if let Some(lane) = self.lane_mut(number) {
+                lane.held -= 1;
+                lane.cursors[ready.at.topic].settle(ready.at.seq);
+            }
+        }
+        claimed
+    }
+
+    pub(super) fn ordered(&self) -> bool {
+        self.ordered
     }
 
     /// Stops handing out messages of a lane, which is about to be given up.
@@ -366,6 +391,15 @@ impl Share {
         now: Instant,
     ) -> Effect {
         let Some(held) = self.held.remove(&token) else { return Effect::Stale };
+        if held.claimed {
+            return Effect::Claimed {
+                lane: held.lane,
+                at: held.at,
+                attempts: held.attempts,
+                id: held.message.id,
+                settlement,
+            };
+        }
         let Some(lane) = self.lanes.get_mut(held.lane as usize).and_then(Option::as_mut) else {
             return Effect::Stale;
         };

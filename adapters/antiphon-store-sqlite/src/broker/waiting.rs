@@ -65,6 +65,25 @@ impl Waiting {
         }
     }
 
+    /// What is in the table by now: new entries, and claimed ones that were given back or are gone.
+    pub(super) fn refresh(&mut self, rows: Vec<(At, String, Timestamp)>) {
+        let claimed = State::Waiting(Timestamp::MAX);
+        let mut gone: BTreeSet<At> = {
+            let entries = self.entries.iter().filter(|(_, entry)| entry.state == claimed);
+            entries.map(|(at, _)| *at).collect()
+        };
+        for (at, key, due) in rows {
+            if gone.remove(&at) {
+                self.update(at, State::Waiting(due));
+            } else {
+                self.insert(at, &key, due);
+            }
+        }
+        for at in gone {
+            self.remove(at);
+        }
+    }
+
     /// An entry that is being written to the table; it holds its key from now on.
     pub(super) fn write(&mut self, at: At, key: &str) {
         self.set(at, key, State::Writing);
@@ -99,7 +118,7 @@ impl Waiting {
     }
 
     pub(super) fn next_due(&self) -> Option<Timestamp> {
-        self.timers.first().map(|(due, _)| *due)
+        self.timers.first().map(|(due, _)| *due).filter(|due| *due != Timestamp::MAX)
     }
 
     /// Moves what is due by `now` into `due`, up to `count`.
@@ -235,6 +254,18 @@ mod tests {
         assert_eq!(due(&mut waiting, 99), [0_i64; 0]);
         waiting.forget(at(4));
         assert_eq!(due(&mut waiting, 99), [5]);
+    }
+
+    #[test]
+    fn claimed_entries_come_when_they_are_given_back() {
+        let mut waiting = Waiting::new(false);
+        waiting.insert(at(1), "a", Timestamp::MAX);
+        waiting.insert(at(2), "a", Timestamp::MAX);
+        waiting.insert(at(3), "a", Timestamp::from_millis(10));
+        assert_eq!(due(&mut waiting, 10), [3]);
+        waiting.refresh(vec![(at(1), "a".into(), Timestamp::EPOCH)]);
+        assert_eq!(due(&mut waiting, 10), [1]);
+        assert!(!waiting.contains(at(2)), "its row is gone");
     }
 
     #[test]
