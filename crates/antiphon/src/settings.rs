@@ -99,19 +99,6 @@ impl From<&ServerSection> for ServerSettings {
     }
 }
 
-/// `[admin]`: health, metrics and configuration, for operators only.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct AdminSection {
-    pub(crate) listen: SocketAddr,
-}
-
-impl Default for AdminSection {
-    fn default() -> Self {
-        Self { listen: ([127, 0, 0, 1], 9090).into() }
-    }
-}
-
 /// When SQLite waits for the disk.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -6,4 +6,3 @@ mod kill;
 mod mistakes;
 mod routes;
 mod shutdown;
-mod trace;

@@ -109,7 +109,7 @@ async fn stock_is_put_read_and_listed() {
     let read = shop.get("/v1/stock/mug%20%2Fblue").await.json();
     assert_eq!(
         read,
-        json!({"sku": "mug /blue", "onHand": "7", "priceCents": "500"})
+        json!({"sku": "mug /blue", "onHand": "7", "reserved": "0", "shipped": "0", "priceCents": "500"})
     );
     let all = shop.get("/v1/stock").await.json();
     assert!(all["stock"].as_array().unwrap().iter().any(|article| article["sku"] == "mug /blue"));
