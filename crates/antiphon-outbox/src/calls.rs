@@ -70,10 +70,7 @@ impl<S: OutboxStore + CallStore> Database<S> {
             context.and_then(|context| context.idempotency_key().map(str::to_owned))
         });
         let Some(key) = key else {
-            return Ok(Call::New(CallTx {
-                tx: self.begin().await?,
-                place: None,
-            }));
+            return Ok(Call::New(CallTx { tx: self.begin().await?, place: None }));
         };
         check(&key)?;
         let mut tx = self.begin().await?;
@@ -84,13 +81,9 @@ impl<S: OutboxStore + CallStore> Database<S> {
         if earlier.request_hash != request.0 {
             return Err(reused(&key));
         }
-        A::decode_from_slice(&earlier.answer)
-            .map(Call::Answered)
-            .map_err(|error| {
-                Status::internal(format!(
-                    "the stored answer of {method} cannot be read: {error}"
-                ))
-            })
+        A::decode_from_slice(&earlier.answer).map(Call::Answered).map_err(|error| {
+            Status::internal(format!("the stored answer of {method} cannot be read: {error}"))
+        })
     }
 
     /// Does `work` once per idempotency key, and commits it with its answer; done again when the
@@ -129,22 +122,16 @@ fn check(key: &str) -> Result<(), Status> {
     if key.len() <= KEY_BYTES_MAX {
         return Ok(());
     }
-    let text = format!(
-        "the idempotency key has {} bytes; at most {KEY_BYTES_MAX}",
-        key.len()
-    );
+    let text = format!("the idempotency key has {} bytes; at most {KEY_BYTES_MAX}", key.len());
     Err(Status::invalid_argument(text).with_reason("IDEMPOTENCY_KEY_TOO_LONG", DOMAIN))
 }
 
 /// As the IETF draft on the Idempotency-Key header asks: 422 over REST.
 fn reused(key: &str) -> Status {
-    Status::new(
-        Code::FailedPrecondition,
-        "the idempotency key was used for another request",
-    )
-    .with_reason("IDEMPOTENCY_KEY_REUSED", DOMAIN)
-    .with_metadata("key", key)
-    .with_http_status(422)
+    Status::new(Code::FailedPrecondition, "the idempotency key was used for another request")
+        .with_reason("IDEMPOTENCY_KEY_REUSED", DOMAIN)
+        .with_metadata("key", key)
+        .with_http_status(422)
 }
 
 impl<S: OutboxStore + CallStore> CallTx<S> {
@@ -157,10 +144,8 @@ impl<S: OutboxStore + CallStore> CallTx<S> {
     /// Dropping the future leaves the outcome unknown; the same call again finds out.
     pub async fn commit<A: Protobuf>(mut self, answer: &A) -> Result<(), CommitError> {
         if let Some((method, key, request_hash)) = &self.place {
-            let call = StoredCall {
-                request_hash: *request_hash,
-                answer: answer.encode_to_vec().into(),
-            };
+            let call =
+                StoredCall { request_hash: *request_hash, answer: answer.encode_to_vec().into() };
             let store = self.tx.database().store().clone();
             store
                 .remember(self.tx.connection(), method, key, &call)
@@ -186,9 +171,7 @@ impl<S: Store> DerefMut for CallTx<S> {
 
 impl<S: Store> fmt::Debug for CallTx<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CallTx")
-            .field("place", &self.place)
-            .finish_non_exhaustive()
+        f.debug_struct("CallTx").field("place", &self.place).finish_non_exhaustive()
     }
 }
 

@@ -23,10 +23,7 @@ impl Default for Retention {
     /// A week for messages, a day for calls.
     fn default() -> Self {
         const DAY: Duration = Duration::from_secs(86_400);
-        Self {
-            inbox: 7 * DAY,
-            calls: DAY,
-        }
+        Self { inbox: 7 * DAY, calls: DAY }
     }
 }
 

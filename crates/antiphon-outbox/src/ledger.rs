@@ -90,10 +90,7 @@ impl Ledger {
     /// Adds what one database has sent.
     pub fn add_sent(&mut self, counts: &[SentCount]) {
         for count in counts {
-            let sent = self
-                .sent
-                .entry((count.topic.clone(), count.kind.clone()))
-                .or_default();
+            let sent = self.sent.entry((count.topic.clone(), count.kind.clone())).or_default();
             sent.committed += count.committed;
             sent.waiting += count.waiting;
             sent.buried += count.buried;
@@ -120,9 +117,7 @@ impl Ledger {
     }
 
     fn flow(&mut self, group: &str, topic: &str, kind: &str) -> &mut Received {
-        self.flows
-            .entry((group.to_owned(), topic.to_owned(), kind.to_owned()))
-            .or_default()
+        self.flows.entry((group.to_owned(), topic.to_owned(), kind.to_owned())).or_default()
     }
 
     /// One line per group, topic and kind, in this order.
@@ -157,9 +152,7 @@ impl Ledger {
     /// Whether everything that was committed took effect or is dead, and nothing else did.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.lines()
-            .iter()
-            .all(|line| line.in_flight == 0 && line.lost == 0 && line.surplus == 0)
+        self.lines().iter().all(|line| line.in_flight == 0 && line.lost == 0 && line.surplus == 0)
     }
 }
 
@@ -168,13 +161,7 @@ mod tests {
     use super::*;
 
     fn sent(committed: u64, waiting: u64, buried: u64) -> SentCount {
-        SentCount {
-            topic: "orders".into(),
-            kind: "Placed".into(),
-            committed,
-            waiting,
-            buried,
-        }
+        SentCount { topic: "orders".into(), kind: "Placed".into(), committed, waiting, buried }
     }
 
     fn handled(consumer: &str, done: u64, duplicates: u64) -> HandledCount {
@@ -198,21 +185,10 @@ mod tests {
         let lines = ledger.lines();
         let figures: Vec<_> = lines
             .iter()
-            .map(|line| {
-                (
-                    line.group.as_str(),
-                    line.in_flight,
-                    line.done,
-                    line.dead,
-                    line.lost,
-                )
-            })
+            .map(|line| (line.group.as_str(), line.in_flight, line.done, line.dead, line.lost))
             .collect();
         assert_eq!(figures, [("mail", 1, 0, 0, 10), ("points", 1, 9, 1, 0)]);
-        assert_eq!(
-            (lines[1].committed, lines[1].buried, lines[1].duplicates),
-            (12, 1, 3)
-        );
+        assert_eq!((lines[1].committed, lines[1].buried, lines[1].duplicates), (12, 1, 3));
         assert!(!ledger.is_settled());
     }
 

@@ -38,26 +38,10 @@ impl RelayFamilies {
         let mut counter = |name: &str, help: &str, family: &Family<Labels<1>, Counter>| {
             registry.register(name, help, family.clone());
         };
-        counter(
-            "outbox_published",
-            "Messages that the broker confirmed",
-            &families.published,
-        );
-        counter(
-            "outbox_resent",
-            "Messages handed to the broker again",
-            &families.resent,
-        );
-        counter(
-            "outbox_failed",
-            "Messages that the broker did not confirm",
-            &families.failed,
-        );
-        counter(
-            "outbox_buried",
-            "Messages that the broker refused for good",
-            &families.buried,
-        );
+        counter("outbox_published", "Messages that the broker confirmed", &families.published);
+        counter("outbox_resent", "Messages handed to the broker again", &families.resent);
+        counter("outbox_failed", "Messages that the broker did not confirm", &families.failed);
+        counter("outbox_buried", "Messages that the broker refused for good", &families.buried);
         counter(
             "outbox_lease_losses",
             "Lanes that were lost to another instance",
@@ -138,36 +122,16 @@ impl LedgerMetrics {
             duplicates: Family::default(),
         };
         let sent = [
-            (
-                "ledger_committed_messages",
-                "Messages ever committed",
-                &metrics.committed,
-            ),
-            (
-                "ledger_waiting_messages",
-                "Of those, not published yet",
-                &metrics.waiting,
-            ),
-            (
-                "ledger_buried_messages",
-                "Of those, refused by the broker",
-                &metrics.buried,
-            ),
+            ("ledger_committed_messages", "Messages ever committed", &metrics.committed),
+            ("ledger_waiting_messages", "Of those, not published yet", &metrics.waiting),
+            ("ledger_buried_messages", "Of those, refused by the broker", &metrics.buried),
         ];
         for (name, help, family) in sent {
             registry.register(name, help, family.clone());
         }
         let handled = [
-            (
-                "ledger_done_messages",
-                "Messages that took effect",
-                &metrics.done,
-            ),
-            (
-                "ledger_duplicate_messages",
-                "Repetitions suppressed",
-                &metrics.duplicates,
-            ),
+            ("ledger_done_messages", "Messages that took effect", &metrics.done),
+            ("ledger_duplicate_messages", "Repetitions suppressed", &metrics.duplicates),
         ];
         for (name, help, family) in handled {
             registry.register(name, help, family.clone());
@@ -178,12 +142,8 @@ impl LedgerMetrics {
     pub(crate) fn sent(&self, counts: &[SentCount]) {
         for count in counts {
             let labels = [("topic", count.topic.clone()), ("kind", count.kind.clone())];
-            self.committed
-                .get_or_create(&labels)
-                .set(clamp(count.committed));
-            self.waiting
-                .get_or_create(&labels)
-                .set(clamp(count.waiting));
+            self.committed.get_or_create(&labels).set(clamp(count.committed));
+            self.waiting.get_or_create(&labels).set(clamp(count.waiting));
             self.buried.get_or_create(&labels).set(clamp(count.buried));
         }
     }
@@ -196,9 +156,7 @@ impl LedgerMetrics {
                 ("kind", count.kind.clone()),
             ];
             self.done.get_or_create(&labels).set(clamp(count.done));
-            self.duplicates
-                .get_or_create(&labels)
-                .set(clamp(count.duplicates));
+            self.duplicates.get_or_create(&labels).set(clamp(count.duplicates));
         }
     }
 }

@@ -102,11 +102,8 @@ impl From<StoreError> for Status {
     /// Trouble of the database is not the caller's fault: ABORTED when busy, else UNAVAILABLE.
     fn from(error: StoreError) -> Self {
         if error.is_busy() {
-            Self::new(
-                Code::Aborted,
-                "the work is in conflict with other work; try again",
-            )
-            .with_source(error)
+            Self::new(Code::Aborted, "the work is in conflict with other work; try again")
+                .with_source(error)
         } else {
             Self::unavailable("the database does not answer").with_source(error)
         }

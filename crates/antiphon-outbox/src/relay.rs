@@ -72,9 +72,7 @@ impl<S: OutboxStore> Relay<S> {
         loop {
             match store.backlog().await {
                 Ok((count, oldest)) => {
-                    self.metrics
-                        .backlog
-                        .set(i64::try_from(count).unwrap_or(i64::MAX));
+                    self.metrics.backlog.set(i64::try_from(count).unwrap_or(i64::MAX));
                     let waited = oldest.map_or(Duration::ZERO, |oldest| store.now().since(oldest));
                     self.metrics.oldest.set(waited.as_secs_f64());
                 }

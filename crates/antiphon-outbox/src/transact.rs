@@ -24,10 +24,7 @@ pub struct InTx<'t, 'env: 't, S: Store> {
 
 impl<'t, S: Store> InTx<'t, '_, S> {
     pub(crate) fn new(tx: &'t mut Tx<S>) -> Self {
-        Self {
-            tx,
-            borrows: PhantomData,
-        }
+        Self { tx, borrows: PhantomData }
     }
 }
 

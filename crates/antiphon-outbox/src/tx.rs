@@ -33,11 +33,7 @@ impl<S: OutboxStore> Database<S> {
     /// The database of `service`, kept by `store`.
     #[must_use]
     pub fn new(service: &str, store: S) -> Self {
-        Self {
-            store,
-            service: service.into(),
-            committed: Arc::new(watch::Sender::new(())),
-        }
+        Self { store, service: service.into(), committed: Arc::new(watch::Sender::new(())) }
     }
 
     /// The adapter underneath.
@@ -70,11 +66,7 @@ impl<S: OutboxStore> Database<S> {
     /// The store is busy or fails.
     pub async fn begin(&self) -> Result<Tx<S>, StoreError> {
         let connection = self.store.begin().await?;
-        Ok(Tx {
-            database: self.clone(),
-            connection,
-            messages: Vec::new(),
-        })
+        Ok(Tx { database: self.clone(), connection, messages: Vec::new() })
     }
 }
 
@@ -156,10 +148,7 @@ impl<S: OutboxStore> Tx<S> {
     where
         S: InboxStore,
     {
-        self.database
-            .store
-            .enter(&mut self.connection, consumer, messages)
-            .await
+        self.database.store.enter(&mut self.connection, consumer, messages).await
     }
 
     /// The database it belongs to.

@@ -27,15 +27,11 @@ impl RequestHash {
 
 /// FNV-1a, 64 bits.
 fn hash_bytes(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        step(hash, u64::from(*byte))
-    })
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| step(hash, u64::from(*byte)))
 }
 
 fn step(hash: u64, value: u64) -> u64 {
-    (hash ^ value)
-        .wrapping_mul(0x0000_0100_0000_01b3)
-        .rotate_left(23)
+    (hash ^ value).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23)
 }
 
 struct Field<'a> {
@@ -51,22 +47,12 @@ fn hash_fields(bytes: &[u8], depth: u32) -> Option<u64> {
     let mut hash = hash_bytes(b"message");
     let mut rest = fields.as_slice();
     while let Some(first) = rest.first() {
-        let count = rest
-            .iter()
-            .take_while(|field| field.tag == first.tag)
-            .count();
+        let count = rest.iter().take_while(|field| field.tag == first.tag).count();
         let (run, after) = rest.split_at(count);
         rest = after;
         hash = step(hash, first.tag);
-        if run
-            .iter()
-            .all(|field| field.bytes.is_some_and(may_be_map_entry))
-        {
-            hash = step(
-                hash,
-                run.iter()
-                    .fold(0, |sum, field| field.value.wrapping_add(sum)),
-            );
+        if run.iter().all(|field| field.bytes.is_some_and(may_be_map_entry)) {
+            hash = step(hash, run.iter().fold(0, |sum, field| field.value.wrapping_add(sum)));
         } else {
             hash = run.iter().fold(hash, |hash, field| step(hash, field.value));
         }
@@ -85,30 +71,14 @@ fn parse(mut bytes: &[u8], depth: u32) -> Option<Vec<Field<'_>>> {
             return None;
         }
         let field = match tag & 7 {
-            0 => Field {
-                tag,
-                value: varint(&mut bytes)?,
-                bytes: None,
-            },
-            1 => Field {
-                tag,
-                value: hash_bytes(take(&mut bytes, 8)?),
-                bytes: None,
-            },
-            5 => Field {
-                tag,
-                value: hash_bytes(take(&mut bytes, 4)?),
-                bytes: None,
-            },
+            0 => Field { tag, value: varint(&mut bytes)?, bytes: None },
+            1 => Field { tag, value: hash_bytes(take(&mut bytes, 8)?), bytes: None },
+            5 => Field { tag, value: hash_bytes(take(&mut bytes, 4)?), bytes: None },
             2 => {
                 let length = usize::try_from(varint(&mut bytes)?).ok()?;
                 let inner = take(&mut bytes, length)?;
                 let value = hash_fields(inner, depth + 1).unwrap_or_else(|| hash_bytes(inner));
-                Field {
-                    tag,
-                    value,
-                    bytes: Some(inner),
-                }
+                Field { tag, value, bytes: Some(inner) }
             }
             _ => return None,
         };

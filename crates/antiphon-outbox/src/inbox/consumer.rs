@@ -26,20 +26,14 @@ impl<S: OutboxStore + InboxStore> Transactional<S> {
     fn route(&self, incoming: &Incoming) -> Result<&dyn Route<S>, Fail> {
         let kind = incoming.message.kind.as_str();
         self.routes.get(kind).map(|route| &**route).ok_or_else(|| {
-            Fail::permanent(format!(
-                "the group {} has no handler for {kind}",
-                self.group
-            ))
+            Fail::permanent(format!("the group {} has no handler for {kind}", self.group))
         })
     }
 
     /// One message in one transaction.
     async fn single(&self, incoming: &Incoming) -> Result<(), Fail> {
         let mut tx = self.database.begin().await.map_err(Fail::defer)?;
-        let entries = tx
-            .enter(&self.group, &[&incoming.message])
-            .await
-            .map_err(Fail::defer)?;
+        let entries = tx.enter(&self.group, &[&incoming.message]).await.map_err(Fail::defer)?;
         match entries.first() {
             Some(InboxEntry::New) => {
                 self.route(incoming)?.handle(incoming, &mut tx).await?;
@@ -59,14 +53,8 @@ impl<S: OutboxStore + InboxStore> Transactional<S> {
     /// Several messages in one transaction, all or none: `None` means that nothing happened and
     /// each must be handled alone.
     async fn together(&self, batch: &[&Incoming]) -> Option<Vec<Result<(), Fail>>> {
-        let defer_all = |error: String| {
-            Some(
-                batch
-                    .iter()
-                    .map(|_| Err(Fail::defer(error.clone())))
-                    .collect(),
-            )
-        };
+        let defer_all =
+            |error: String| Some(batch.iter().map(|_| Err(Fail::defer(error.clone()))).collect());
         let mut tx = match self.database.begin().await {
             Ok(tx) => tx,
             Err(error) => return defer_all(error.to_string()),
@@ -81,10 +69,8 @@ impl<S: OutboxStore + InboxStore> Transactional<S> {
             outcomes.push(match entry {
                 InboxEntry::New => {
                     let work = self.route(incoming).ok()?.handle(incoming, &mut tx);
-                    let work = incoming
-                        .context
-                        .clone()
-                        .scope(AssertUnwindSafe(work).catch_unwind());
+                    let work =
+                        incoming.context.clone().scope(AssertUnwindSafe(work).catch_unwind());
                     work.await.ok()?.ok()?;
                     Ok(())
                 }
@@ -101,9 +87,7 @@ impl<S: OutboxStore + InboxStore> Transactional<S> {
 
     async fn batch(&self, batch: &[Incoming]) -> Vec<Result<(), Fail>> {
         // What failed before is handled alone: its transaction must not take others down.
-        let fresh: Vec<usize> = (0..batch.len())
-            .filter(|i| batch[*i].attempt == 1)
-            .collect();
+        let fresh: Vec<usize> = (0..batch.len()).filter(|i| batch[*i].attempt == 1).collect();
         let members: Vec<_> = fresh.iter().map(|i| &batch[*i]).collect();
         let mut outcomes: Vec<Option<Result<(), Fail>>> = batch.iter().map(|_| None).collect();
         if members.len() > 1

@@ -68,10 +68,7 @@ pub(super) struct Typed<P, H> {
 
 impl<P, H> Typed<P, H> {
     pub(super) fn new(handle: H) -> Self {
-        Self {
-            handle,
-            payload: PhantomData,
-        }
+        Self { handle, payload: PhantomData }
     }
 }
 

@@ -58,14 +58,9 @@ impl Blocks {
 
     /// Closes `scope` for a while, longer with every failure in a row.
     pub(super) fn close(&mut self, scope: Scope, first: Duration, max: Duration, now: Instant) {
-        let block = self.0.entry(scope).or_insert(Block {
-            until: now,
-            failures: 0,
-            passed_over: false,
-        });
-        let wait = first
-            .saturating_mul(2_u32.saturating_pow(block.failures))
-            .min(max);
+        let block =
+            self.0.entry(scope).or_insert(Block { until: now, failures: 0, passed_over: false });
+        let wait = first.saturating_mul(2_u32.saturating_pow(block.failures)).min(max);
         block.failures = block.failures.saturating_add(1);
         block.until = now + wait;
     }
@@ -78,10 +73,7 @@ impl Blocks {
         }
         let topic = self.0.remove(&Scope::topic_of(message));
         let key = self.0.remove(&Scope::key_of(message));
-        [topic, key]
-            .into_iter()
-            .flatten()
-            .any(|block| block.passed_over)
+        [topic, key].into_iter().flatten().any(|block| block.passed_over)
     }
 
     fn covering(&self, message: &Message) -> impl Iterator<Item = (Scope, &Block)> {

@@ -16,33 +16,13 @@ use crate::port::{Confirmation, Lease, OutboxRow, OutboxStore, Position, StoreEr
 
 /// What came of an [`Action`].
 enum Done {
-    Tended {
-        held: Vec<Lease>,
-        asked_at: Instant,
-        answer: Result<(Vec<Lease>, u32), StoreError>,
-    },
-    Acquired {
-        asked_at: Instant,
-        answer: Result<Vec<Lease>, StoreError>,
-    },
+    Tended { held: Vec<Lease>, asked_at: Instant, answer: Result<(Vec<Lease>, u32), StoreError> },
+    Acquired { asked_at: Instant, answer: Result<Vec<Lease>, StoreError> },
     Released(Result<(), StoreError>),
-    Read {
-        readings: Vec<Reading>,
-        count_max: u32,
-        answer: Result<Vec<OutboxRow>, StoreError>,
-    },
-    Published {
-        parts: Vec<Part>,
-        answers: Vec<Result<Receipt, PublishError>>,
-    },
-    Confirmed {
-        confirmations: Vec<Confirmation>,
-        answer: Result<Vec<u32>, StoreError>,
-    },
-    Buried {
-        burial: Burial,
-        answer: Result<(), StoreError>,
-    },
+    Read { readings: Vec<Reading>, count_max: u32, answer: Result<Vec<OutboxRow>, StoreError> },
+    Published { parts: Vec<Part>, answers: Vec<Result<Receipt, PublishError>> },
+    Confirmed { confirmations: Vec<Confirmation>, answer: Result<Vec<u32>, StoreError> },
+    Buried { burial: Burial, answer: Result<(), StoreError> },
 }
 
 pub(super) struct Driver<S> {
@@ -96,11 +76,7 @@ impl<S: OutboxStore> Driver<S> {
         match action {
             Action::Tend(held) => {
                 let answer = self.tend(&held).await;
-                Done::Tended {
-                    held,
-                    asked_at,
-                    answer,
-                }
+                Done::Tended { held, asked_at, answer }
             }
             Action::Acquire(count) => {
                 let ttl = self.settings.lease_ttl;
@@ -109,32 +85,19 @@ impl<S: OutboxStore> Driver<S> {
                 Done::Acquired { asked_at, answer }
             }
             Action::Release(leases) => Done::Released(store.release(&leases).await),
-            Action::Read {
-                readings,
-                count_max,
-            } => {
+            Action::Read { readings, count_max } => {
                 let positions: Vec<Position> =
                     readings.iter().map(|reading| reading.position).collect();
                 let answer = store.read(&positions, self.due_by(), count_max).await;
-                Done::Read {
-                    readings,
-                    count_max,
-                    answer,
-                }
+                Done::Read { readings, count_max, answer }
             }
             Action::Publish(call) => {
                 let answers = self.publish(call.messages).await;
-                Done::Published {
-                    parts: call.parts,
-                    answers,
-                }
+                Done::Published { parts: call.parts, answers }
             }
             Action::Confirm(confirmations) => {
                 let answer = store.confirm(&confirmations).await;
-                Done::Confirmed {
-                    confirmations,
-                    answer,
-                }
+                Done::Confirmed { confirmations, answer }
             }
             Action::Bury(burial) => {
                 let answer = store.bury(&burial.lease, burial.seq, &burial.reason).await;
@@ -145,11 +108,8 @@ impl<S: OutboxStore> Driver<S> {
 
     async fn tend(&self, held: &[Lease]) -> Result<(Vec<Lease>, u32), StoreError> {
         let ttl = self.settings.lease_ttl;
-        let renewed = if held.is_empty() {
-            Vec::new()
-        } else {
-            self.store.renew(held, ttl).await?
-        };
+        let renewed =
+            if held.is_empty() { Vec::new() } else { self.store.renew(held, ttl).await? };
         let instances = self.store.instances(OUTBOX, &self.owner, ttl).await?;
         Ok((renewed, instances))
     }
@@ -160,31 +120,20 @@ impl<S: OutboxStore> Driver<S> {
     }
 
     async fn publish(&self, messages: Vec<Message>) -> Vec<Result<Receipt, PublishError>> {
-        let topics: Vec<String> = messages
-            .iter()
-            .map(|message| message.topic.clone())
-            .collect();
+        let topics: Vec<String> = messages.iter().map(|message| message.topic.clone()).collect();
         let call = self.broker.publish(messages);
         match tokio::time::timeout(self.settings.publish_timeout, call).await {
             Ok(answers) => answers,
-            Err(_) => topics
-                .into_iter()
-                .map(|topic| Err(timed_out(topic)))
-                .collect(),
+            Err(_) => topics.into_iter().map(|topic| Err(timed_out(topic))).collect(),
         }
     }
 
     fn take_in(&self, engine: &mut Engine, done: Done) {
         let now = Instant::now();
         let (action, result) = match done {
-            Done::Tended {
-                held,
-                asked_at,
-                answer,
-            } => (
-                "renew leases",
-                engine.on_tended(&held, asked_at, answer, now),
-            ),
+            Done::Tended { held, asked_at, answer } => {
+                ("renew leases", engine.on_tended(&held, asked_at, answer, now))
+            }
             Done::Acquired { asked_at, answer } => {
                 ("acquire lanes", engine.on_acquired(asked_at, answer, now))
             }
@@ -192,26 +141,17 @@ impl<S: OutboxStore> Driver<S> {
                 engine.on_released();
                 ("release lanes", answer)
             }
-            Done::Read {
-                readings,
-                count_max,
-                answer,
-            } => (
-                "read the outbox",
-                engine.on_read(&readings, count_max, answer, now),
-            ),
+            Done::Read { readings, count_max, answer } => {
+                ("read the outbox", engine.on_read(&readings, count_max, answer, now))
+            }
             Done::Published { parts, answers } => {
                 log_failures(&answers);
                 engine.on_published(parts, &answers, now);
                 return;
             }
-            Done::Confirmed {
-                confirmations,
-                answer,
-            } => (
-                "remove published rows",
-                engine.on_confirmed(&confirmations, answer, now),
-            ),
+            Done::Confirmed { confirmations, answer } => {
+                ("remove published rows", engine.on_confirmed(&confirmations, answer, now))
+            }
             Done::Buried { burial, answer } => {
                 tracing::error!(
                     message_id = %burial.message.id,
@@ -236,9 +176,7 @@ impl<S: OutboxStore> Driver<S> {
         metrics.failed.inc_by(counts.failed);
         metrics.buried.inc_by(counts.buried);
         metrics.leases_lost.inc_by(counts.leases_lost);
-        metrics
-            .lanes
-            .set(i64::try_from(engine.count_lanes()).unwrap_or(i64::MAX));
+        metrics.lanes.set(i64::try_from(engine.count_lanes()).unwrap_or(i64::MAX));
     }
 }
 

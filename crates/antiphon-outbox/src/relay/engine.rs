@@ -22,10 +22,7 @@ pub(super) enum Action {
     /// Give these leases back.
     Release(Vec<Lease>),
     /// Read rows.
-    Read {
-        readings: Vec<Reading>,
-        count_max: u32,
-    },
+    Read { readings: Vec<Reading>, count_max: u32 },
     /// Hand rows to the broker.
     Publish(Call),
     /// Remove what the broker has.
@@ -173,16 +170,9 @@ impl Engine {
 
     /// When [`next`](Self::next) may have something to do although nothing happened.
     pub(super) fn wake_at(&self, now: Instant) -> Instant {
-        let lanes = self
-            .lanes
-            .values()
-            .filter_map(|lane| lane.next_wake(&self.settings));
+        let lanes = self.lanes.values().filter_map(|lane| lane.next_wake(&self.settings));
         let leases = (!self.is_changing_leases).then_some(self.next_lease_change());
-        let read = self
-            .lanes
-            .values()
-            .any(Lane::wants_read)
-            .then_some(self.read_at);
+        let read = self.lanes.values().any(Lane::wants_read).then_some(self.read_at);
         lanes
             .map(|at| at.max(self.confirm_at))
             .chain(leases)
@@ -208,18 +198,12 @@ impl Engine {
             return None;
         }
         let settings = &self.settings;
-        let readings: Vec<_> = self
-            .lanes
-            .values_mut()
-            .filter_map(|lane| lane.reading(settings, now))
-            .collect();
+        let readings: Vec<_> =
+            self.lanes.values_mut().filter_map(|lane| lane.reading(settings, now)).collect();
         let count_max = readings.iter().map(|reading| reading.count).max()?;
         self.is_reading = true;
         self.read_at = now + self.settings.read_gap;
-        Some(Action::Read {
-            readings,
-            count_max: u32::try_from(count_max).unwrap_or(u32::MAX),
-        })
+        Some(Action::Read { readings, count_max: u32::try_from(count_max).unwrap_or(u32::MAX) })
     }
 
     /// Answers whether the read succeeded.
@@ -233,9 +217,9 @@ impl Engine {
         self.is_reading = false;
         let mut rows: BTreeMap<u32, Vec<OutboxRow>> = BTreeMap::new();
         match answer {
-            Ok(found) => found
-                .into_iter()
-                .for_each(|row| rows.entry(row.lane).or_default().push(row)),
+            Ok(found) => {
+                found.into_iter().for_each(|row| rows.entry(row.lane).or_default().push(row))
+            }
             Err(error) => {
                 self.read_failures = self.read_failures.saturating_add(1);
                 self.read_at = now + self.backoff(self.read_failures);
@@ -266,10 +250,7 @@ impl Engine {
 
     fn backoff(&self, failures: u32) -> std::time::Duration {
         let factor = 2_u32.saturating_pow(failures.saturating_sub(1));
-        self.settings
-            .backoff_min
-            .saturating_mul(factor)
-            .min(self.settings.backoff_max)
+        self.settings.backoff_min.saturating_mul(factor).min(self.settings.backoff_max)
     }
 
     // Publishing.
@@ -294,15 +275,8 @@ impl Engine {
             let room = self.settings.batch_max.saturating_sub(begin);
             self.counts.resent += lane.take(room, now, &mut rows);
             if rows.len() > begin {
-                let seqs = rows[begin..]
-                    .iter()
-                    .map(|(seq, _): &(Seq, Message)| *seq)
-                    .collect();
-                parts.push(Part {
-                    lane: number,
-                    token: lane.lease().token,
-                    seqs,
-                });
+                let seqs = rows[begin..].iter().map(|(seq, _): &(Seq, Message)| *seq).collect();
+                parts.push(Part { lane: number, token: lane.lease().token, seqs });
             }
             if rows.len() >= self.settings.batch_max {
                 self.next_lane = number + 1;
@@ -339,17 +313,12 @@ impl Engine {
             self.counts.published += outcome.confirmed;
             self.counts.failed += outcome.failed;
             let lease = lane.lease();
-            self.burials.extend(
-                outcome
-                    .bury
-                    .into_iter()
-                    .map(|(seq, message, reason)| Burial {
-                        lease: lease.clone(),
-                        seq,
-                        message,
-                        reason,
-                    }),
-            );
+            self.burials.extend(outcome.bury.into_iter().map(|(seq, message, reason)| Burial {
+                lease: lease.clone(),
+                seq,
+                message,
+                reason,
+            }));
         }
     }
 
@@ -364,11 +333,7 @@ impl Engine {
             return Some(Action::Bury(burial));
         }
         let count: usize = self.lanes.values().map(Lane::count_confirmed).sum();
-        let oldest = self
-            .lanes
-            .values()
-            .filter_map(Lane::confirmed_since)
-            .min()?;
+        let oldest = self.lanes.values().filter_map(Lane::confirmed_since).min()?;
         let is_due = count >= self.settings.confirm_max
             || oldest + self.settings.confirm_interval <= now
             || self.is_draining;
@@ -376,12 +341,7 @@ impl Engine {
             return None;
         }
         self.is_confirming = true;
-        Some(Action::Confirm(
-            self.lanes
-                .values_mut()
-                .filter_map(Lane::take_confirmed)
-                .collect(),
-        ))
+        Some(Action::Confirm(self.lanes.values_mut().filter_map(Lane::take_confirmed).collect()))
     }
 
     /// Answers whether the removal succeeded.
@@ -448,9 +408,7 @@ impl Engine {
 
     /// The lane, if it is still held under the same lease.
     fn lane_of(&mut self, lease: &Lease) -> Option<&mut Lane> {
-        self.lanes
-            .get_mut(&lease.lane)
-            .filter(|lane| lane.lease().token == lease.token)
+        self.lanes.get_mut(&lease.lane).filter(|lane| lane.lease().token == lease.token)
     }
 
     fn lose(&mut self, lease: &Lease) {
@@ -477,10 +435,7 @@ impl Engine {
 
     /// Every lease that is held.
     pub(super) fn leases(&self) -> Vec<Lease> {
-        self.lanes
-            .values()
-            .map(|lane| lane.lease().clone())
-            .collect()
+        self.lanes.values().map(|lane| lane.lease().clone()).collect()
     }
 
     /// Lanes above the fair share go to the others, once nothing of them is under way.
@@ -527,10 +482,7 @@ impl Engine {
         self.tend_at = asked_at + self.settings.lease_ttl / 3;
         let until = self.valid_until(asked_at);
         for lease in held {
-            match renewed
-                .iter()
-                .find(|new| new.lane == lease.lane && new.token == lease.token)
-            {
+            match renewed.iter().find(|new| new.lane == lease.lane && new.token == lease.token) {
                 Some(new) => {
                     if let Some(lane) = self.lane_of(lease) {
                         lane.renew(new.clone(), until);
@@ -541,20 +493,12 @@ impl Engine {
         }
         self.share = fair_share(instances);
         let surplus = self.lanes.len().saturating_sub(self.share);
-        self.lanes
-            .values_mut()
-            .rev()
-            .take(surplus)
-            .for_each(Lane::retire);
+        self.lanes.values_mut().rev().take(surplus).for_each(Lane::retire);
         Ok(())
     }
 
     fn valid_until(&self, asked_at: Instant) -> Instant {
-        asked_at
-            + self
-                .settings
-                .lease_ttl
-                .saturating_sub(self.settings.lease_margin)
+        asked_at + self.settings.lease_ttl.saturating_sub(self.settings.lease_margin)
     }
 
     /// Answers whether the store could be asked.

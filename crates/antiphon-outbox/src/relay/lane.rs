@@ -106,9 +106,7 @@ impl Lane {
 
     /// Whether the broker and the store owe this lane nothing.
     pub(super) fn is_idle(&self) -> bool {
-        self.rows
-            .values()
-            .all(|row| matches!(row, Row::Waiting { .. }))
+        self.rows.values().all(|row| matches!(row, Row::Waiting { .. }))
     }
 
     pub(super) fn retire(&mut self) {
@@ -133,13 +131,8 @@ impl Lane {
 
     /// When this lane has something to do that nobody tells it of.
     pub(super) fn next_wake(&self, settings: &RelaySettings) -> Option<Instant> {
-        let removal = self
-            .confirmed_since
-            .map(|since| since + settings.confirm_interval);
-        [removal, self.blocks.next_probe()]
-            .into_iter()
-            .flatten()
-            .min()
+        let removal = self.confirmed_since.map(|since| since + settings.confirm_interval);
+        [removal, self.blocks.next_probe()].into_iter().flatten().min()
     }
 
     // Reading.
@@ -178,22 +171,12 @@ impl Lane {
             None => self.rows.len(),
             Some(after) => self.rows.range(after..).count(),
         };
-        let position = Position {
-            lane: self.lease.lane,
-            after: self.after,
-        };
-        Some(Reading {
-            position,
-            pass: self.pass,
-            count: room + held,
-        })
+        let position = Position { lane: self.lease.lane, after: self.after };
+        Some(Reading { position, pass: self.pass, count: room + held })
     }
 
     fn room(&self, settings: &RelaySettings) -> usize {
-        let by_count = settings
-            .window
-            .saturating_sub(self.waiting)
-            .min(settings.batch_max);
+        let by_count = settings.window.saturating_sub(self.waiting).min(settings.batch_max);
         if self.waiting == 0 {
             return by_count;
         }
@@ -352,8 +335,7 @@ impl Lane {
             }
         }
         for scope in judgement.close {
-            self.blocks
-                .close(scope, settings.backoff_min, settings.backoff_max, now);
+            self.blocks.close(scope, settings.backoff_min, settings.backoff_max, now);
         }
         self.leave_to_store(settings);
         outcome
@@ -415,10 +397,7 @@ impl Lane {
                 rows.push(*seq);
             }
         }
-        Some(Confirmation {
-            lease: self.lease.clone(),
-            rows,
-        })
+        Some(Confirmation { lease: self.lease.clone(), rows })
     }
 
     /// The store has removed or buried rows. `is_reading` when a read may still find them.

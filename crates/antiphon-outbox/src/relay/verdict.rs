@@ -70,11 +70,7 @@ fn scope_of(message: &Message, error: &PublishError, working: &HashSet<&str>) ->
         PublishErrorKind::TooLarge | PublishErrorKind::Rejected => false,
         _ => !working.contains(message.topic.as_str()),
     };
-    if is_topics {
-        Scope::topic_of(message)
-    } else {
-        Scope::key_of(message)
-    }
+    if is_topics { Scope::topic_of(message) } else { Scope::key_of(message) }
 }
 
 /// The error with its causes, in one line.
@@ -100,12 +96,7 @@ mod tests {
     use crate::relay::fixture::message;
 
     fn failed(kind: PublishErrorKind) -> Result<Receipt, PublishError> {
-        Err(PublishError {
-            topic: "t".into(),
-            kind,
-            sent: Sent::Maybe,
-            source: None,
-        })
+        Err(PublishError { topic: "t".into(), kind, sent: Sent::Maybe, source: None })
     }
 
     #[test]
@@ -115,12 +106,7 @@ mod tests {
         let topic = Scope::Topic("orders".into());
         // (what the broker said of a#1, b#2, a#3; policy) → (verdicts, scopes closed)
         let cases = [
-            (
-                [Ok(Receipt), Ok(Receipt), Ok(Receipt)],
-                KeyPolicy::Skip,
-                "C C C",
-                vec![],
-            ),
+            ([Ok(Receipt), Ok(Receipt), Ok(Receipt)], KeyPolicy::Skip, "C C C", vec![]),
             // P4: no confirmation of anything: the destination waits, all go again.
             (
                 [
@@ -140,12 +126,7 @@ mod tests {
                 vec![key("a")],
             ),
             // P7: poison is put aside and holds nobody up.
-            (
-                [failed(Kind::TooLarge), Ok(Receipt), Ok(Receipt)],
-                KeyPolicy::Skip,
-                "B C C",
-                vec![],
-            ),
+            ([failed(Kind::TooLarge), Ok(Receipt), Ok(Receipt)], KeyPolicy::Skip, "B C C", vec![]),
             (
                 [failed(Kind::Rejected), Ok(Receipt), Ok(Receipt)],
                 KeyPolicy::Halt,
@@ -154,22 +135,14 @@ mod tests {
             ),
             // A topic that does not exist is nobody's poison.
             (
-                [
-                    failed(Kind::Unroutable),
-                    Ok(Receipt),
-                    failed(Kind::Unroutable),
-                ],
+                [failed(Kind::Unroutable), Ok(Receipt), failed(Kind::Unroutable)],
                 KeyPolicy::Skip,
                 "A C A",
                 vec![topic],
             ),
         ];
         for (answers, policy, expected, close) in cases {
-            let messages = [
-                message("orders", "a"),
-                message("orders", "b"),
-                message("orders", "a"),
-            ];
+            let messages = [message("orders", "a"), message("orders", "b"), message("orders", "a")];
             let judgement = judge(&messages.iter().collect::<Vec<_>>(), &answers, policy);
             let verdicts: Vec<_> = judgement
                 .verdicts
@@ -188,11 +161,7 @@ mod tests {
     #[test]
     fn a_row_without_an_answer_goes_again() {
         let messages = [message("orders", "a"), message("orders", "b")];
-        let judgement = judge(
-            &[&messages[0], &messages[1]],
-            &[Ok(Receipt)],
-            KeyPolicy::Skip,
-        );
+        let judgement = judge(&[&messages[0], &messages[1]], &[Ok(Receipt)], KeyPolicy::Skip);
         assert_eq!(judgement.verdicts, [Verdict::Confirmed, Verdict::Again]);
     }
 }

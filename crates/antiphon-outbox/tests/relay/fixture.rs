@@ -112,11 +112,7 @@ impl Broker for TestBroker {
     }
 
     async fn subscribe(&self, _: Subscription) -> Result<Box<dyn Source>, SubscribeError> {
-        Err(SubscribeError {
-            context: "nobody reads here".into(),
-            transient: false,
-            source: None,
-        })
+        Err(SubscribeError { context: "nobody reads here".into(), transient: false, source: None })
     }
 }
 
@@ -142,12 +138,7 @@ impl World {
         let clock = Clock::ticking(Timestamp::from_millis(1_700_000_000_000));
         let store = MemoryStore::new(clock);
         let database = Database::new("orders", store.clone());
-        Self {
-            store,
-            database,
-            broker,
-            telemetry: Telemetry::new(),
-        }
+        Self { store, database, broker, telemetry: Telemetry::new() }
     }
 
     pub(crate) fn message(&self, topic: &str, key: &str, body: &str) -> Message {
@@ -189,10 +180,7 @@ impl World {
         let broker = AnyBroker::new(self.broker.clone());
         let relay = Relay::new(database, broker, &self.telemetry).with_settings(settings);
         let (handle, shutdown) = ShutdownHandle::new();
-        Running {
-            handle,
-            task: tokio::spawn(run(relay, shutdown)),
-        }
+        Running { handle, task: tokio::spawn(run(relay, shutdown)) }
     }
 
     /// How many rows the outbox holds.

@@ -14,10 +14,7 @@ fn first_deliveries(log: &[Message]) -> BTreeMap<String, Vec<u32>> {
     let mut seen = BTreeSet::new();
     let mut order: BTreeMap<String, Vec<u32>> = BTreeMap::new();
     for message in log.iter().filter(|message| seen.insert(message.id)) {
-        order
-            .entry(message.key.clone())
-            .or_default()
-            .push(body(message).parse().unwrap());
+        order.entry(message.key.clone()).or_default().push(body(message).parse().unwrap());
     }
     order
 }
@@ -48,27 +45,18 @@ async fn keys_keep_their_order_whatever_fails_in_between() {
         });
         let _relay = world.relay();
         for n in 0..300_u32 {
-            world
-                .emit("orders", &format!("k{}", n % 5), &n.to_string())
-                .await;
+            world.emit("orders", &format!("k{}", n % 5), &n.to_string()).await;
             if n % 7 == 0 {
                 wait(ms(3)).await;
             }
         }
         world.settle().await;
         let order = first_deliveries(&world.broker.log());
-        assert_eq!(
-            order.values().map(Vec::len).sum::<usize>(),
-            300,
-            "seed {seed}"
-        );
+        assert_eq!(order.values().map(Vec::len).sum::<usize>(), 300, "seed {seed}");
         for (key, numbers) in order {
             assert!(numbers.is_sorted(), "seed {seed}, key {key}: {numbers:?}");
         }
-        assert!(
-            world.broker.log().len() > 300,
-            "seed {seed}: nothing was repeated"
-        );
+        assert!(world.broker.log().len() > 300, "seed {seed}: nothing was repeated");
     }
 }
 
@@ -101,11 +89,7 @@ async fn a_message_committed_late_is_not_skipped() {
     for n in 1..=4 {
         let mut tx = world.database.begin().await.unwrap();
         let message = world.message("orders", &format!("k{n}"), &n.to_string());
-        world
-            .store
-            .append(tx.connection(), &[message])
-            .await
-            .unwrap();
+        world.store.append(tx.connection(), &[message]).await.unwrap();
         open.push(tx);
     }
     wait(secs(1)).await;
@@ -134,9 +118,7 @@ async fn an_outage_counts_nothing_and_ends_by_itself() {
     });
     let _relay = world.relay();
     for n in 0..100 {
-        world
-            .emit("orders", &format!("k{}", n % 9), &n.to_string())
-            .await;
+        world.emit("orders", &format!("k{}", n % 9), &n.to_string()).await;
     }
     wait(secs(3_600)).await;
     assert!(world.broker.log().is_empty());
@@ -145,20 +127,12 @@ async fn an_outage_counts_nothing_and_ends_by_itself() {
     world.settle().await;
     assert!(healed.elapsed() < secs(7), "it took {:?}", healed.elapsed());
     assert!(world.store.buried(1).await.unwrap().is_empty());
-    assert!(
-        first_deliveries(&world.broker.log())
-            .values()
-            .all(|numbers| numbers.is_sorted())
-    );
+    assert!(first_deliveries(&world.broker.log()).values().all(|numbers| numbers.is_sorted()));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_topic_that_is_down_does_not_hold_up_the_others() {
-    let settings = RelaySettings {
-        window: 16,
-        batch_max: 8,
-        ..RelaySettings::default()
-    };
+    let settings = RelaySettings { window: 16, batch_max: 8, ..RelaySettings::default() };
     let world = World::new();
     let down = Arc::new(AtomicBool::new(true));
     let is_down = Arc::clone(&down);
@@ -185,11 +159,7 @@ async fn a_topic_that_is_down_does_not_hold_up_the_others() {
     down.store(false, Ordering::Relaxed);
     world.settle().await;
     let log = world.broker.log();
-    let late: Vec<_> = log
-        .iter()
-        .filter(|message| message.topic == "down")
-        .map(body)
-        .collect();
+    let late: Vec<_> = log.iter().filter(|message| message.topic == "down").map(body).collect();
     assert_eq!(late, (0..400).map(|n| n.to_string()).collect::<Vec<_>>());
 }
 
@@ -205,10 +175,7 @@ async fn a_key_that_is_halted_waits_and_no_other_does() {
             Reaction::Take
         }
     });
-    let settings = RelaySettings {
-        key_policy: KeyPolicy::Halt,
-        ..RelaySettings::default()
-    };
+    let settings = RelaySettings { key_policy: KeyPolicy::Halt, ..RelaySettings::default() };
     let _relay = world.relay_with(settings);
     for n in 0..3 {
         world.emit("orders", "a", &n.to_string()).await;
@@ -243,11 +210,7 @@ async fn a_broker_that_delays_gets_delayed_messages_at_once() {
     let _relay = world.relay();
     let mut tx = world.database.begin().await.unwrap();
     let now = world.database.now();
-    tx.push(
-        world
-            .message("orders", "a", "native")
-            .delayed(now, secs(50)),
-    );
+    tx.push(world.message("orders", "a", "native").delayed(now, secs(50)));
     tx.push(world.message("orders", "a", "held").delayed(now, secs(90)));
     tx.commit().await.unwrap();
     wait(secs(1)).await;
@@ -264,12 +227,8 @@ async fn messages_without_a_key_use_all_lanes() {
     }
     let _relay = world.relay();
     world.settle().await;
-    let mut numbers: Vec<u32> = world
-        .broker
-        .bodies()
-        .iter()
-        .map(|body| body.parse().unwrap())
-        .collect();
+    let mut numbers: Vec<u32> =
+        world.broker.bodies().iter().map(|body| body.parse().unwrap()).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, (0..500).collect::<Vec<_>>());
 }

@@ -9,11 +9,7 @@ use crate::fixture::{World, ms, secs, wait};
 /// How many lanes are free.
 async fn free_lanes(world: &World) -> usize {
     let probe = "probe";
-    let leases = world
-        .store
-        .acquire("outbox", 16, 16, probe, secs(1))
-        .await
-        .unwrap();
+    let leases = world.store.acquire("outbox", 16, 16, probe, secs(1)).await.unwrap();
     world.store.release(&leases).await.unwrap();
     leases.len()
 }
@@ -30,20 +26,11 @@ async fn held_by(world: &World, relay: &str) -> i64 {
 #[tokio::test(start_paused = true)]
 async fn instances_share_the_lanes_and_take_over_from_one_that_leaves() {
     let world = World::new();
-    let one = world.relay_on(
-        &Database::new("one", world.store.clone()),
-        Default::default(),
-    );
+    let one = world.relay_on(&Database::new("one", world.store.clone()), Default::default());
     wait(secs(1)).await;
     assert_eq!(held_by(&world, "one").await, 16);
-    let two = world.relay_on(
-        &Database::new("two", world.store.clone()),
-        Default::default(),
-    );
-    let _three = world.relay_on(
-        &Database::new("three", world.store.clone()),
-        Default::default(),
-    );
+    let two = world.relay_on(&Database::new("two", world.store.clone()), Default::default());
+    let _three = world.relay_on(&Database::new("three", world.store.clone()), Default::default());
     wait(secs(6)).await;
     let shares = [
         held_by(&world, "one").await,
@@ -51,20 +38,13 @@ async fn instances_share_the_lanes_and_take_over_from_one_that_leaves() {
         held_by(&world, "three").await,
     ];
     assert_eq!(shares.iter().sum::<i64>(), 16, "{shares:?}");
-    assert!(
-        shares.iter().all(|share| (4..=6).contains(share)),
-        "{shares:?}"
-    );
+    assert!(shares.iter().all(|share| (4..=6).contains(share)), "{shares:?}");
     one.handle.drain(secs(5));
     one.task.await.unwrap();
     two.handle.drain(secs(5));
     two.task.await.unwrap();
     wait(secs(3)).await;
-    assert_eq!(
-        held_by(&world, "three").await,
-        16,
-        "no lease had to run out"
-    );
+    assert_eq!(held_by(&world, "three").await, 16, "no lease had to run out");
 }
 
 #[tokio::test(start_paused = true)]
@@ -90,9 +70,7 @@ async fn no_message_is_published_by_two_instances_while_lanes_move() {
             relays.push(world.relay());
         }
         for key in 0..8 {
-            world
-                .emit("orders", &format!("k{key}"), &n.to_string())
-                .await;
+            world.emit("orders", &format!("k{key}"), &n.to_string()).await;
         }
         wait(ms(500)).await;
     }
@@ -106,9 +84,7 @@ async fn a_drain_publishes_what_is_committed_and_gives_the_lanes_back() {
     let relay = world.relay();
     wait(secs(1)).await;
     for n in 0..2_000 {
-        world
-            .emit("orders", &format!("k{}", n % 50), &n.to_string())
-            .await;
+        world.emit("orders", &format!("k{}", n % 50), &n.to_string()).await;
     }
     relay.handle.drain(secs(10));
     relay.task.await.unwrap();
@@ -142,10 +118,7 @@ async fn a_cut_ends_the_relay_at_once() {
     world.emit("orders", "a", "1").await;
     wait(secs(1)).await;
     relay.handle.cut();
-    tokio::time::timeout(secs(1), relay.task)
-        .await
-        .unwrap()
-        .unwrap();
+    tokio::time::timeout(secs(1), relay.task).await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -153,8 +126,5 @@ async fn the_relay_says_its_name_and_stage() {
     let world = World::new();
     let broker = antiphon_messaging::AnyBroker::new(world.broker.clone());
     let relay = antiphon_outbox::Relay::new(&world.database, broker, &world.telemetry);
-    assert_eq!(
-        (relay.name(), relay.stage()),
-        ("relay orders", antiphon_core::Stage::Relay)
-    );
+    assert_eq!((relay.name(), relay.stage()), ("relay orders", antiphon_core::Stage::Relay));
 }

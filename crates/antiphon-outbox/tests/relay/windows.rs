@@ -76,21 +76,12 @@ async fn a_lost_confirmation_means_the_same_message_again() {
     let mut lost = 3;
     world.broker.react(move |_| {
         lost -= 1;
-        if lost > 0 {
-            Reaction::TakeSilently
-        } else {
-            Reaction::Take
-        }
+        if lost > 0 { Reaction::TakeSilently } else { Reaction::Take }
     });
     let _relay = world.relay();
     let id = world.emit("orders", "a", "1").await;
     world.settle().await;
-    let ids: Vec<_> = world
-        .broker
-        .log()
-        .iter()
-        .map(|message| message.id)
-        .collect();
+    let ids: Vec<_> = world.broker.log().iter().map(|message| message.id).collect();
     assert_eq!(ids, [id, id, id]);
 }
 
@@ -99,11 +90,7 @@ async fn a_call_that_never_returns_counts_as_unknown() {
     let world = World::new();
     let hung = AtomicBool::new(false);
     world.broker.react(move |_| {
-        if hung.swap(true, Ordering::Relaxed) {
-            Reaction::Take
-        } else {
-            Reaction::Hang
-        }
+        if hung.swap(true, Ordering::Relaxed) { Reaction::Take } else { Reaction::Hang }
     });
     let _relay = world.relay();
     world.emit("orders", "a", "1").await;
@@ -125,12 +112,7 @@ async fn a_crash_between_confirmation_and_removal_repeats_the_message() {
     first.task.abort();
     let _second = world.relay();
     world.settle().await;
-    let ids: Vec<_> = world
-        .broker
-        .log()
-        .iter()
-        .map(|message| message.id)
-        .collect();
+    let ids: Vec<_> = world.broker.log().iter().map(|message| message.id).collect();
     assert_eq!(ids, [id, id]);
 }
 
@@ -149,15 +131,9 @@ async fn a_removal_whose_answer_was_lost_is_asked_for_again() {
         wait(ms(30)).await;
     }
     world.settle().await;
-    assert_eq!(
-        world.broker.bodies(),
-        (0..20).map(|n| n.to_string()).collect::<Vec<_>>()
-    );
+    assert_eq!(world.broker.bodies(), (0..20).map(|n| n.to_string()).collect::<Vec<_>>());
     let sent = world.store.sent().await.unwrap();
-    assert_eq!(
-        (sent[0].committed, sent[0].waiting, sent[0].buried),
-        (20, 0, 0)
-    );
+    assert_eq!((sent[0].committed, sent[0].waiting, sent[0].buried), (20, 0, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -171,17 +147,11 @@ async fn a_removal_is_not_published_again_by_a_read_that_overtook_it() {
     }));
     let _relay = world.relay_on(&Database::new("orders", slow), Default::default());
     for n in 0..200 {
-        world
-            .emit("orders", &format!("k{}", n % 7), &n.to_string())
-            .await;
+        world.emit("orders", &format!("k{}", n % 7), &n.to_string()).await;
         wait(ms(3)).await;
     }
     world.settle().await;
-    assert_eq!(
-        world.broker.log().len(),
-        200,
-        "nothing failed, so nothing comes twice"
-    );
+    assert_eq!(world.broker.log().len(), 200, "nothing failed, so nothing comes twice");
 }
 
 #[tokio::test(start_paused = true)]
@@ -202,24 +172,13 @@ async fn a_relay_that_slept_past_its_lease_is_fenced() {
     let _second = world.relay();
     world.settle().await;
     asleep.store(false, Ordering::Relaxed);
-    assert_eq!(
-        world.broker.bodies(),
-        ["1", "1"],
-        "the second relay took over"
-    );
+    assert_eq!(world.broker.bodies(), ["1", "1"], "the second relay took over");
     wait(secs(40)).await;
     world.emit("orders", "a", "2").await;
     world.settle().await;
-    assert_eq!(
-        world.broker.bodies(),
-        ["1", "1", "2"],
-        "only one of them publishes"
-    );
+    assert_eq!(world.broker.bodies(), ["1", "1", "2"], "only one of them publishes");
     let text = world.telemetry.metrics(Exposition::Prometheus);
-    assert!(
-        !text.contains("outbox_lease_losses_total{service=\"orders\"} 0"),
-        "{text}"
-    );
+    assert!(!text.contains("outbox_lease_losses_total{service=\"orders\"} 0"), "{text}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -240,16 +199,9 @@ async fn poison_is_put_aside_and_holds_nobody_up() {
     let buried = world.store.buried(10).await.unwrap();
     assert_eq!(buried.len(), 1);
     assert_eq!(buried[0].message.id, id);
-    assert!(
-        buried[0].reason.contains("TooLarge"),
-        "{}",
-        buried[0].reason
-    );
+    assert!(buried[0].reason.contains("TooLarge"), "{}", buried[0].reason);
     let sent = world.store.sent().await.unwrap();
-    assert_eq!(
-        (sent[0].committed, sent[0].waiting, sent[0].buried),
-        (2, 0, 1)
-    );
+    assert_eq!((sent[0].committed, sent[0].waiting, sent[0].buried), (2, 0, 1));
 }
 
 #[tokio::test(start_paused = true)]
