@@ -2,7 +2,9 @@
 //! sent.
 
 mod answers;
+mod anything;
 mod bodies;
+mod http2;
 mod pages;
 mod paths;
 mod queries;
@@ -10,23 +12,25 @@ mod service;
 mod sockets;
 mod streams;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use antiphon_core::BoxFuture;
 use antiphon_telemetry::Telemetry;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::service::service_fn;
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
 use tokio::io::DuplexStream;
 
 use self::service::Things;
 use super::{Rest, RestSettings};
-use crate::server::{Calls, RequestBody, ServerSettings};
+use crate::server::{Body, Calls, RequestBody, ServerSettings};
 use crate::service::Service;
 
 /// A server for [`Things`].
@@ -81,20 +85,31 @@ impl Server {
         Self { rest, things }
     }
 
+    /// What hyper calls for each request.
+    fn service(
+        &self,
+    ) -> impl HttpService<
+        Incoming,
+        ResBody = Body,
+        Error = Infallible,
+        Future = BoxFuture<'static, Result<Response<Body>, Infallible>>,
+    > + use<> {
+        let rest = self.rest.clone();
+        service_fn(move |request: Request<Incoming>| -> BoxFuture<'static, _> {
+            let rest = rest.clone();
+            Box::pin(async move {
+                let request = request.map(|body| RequestBody::new(body, Duration::from_secs(5)));
+                Ok(rest.handle(request).await)
+            })
+        })
+    }
+
     /// The client's end of a new connection.
     fn connect(&self) -> DuplexStream {
         let (client, server) = tokio::io::duplex(64 * 1024);
-        let rest = self.rest.clone();
-        let answer = service_fn(move |request: Request<Incoming>| {
-            let rest = rest.clone();
-            async move {
-                let request = request.map(|body| RequestBody::new(body, Duration::from_secs(5)));
-                Ok::<_, std::convert::Infallible>(rest.handle(request).await)
-            }
-        });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .serve_connection(TokioIo::new(server), answer)
+            .serve_connection(TokioIo::new(server), self.service())
             .with_upgrades();
         tokio::spawn(connection);
         client
