@@ -187,13 +187,17 @@ impl Consumer {
         if let Err(problem) = self.check(&capabilities, parking.as_ref()) {
             return Err(ConsumerError { group: self.group, problem });
         }
+        let metrics = Metrics::of(&messaging.telemetry);
         let parked = parking.as_ref().map(|broker| {
             let rules = self.rules(&broker.capabilities(), false, None);
-            Post::new(broker, &self.group, vec![topic_of(&self.group)], Start::Earliest, rules)
+            let topics = vec![topic_of(&self.group)];
+            let metrics = metrics.group(&format!("{} (parked)", self.group));
+            Post::new(broker, &self.group, topics, Start::Earliest, rules, metrics)
         });
         let rules = self.rules(&capabilities, self.ordered, parking);
         let topics = self.topics.into_iter().collect();
-        let post = Post::new(&messaging.broker, &self.group, topics, self.start, rules);
+        let metrics = metrics.group(&self.group);
+        let post = Post::new(&messaging.broker, &self.group, topics, self.start, rules, metrics);
         let pipeline = Pipeline {
             group: self.group.as_str().into(),
             handler: stack(self.handlers, &self.middleware),
@@ -203,7 +207,6 @@ impl Consumer {
         };
         Ok(Worker {
             name: format!("consumer {}", self.group),
-            metrics: Metrics::of(&messaging.telemetry).group(&self.group),
             post,
             parked,
             pipeline: Arc::new(pipeline),

@@ -24,7 +24,6 @@ pub struct Worker {
     /// Where what the broker could not keep comes back from.
     pub(crate) parked: Option<Post>,
     pub(crate) pipeline: Arc<Pipeline>,
-    pub(crate) metrics: GroupMetrics,
     pub(crate) health: Health,
 }
 
@@ -34,6 +33,7 @@ pub(crate) struct Post {
     topology: Topology,
     subscription: Subscription,
     rules: Rules,
+    metrics: GroupMetrics,
 }
 
 impl Post {
@@ -43,6 +43,7 @@ impl Post {
         topics: Vec<String>,
         start: Start,
         rules: Rules,
+        metrics: GroupMetrics,
     ) -> Self {
         let ordered = rules.ordered;
         let declared = Group { name: group.to_owned(), topics: topics.clone(), start };
@@ -51,6 +52,7 @@ impl Post {
             topology: Topology { topics: topics.clone(), groups: vec![declared] },
             subscription: Subscription { group: group.to_owned(), topics, ordered },
             rules,
+            metrics,
         }
     }
 
@@ -77,7 +79,7 @@ impl Worker {
                 Ok(source) => {
                     self.health.well(name);
                     let pipeline = Arc::clone(&self.pipeline);
-                    let driver = Driver::new(pipeline, post.rules.clone(), self.metrics.clone());
+                    let driver = Driver::new(pipeline, post.rules.clone(), post.metrics.clone());
                     match driver.run(source, shutdown).await {
                         End::Drained => break,
                         End::Lost { reason, worked } => {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use antiphon_core::{BoxFuture, Shutdown};
+use antiphon_core::{BoxFuture, Retry, Shutdown};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::oneshot;
@@ -19,10 +19,11 @@ use tokio::time::Instant;
 use super::away::AwayKeys;
 use super::executor::{Executor, Item};
 use super::held::{Held, Kinds, ignored};
-use super::ladder::{Ladder, Verdict};
+use super::ladder::{Circumstances, Ladder, Verdict};
 use super::parking;
 use super::pipeline::{Pipeline, Ran};
 use crate::any_broker::AnyBroker;
+use crate::fail::Fail;
 use crate::metrics::GroupMetrics;
 use crate::port::{
     DeadReason, Delivery, Fetched, Settled, Settlement, Settling, Source, settle_all,
@@ -97,6 +98,8 @@ pub(crate) struct Driver {
     held: usize,
     lanes: BTreeMap<u32, usize>,
     revoking: Vec<Revoking>,
+    /// Since when handlers have met nothing but an outage.
+    outage_since: Option<Instant>,
     draining: bool,
     worked: bool,
 }
@@ -118,6 +121,7 @@ impl Driver {
             held: 0,
             lanes: BTreeMap::new(),
             revoking: Vec::new(),
+            outage_since: None,
             draining: false,
             worked: false,
         }
@@ -266,9 +270,15 @@ impl Driver {
 
     fn ran(&mut self, ran: Ran) {
         self.executor.ended();
-        for (held, outcome) in ran.batch.into_iter().zip(ran.outcomes) {
+        let outcomes = match ran.outcomes {
+            Ok(outcomes) => outcomes,
+            Err(why) if ran.batch.len() > 1 => return self.part(ran.batch, &why),
+            Err(why) => vec![Err(Fail::retry(why))],
+        };
+        for (held, outcome) in ran.batch.into_iter().zip(outcomes) {
             match outcome {
                 Ok(()) => {
+                    self.outage_since = None;
                     held.kind.metrics.acked(ran.took);
                     self.executor.free(&held.delivery.message);
                     self.settlements.push((held.delivery, Settlement::Ack));
@@ -278,13 +288,33 @@ impl Driver {
         }
     }
 
-    fn failed(&mut self, mut held: Held, fail: &crate::Fail, took: Duration) {
+    /// A batch came to nothing as a whole. One of its messages may be to blame and the others not:
+    /// nothing is counted, and each is tried by itself.
+    fn part(&mut self, batch: Vec<Held>, why: &str) {
+        let count = batch.len();
+        tracing::warn!(group = &*self.pipeline.group, count, why, "batch not handled");
+        for mut held in batch.into_iter().rev() {
+            held.alone = true;
+            if self.draining {
+                self.release_with_followers(held);
+            } else {
+                self.executor.resume(held);
+            }
+        }
+    }
+
+    fn failed(&mut self, mut held: Held, fail: &Fail, took: Duration) {
         let now = Instant::now();
         let attempt = held.tries.attempt();
         held.tries = held.tries.failed(fail.hint());
         let elapsed = held.since.map_or(Duration::ZERO, |since| now - since);
-        let jitter = fastrand::f64();
-        let verdict = self.rules.ladder.decide(held.tries, fail, elapsed, self.draining, jitter);
+        let outage = match fail.hint() {
+            Retry::Outage => now - *self.outage_since.get_or_insert(now),
+            _ => Duration::ZERO,
+        };
+        let circumstances =
+            Circumstances { elapsed, outage, draining: self.draining, jitter: fastrand::f64() };
+        let verdict = self.rules.ladder.decide(held.tries, fail, circumstances);
         let message = &held.delivery.message;
         tracing::warn!(
             group = &*self.pipeline.group,

@@ -43,6 +43,8 @@ impl Hash for Key {
 pub(crate) trait Item {
     /// The message.
     fn message(&self) -> &Arc<Message>;
+    /// Whether it must not share a run.
+    fn is_alone(&self) -> bool;
 }
 
 /// See the module.
@@ -92,8 +94,13 @@ impl<T: Item> Executor<T> {
             return None;
         }
         self.running += 1;
-        let count = count_max.max(1).min(self.ready.len());
-        Some(self.ready.drain(..count).collect())
+        let first_alone = self.ready.iter().take(count_max.max(1)).position(T::is_alone);
+        let count = match first_alone {
+            Some(0) => 1,
+            Some(before) => before.min(count_max),
+            None => count_max.min(self.ready.len()),
+        };
+        Some(self.ready.drain(..count.max(1)).collect())
     }
 
     /// Whether something could start if only it were there.
@@ -175,6 +182,9 @@ mod tests {
         fn message(&self) -> &Arc<Message> {
             &self.0
         }
+        fn is_alone(&self) -> bool {
+            self.1 >= 100_000
+        }
     }
 
     fn item(key: &str, number: u32) -> Numbered {
@@ -216,6 +226,16 @@ mod tests {
         }
         assert_eq!(numbers(ordered.start(8).unwrap()), [0, 1, 2]);
         assert_eq!(numbers(unordered.start(8).unwrap()), [0, 1, 2]);
+    }
+
+    #[test]
+    fn what_is_to_run_alone_shares_no_batch() {
+        let mut executor = Executor::new(true, 9);
+        for (key, number) in [("a", 0), ("b", 1), ("c", 100_000), ("d", 100_001), ("e", 2)] {
+            executor.push(item(key, number));
+        }
+        let runs: Vec<Vec<u32>> = std::iter::from_fn(|| executor.start(8)).map(numbers).collect();
+        assert_eq!(runs, [vec![0, 1], vec![100_000], vec![100_001], vec![2]]);
     }
 
     #[test]

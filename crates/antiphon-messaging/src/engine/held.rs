@@ -24,18 +24,24 @@ pub(crate) struct Held {
     pub(crate) tries: Tries,
     /// When it was first tried here.
     pub(crate) since: Option<Instant>,
+    /// Whether it runs in no batch: one that it was in came to nothing as a whole.
+    pub(crate) alone: bool,
 }
 
 impl Held {
     pub(crate) fn new(delivery: Delivery, kind: Arc<Kind>) -> Self {
         let tries = Tries::arriving(delivery.attempt);
-        Self { delivery, kind, tries, since: None }
+        Self { delivery, kind, tries, since: None, alone: false }
     }
 }
 
 impl Item for Held {
     fn message(&self) -> &Arc<Message> {
         &self.delivery.message
+    }
+
+    fn is_alone(&self) -> bool {
+        self.alone
     }
 }
 

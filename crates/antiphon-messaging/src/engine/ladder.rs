@@ -67,6 +67,19 @@ pub(crate) enum Verdict {
     Dead(DeadReason),
 }
 
+/// What besides the failure itself counts for the decision.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Circumstances {
+    /// For how long the delivery has been tried here.
+    pub(crate) elapsed: Duration,
+    /// For how long the group has met nothing but an outage.
+    pub(crate) outage: Duration,
+    /// Whether the group is draining.
+    pub(crate) draining: bool,
+    /// Places the wait, in `0.0..=1.0`.
+    pub(crate) jitter: f64,
+}
+
 /// The rungs that a group has.
 #[derive(Clone, Debug)]
 pub(crate) struct Ladder {
@@ -79,32 +92,29 @@ pub(crate) struct Ladder {
 }
 
 impl Ladder {
-    /// Decides. `tries` includes the failed one; `elapsed` is how long the delivery has been tried
-    /// here; `jitter` is in `0.0..=1.0`.
-    pub(crate) fn decide(
-        &self,
-        tries: Tries,
-        fail: &Fail,
-        elapsed: Duration,
-        draining: bool,
-        jitter: f64,
-    ) -> Verdict {
+    /// Decides. `tries` includes the failed one.
+    pub(crate) fn decide(&self, tries: Tries, fail: &Fail, now: Circumstances) -> Verdict {
         let hint = fail.hint();
         let made = tries.before.saturating_add(tries.counted);
         let attempt = if hint == Retry::Outage { tries.outages } else { made };
-        let wait = match self.policy.decide(attempt, hint, jitter) {
+        let wait = match self.policy.decide(attempt, hint, now.jitter) {
             Decision::GiveUp => return Verdict::Dead(reason(hint, fail, made)),
+            // The longer an outage lasts the less often it is asked whether it is over.
+            Decision::RetryAfter(wait) if hint == Retry::Outage => {
+                let lasting = now.outage.min(self.policy.delay_max);
+                wait.max(lasting.mul_f64(0.5 + 0.5 * now.jitter))
+            }
             Decision::RetryAfter(wait) => wait,
         };
         let tries_here = tries.counted.saturating_add(tries.outages);
-        let short = tries_here < TRIES_HERE_MAX && elapsed.saturating_add(wait) <= TIME_HERE_MAX;
-        if short && !draining {
+        let in_time = now.elapsed.saturating_add(wait) <= TIME_HERE_MAX;
+        if tries_here < TRIES_HERE_MAX && in_time && !now.draining {
             Verdict::Here(wait)
         } else if wait <= self.broker_max && !self.broker_max.is_zero() {
             Verdict::Broker(wait)
         } else if self.parking {
             Verdict::Park(wait)
-        } else if draining {
+        } else if now.draining {
             Verdict::Release
         } else {
             Verdict::Here(wait)
@@ -134,6 +144,13 @@ mod tests {
         Ladder { policy, broker_max, parking }
     }
 
+    const CALM: Circumstances = Circumstances {
+        elapsed: Duration::ZERO,
+        outage: Duration::ZERO,
+        draining: false,
+        jitter: 1.0,
+    };
+
     fn after(attempts: u32) -> Tries {
         Tries { before: 0, counted: attempts, outages: 0 }
     }
@@ -142,7 +159,8 @@ mod tests {
     fn the_first_tries_are_made_here_then_the_broker_waits() {
         let ladder = ladder(DAY, false);
         let fail = Fail::retry("busy");
-        let verdict = |n, elapsed| ladder.decide(after(n), &fail, elapsed, false, 1.0);
+        let verdict =
+            |n, elapsed| ladder.decide(after(n), &fail, Circumstances { elapsed, ..CALM });
         assert_eq!(verdict(1, Duration::ZERO), Verdict::Here(100 * MS));
         assert_eq!(verdict(2, 100 * MS), Verdict::Here(200 * MS));
         assert_eq!(verdict(3, 300 * MS), Verdict::Broker(400 * MS));
@@ -155,7 +173,7 @@ mod tests {
     fn a_missing_rung_is_stepped_over() {
         let fail = Fail::retry_after(DAY, "come back tomorrow");
         let decide = |ladder: Ladder, draining| {
-            ladder.decide(after(1), &fail, Duration::ZERO, draining, 1.0)
+            ladder.decide(after(1), &fail, Circumstances { draining, ..CALM })
         };
         assert_eq!(decide(ladder(DAY, true), false), Verdict::Broker(DAY));
         assert_eq!(decide(ladder(30_000 * MS, true), false), Verdict::Park(DAY));
@@ -165,8 +183,11 @@ mod tests {
 
     #[test]
     fn a_draining_group_does_not_wait_here() {
-        let verdict =
-            ladder(DAY, false).decide(after(1), &Fail::retry("x"), Duration::ZERO, true, 1.0);
+        let verdict = ladder(DAY, false).decide(
+            after(1),
+            &Fail::retry("x"),
+            Circumstances { draining: true, ..CALM },
+        );
         assert_eq!(verdict, Verdict::Broker(100 * MS));
     }
 
@@ -176,16 +197,37 @@ mod tests {
         let fail = Fail::defer("database away");
         for _ in 0..1_000 {
             tries = tries.failed(fail.hint());
-            let verdict = ladder(DAY, false).decide(tries, &fail, 10_000 * MS, false, 1.0);
+            let verdict = ladder(DAY, false).decide(
+                tries,
+                &fail,
+                Circumstances { elapsed: 10_000 * MS, ..CALM },
+            );
             assert!(matches!(verdict, Verdict::Broker(_)), "{verdict:?}");
         }
         assert_eq!((tries.attempt(), tries.counted), (6, 0));
     }
 
     #[test]
+    fn the_longer_an_outage_lasts_the_longer_are_the_waits() {
+        let tries = Tries::arriving(1).failed(Retry::Outage);
+        let wait = |seconds, jitter| {
+            let outage = Duration::from_secs(seconds);
+            let now = Circumstances { outage, jitter, ..CALM };
+            match ladder(DAY, false).decide(tries, &Fail::defer("away"), now) {
+                Verdict::Here(wait) | Verdict::Broker(wait) => wait,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(wait(0, 1.0), 100 * MS);
+        assert_eq!(wait(8, 1.0), 8_000 * MS);
+        assert_eq!(wait(8, 0.0), 4_000 * MS);
+        assert_eq!(wait(900, 1.0), 30_000 * MS);
+    }
+
+    #[test]
     fn a_permanent_failure_is_dead_at_once_under_its_own_code() {
         let fail = Fail::permanent("ü".repeat(3_000)).with_code("decode");
-        let verdict = ladder(DAY, true).decide(after(1), &fail, Duration::ZERO, false, 1.0);
+        let verdict = ladder(DAY, true).decide(after(1), &fail, CALM);
         let Verdict::Dead(reason) = verdict else { panic!("not dead") };
         assert_eq!(reason.code, "decode");
         assert_eq!(reason.error.len(), ERROR_BYTES_MAX);

@@ -29,8 +29,8 @@ pub(crate) struct Pipeline {
 /// A run that has ended.
 pub(crate) struct Ran {
     pub(crate) batch: Vec<Held>,
-    /// One per member of the batch.
-    pub(crate) outcomes: Vec<Result<(), Fail>>,
+    /// One per member of the batch, or why the run as a whole came to nothing.
+    pub(crate) outcomes: Result<Vec<Result<(), Fail>>, String>,
     pub(crate) took: Duration,
 }
 
@@ -54,8 +54,12 @@ impl Pipeline {
             }
             let outcomes = self.handle(&incoming, begun).await;
             for (index, mut span) in spans {
-                if let Err(fail) = &outcomes[index] {
-                    span.fail(&Status::new(Code::Unknown, fail.describe()));
+                let why = match &outcomes {
+                    Ok(outcomes) => outcomes[index].as_ref().err().map(Fail::describe),
+                    Err(why) => Some(why.clone()),
+                };
+                if let Some(why) = why {
+                    span.fail(&Status::new(Code::Unknown, why));
                 }
             }
             Ran { batch, outcomes, took: begun.elapsed() }
@@ -92,7 +96,11 @@ impl Pipeline {
         (context, Some(span))
     }
 
-    async fn handle(&self, incoming: &[Incoming], begun: Instant) -> Vec<Result<(), Fail>> {
+    async fn handle(
+        &self,
+        incoming: &[Incoming],
+        begun: Instant,
+    ) -> Result<Vec<Result<(), Fail>>, String> {
         let work = async {
             match incoming {
                 [one] => {
@@ -109,15 +117,14 @@ impl Pipeline {
             Poll::Ready(ended) => Ok(ended),
             Poll::Pending => tokio::time::timeout_at(begun + self.timeout, guarded).await,
         };
-        let failed = match ended {
-            Ok(Ok(outcomes)) if outcomes.len() == incoming.len() => return outcomes,
+        match ended {
+            Ok(Ok(outcomes)) if outcomes.len() == incoming.len() => Ok(outcomes),
             Ok(Ok(outcomes)) => {
-                format!("the handler gave {} outcomes for {}", outcomes.len(), incoming.len())
+                Err(format!("the handler gave {} outcomes for {}", outcomes.len(), incoming.len()))
             }
-            Ok(Err(panic)) => format!("the handler panicked: {}", panic_text(&*panic)),
-            Err(_) => format!("the handler took longer than {:?}", self.timeout),
-        };
-        incoming.iter().map(|_| Err(Fail::retry(failed.clone()))).collect()
+            Ok(Err(panic)) => Err(format!("the handler panicked: {}", panic_text(&*panic))),
+            Err(_) => Err(format!("the handler took longer than {:?}", self.timeout)),
+        }
     }
 }
 

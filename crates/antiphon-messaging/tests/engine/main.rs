@@ -296,6 +296,47 @@ async fn batches_have_different_keys_and_each_message_its_own_outcome() {
     running.drain().await;
 }
 
+/// Panics over any batch with `bad` in it.
+struct Touchy(Arc<Mutex<Vec<String>>>);
+
+impl Handler for Touchy {
+    fn handles(&self, kind: &str) -> bool {
+        kind == KIND
+    }
+
+    fn handle<'a>(&'a self, incoming: &'a Incoming) -> BoxFuture<'a, Result<(), Fail>> {
+        Box::pin(async {
+            let key = &incoming.message.key;
+            assert_ne!(key, "bad", "panics every time");
+            self.0.lock().push(format!("{key} at attempt {}", incoming.attempt));
+            Ok(())
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_bad_message_does_not_take_its_batch_along() {
+    let script = Script::new(able());
+    let handled = Arc::new(Mutex::new(Vec::new()));
+    let consumer = group()
+        .handler(Touchy(Arc::clone(&handled)))
+        .batch(8)
+        .concurrency(1)
+        .retry(RetryPolicy::none());
+    let running = run(&script, consumer);
+    script.deliver(&[(1, "a"), (2, "bad"), (3, "b")]).await;
+    let mut settled = script.settled(3).await;
+    settled.sort_by_key(|(token, _)| *token);
+    let [(_, Settlement::Ack), (_, Settlement::Dead(reason)), (_, Settlement::Ack)] = &settled[..]
+    else {
+        panic!("{settled:?}")
+    };
+    assert_eq!(reason.attempts, 1);
+    // What was done before the panic is done again, as always when a handler fails.
+    assert_eq!(*handled.lock(), ["a at attempt 1", "a at attempt 1", "b at attempt 1"]);
+    running.drain().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn middleware_stands_in_the_order_in_which_it_was_added() {
     struct Named(&'static str, Arc<dyn Handler>, Arc<Mutex<Vec<&'static str>>>);
