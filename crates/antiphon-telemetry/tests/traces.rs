@@ -36,8 +36,12 @@ async fn nested_spans_arrive_as_one_tree_with_the_ids_of_their_contexts() {
     let other = TraceContext::root().child(SpanId(77));
     let (call, mut server) = telemetry.span(SpanKind::Server, "PlaceOrder", &Context::root(), &[]);
     let (publish, producer) = telemetry.span(SpanKind::Producer, "send orders", &call, &[]);
-    let (handle, mut consumer) =
-        telemetry.span(SpanKind::Consumer, "process orders", &publish, &[other.clone()]);
+    let (handle, mut consumer) = telemetry.span(
+        SpanKind::Consumer,
+        "process orders",
+        &publish,
+        std::slice::from_ref(&other),
+    );
     assert!(server.is_recording());
     server.set("rpc.method", "shop.orders.v1.OrderService/PlaceOrder");
     server.set("rpc.method", "the last one wins");

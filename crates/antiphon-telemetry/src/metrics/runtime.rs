@@ -11,6 +11,9 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use tokio::runtime::{Handle, RuntimeMetrics};
 
+/// Reads one figure of a runtime.
+type Read = fn(&RuntimeMetrics) -> usize;
+
 /// The runtimes that are watched, by name.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Runtimes(Arc<Mutex<Vec<(String, Handle)>>>);
@@ -32,7 +35,7 @@ impl Collector for Runtimes {
         if watched.is_empty() {
             return Ok(());
         }
-        let gauges: [(&str, &str, fn(&RuntimeMetrics) -> usize); 3] = [
+        let gauges: [(&str, &str, Read); 3] = [
             ("tokio_workers", "Worker threads of the runtime.", RuntimeMetrics::num_workers),
             ("tokio_alive_tasks", "Tasks that are not finished.", RuntimeMetrics::num_alive_tasks),
             (
