@@ -20,10 +20,7 @@ impl StoreHarness for Memory {
 
     async fn start() -> Self {
         let clock = Clock::manual(START);
-        Self {
-            store: MemoryStore::new(clock.clone()),
-            clock,
-        }
+        Self { store: MemoryStore::new(clock.clone()), clock }
     }
 
     async fn open(&self) -> MemoryStore {

@@ -22,7 +22,7 @@ enum Done {
     Read { readings: Vec<Reading>, count_max: u32, answer: Result<Vec<OutboxRow>, StoreError> },
     Published { parts: Vec<Part>, answers: Vec<Result<Receipt, PublishError>> },
     Confirmed { confirmations: Vec<Confirmation>, answer: Result<Vec<u32>, StoreError> },
-    Buried { burial: Burial, answer: Result<(), StoreError> },
+    Buried { burial: Box<Burial>, answer: Result<(), StoreError> },
 }
 
 pub(super) struct Driver<S> {

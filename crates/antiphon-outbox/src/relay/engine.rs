@@ -28,7 +28,7 @@ pub(super) enum Action {
     /// Remove what the broker has.
     Confirm(Vec<Confirmation>),
     /// Put a row aside.
-    Bury(Burial),
+    Bury(Box<Burial>),
 }
 
 /// A broker call: rows of several lanes, one lane after the other.
@@ -74,7 +74,7 @@ pub(super) struct Engine {
     is_reading: bool,
     calls: usize,
     is_confirming: bool,
-    burials: Vec<Burial>,
+    burials: Vec<Box<Burial>>,
     burying: usize,
     /// When all lanes are read although nobody reported a commit.
     poll_at: Instant,
@@ -378,7 +378,7 @@ impl Engine {
     /// Answers whether the burial succeeded.
     pub(super) fn on_buried(
         &mut self,
-        burial: Burial,
+        burial: Box<Burial>,
         answer: Result<(), StoreError>,
         now: Instant,
     ) -> Result<(), StoreError> {

@@ -3,7 +3,11 @@
 //! `windows`: the failure windows between commit and confirmation. `flow`: order, outages, delays.
 //! `sharing`: several instances, leases, drain.
 
+#[cfg(test)]
 mod fixture;
+#[cfg(test)]
 mod flow;
+#[cfg(test)]
 mod sharing;
+#[cfg(test)]
 mod windows;

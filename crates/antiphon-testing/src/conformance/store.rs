@@ -179,48 +179,29 @@ pub(super) async fn begin<S: Store>(store: &S) -> S::Connection {
             }
         }
     };
-    timeout(PATIENCE, patient)
-        .await
-        .expect("a transaction must be opened at some time")
+    timeout(PATIENCE, patient).await.expect("a transaction must be opened at some time")
 }
 
 /// Commits messages in one transaction.
 async fn commit<S: OutboxStore>(store: &S, messages: &[Message]) {
     let mut connection = begin(store).await;
-    store
-        .append(&mut connection, messages)
-        .await
-        .expect("messages can be appended");
-    store
-        .commit(connection)
-        .await
-        .expect("the transaction can be committed");
+    store.append(&mut connection, messages).await.expect("messages can be appended");
+    store.commit(connection).await.expect("the transaction can be committed");
 }
 
 /// The leases on all lanes of the outbox.
 async fn all_lanes<S: LeaseStore>(store: &S, owner: &str) -> Vec<Lease> {
-    let leases = store
-        .acquire("outbox", LANES, LANES, owner, TTL)
-        .await
-        .expect("lanes are free");
+    let leases = store.acquire("outbox", LANES, LANES, owner, TTL).await.expect("lanes are free");
     assert_eq!(leases.len(), LANES as usize, "all lanes were free");
     leases
 }
 
 fn lease_of(leases: &[Lease], lane: u32) -> &Lease {
-    leases
-        .iter()
-        .find(|lease| lease.lane == lane)
-        .expect("there is a lease on every lane")
+    leases.iter().find(|lease| lease.lane == lane).expect("there is a lease on every lane")
 }
 
 /// Reads all lanes from their beginnings; rows of one lane in order.
 async fn read_all<S: OutboxStore>(store: &S) -> Vec<OutboxRow> {
-    let positions: Vec<_> = (0..LANES)
-        .map(|lane| Position { lane, after: None })
-        .collect();
-    store
-        .read(&positions, store.now(), 10_000)
-        .await
-        .expect("the outbox can be read")
+    let positions: Vec<_> = (0..LANES).map(|lane| Position { lane, after: None }).collect();
+    store.read(&positions, store.now(), 10_000).await.expect("the outbox can be read")
 }
