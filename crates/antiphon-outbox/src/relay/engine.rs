@@ -312,13 +312,11 @@ impl Engine {
             let outcome = lane.published(&part.seqs, own, &self.settings, now);
             self.counts.published += outcome.confirmed;
             self.counts.failed += outcome.failed;
-            let lease = lane.lease();
-            self.burials.extend(outcome.bury.into_iter().map(|(seq, message, reason)| Burial {
-                lease: lease.clone(),
-                seq,
-                message,
-                reason,
-            }));
+            let lease = lane.lease().clone();
+            for (seq, message, reason) in outcome.bury {
+                let lease = lease.clone();
+                self.burials.push(Box::new(Burial { lease, seq, message, reason }));
+            }
         }
     }
 
