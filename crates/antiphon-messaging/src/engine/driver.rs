@@ -20,7 +20,7 @@ use super::away::AwayKeys;
 use super::executor::{Executor, Item};
 use super::held::{Held, Kinds, ignored};
 use super::ladder::{Circumstances, Ladder, Verdict};
-use super::parking;
+use super::parking::{self, Parked};
 use super::pipeline::{Pipeline, Ran};
 use crate::any_broker::AnyBroker;
 use crate::fail::Fail;
@@ -64,12 +64,6 @@ enum Turn {
     Fetched(Fetched),
     MoreCredits,
     Drain,
-}
-
-/// Why a message goes to the parking broker.
-enum Parked {
-    Waiting(Duration),
-    Dead(DeadReason),
 }
 
 /// Lanes that others take over.
@@ -401,22 +395,12 @@ impl Driver {
             self.release([held]);
             return;
         };
-        let Held { delivery, tries, .. } = held;
+        let attempts = held.tries.attempt() - 1;
         let group = Arc::clone(&self.pipeline.group);
         let now = self.pipeline.clock.now();
-        self.settling.push(Box::pin(async move {
-            let message = &delivery.message;
-            let attempts = tries.attempt() - 1;
-            let kept = match parked {
-                Parked::Waiting(after) => {
-                    parking::park(&broker, message, &group, attempts, now, after).await
-                }
-                Parked::Dead(reason) => parking::bury(&broker, message, &group, &reason).await,
-            };
-            let lane = delivery.lane;
-            let settlement = if kept { Settlement::Ack } else { Settlement::Release };
-            (lane, delivery.settle(settlement).outcome().await)
-        }));
+        let lane = held.delivery.lane;
+        let settled = parking::settle(broker, group, held.delivery, attempts, parked, now);
+        self.settling.push(Box::pin(settled.map(move |settled| (lane, settled))));
     }
 
     /// Settles what has ended since the last time.

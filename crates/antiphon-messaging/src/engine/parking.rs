@@ -7,14 +7,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_core::Timestamp;
+use antiphon_core::{BoxError, Timestamp};
 
 use crate::any_broker::AnyBroker;
 use crate::message::Message;
-use crate::port::{DeadReason, Delivery};
+use crate::port::{DeadReason, Delivery, Settled, Settlement};
 
 const TOPIC: &str = "parkedtopic";
 const ATTEMPTS: &str = "parkedattempts";
+/// Why a message goes to the other broker.
+pub(crate) enum Parked {
+    /// It is tried again after this much time.
+    Waiting(Duration),
+    /// It is not tried again.
+    Dead(DeadReason),
+}
+
 /// The topic at the other broker that only this group reads.
 pub(crate) fn topic_of(group: &str) -> String {
     format!("parked.{group}")
@@ -43,42 +51,50 @@ pub(crate) fn unwrap(delivery: &mut Delivery) {
     delivery.attempt = delivery.attempt.saturating_add(attempts);
 }
 
-/// Lets the other broker deliver the message `after` this much time; whether it has it.
-pub(crate) async fn park(
-    broker: &AnyBroker,
-    message: &Message,
-    group: &str,
+/// Gives a message to the other broker, then acknowledges it at its own; releases it there if the
+/// other one did not take it. `attempts` were made so far.
+pub(crate) async fn settle(
+    broker: AnyBroker,
+    group: Arc<str>,
+    delivery: Delivery,
     attempts: u32,
+    parked: Parked,
     now: Timestamp,
-    after: Duration,
-) -> bool {
-    let wrapped = wrap(message, group, attempts).delayed(now, after);
-    let answers = broker.publish(vec![wrapped]).await;
-    match answers.into_iter().next() {
-        Some(Ok(_receipt)) => true,
-        Some(Err(error)) => not_kept(group, message, &error),
-        None => false,
-    }
+) -> Settled {
+    let message = &delivery.message;
+    let kept = match parked {
+        Parked::Waiting(after) => {
+            let wrapped = wrap(message, &group, attempts).delayed(now, after);
+            park(&broker, wrapped).await
+        }
+        // Redriven, it comes back as a first attempt.
+        Parked::Dead(reason) => bury(&broker, &wrap(message, &group, 0), &group, &reason).await,
+    };
+    let settlement = match kept {
+        Ok(()) => Settlement::Ack,
+        Err(error) => {
+            let id = message.id;
+            tracing::warn!(group = &*group, %id, %error, "the parking broker did not take a message");
+            Settlement::Release
+        }
+    };
+    delivery.settle(settlement).outcome().await
 }
 
-/// Lets the other broker keep the dead letter; whether it has it. Redriven, it comes back as a first
-/// attempt.
-pub(crate) async fn bury(
+async fn park(broker: &AnyBroker, wrapped: Message) -> Result<(), BoxError> {
+    let answers = broker.publish(vec![wrapped]).await;
+    let answer = answers.into_iter().next().ok_or("it gave no answer")?;
+    let _receipt = answer?;
+    Ok(())
+}
+
+async fn bury(
     broker: &AnyBroker,
-    message: &Message,
+    wrapped: &Message,
     group: &str,
     reason: &DeadReason,
-) -> bool {
-    let Some(letters) = broker.dead_letters() else {
-        return false;
-    };
-    match letters.bury(group, &wrap(message, group, 0), reason).await {
-        Ok(()) => true,
-        Err(error) => not_kept(group, message, &error),
-    }
-}
-
-fn not_kept(group: &str, message: &Message, error: &dyn std::fmt::Display) -> bool {
-    tracing::warn!(group, id = %message.id, %error, "the parking broker did not take a message");
-    false
+) -> Result<(), BoxError> {
+    let letters = broker.dead_letters().ok_or("it keeps no dead letters")?;
+    letters.bury(group, wrapped, reason).await?;
+    Ok(())
 }

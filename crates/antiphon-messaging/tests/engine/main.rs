@@ -250,6 +250,27 @@ async fn credits_are_never_exceeded_and_come_back() {
     running.drain().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn one_free_credit_is_used_while_other_handlers_are_stuck() {
+    let script = Script::new(able());
+    let handler = With(|incoming: Incoming| async move {
+        if incoming.message.key == "stuck" {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(SECOND).await;
+        Ok(())
+    });
+    let running = run(&script, group().handler(handler).concurrency(8).credits(8));
+    let stuck: Vec<(u64, &str)> = (1..8).map(|token| (token, "stuck")).collect();
+    script.deliver(&stuck).await;
+    script.deliver(&[(8, "fine")]).await;
+    script.settled(1).await;
+    settle().await;
+    assert_eq!(script.credits_asked(), [8, 1, 0, 1]);
+    running.shutdown.cut();
+    running.task.await.unwrap().unwrap();
+}
+
 /// Writes down what it gets, whole batches at a time.
 struct Batches(Arc<Mutex<Vec<Vec<String>>>>);
 
