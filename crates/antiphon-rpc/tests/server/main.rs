@@ -5,3 +5,4 @@ mod drain;
 mod limits;
 mod protocols;
 mod support;
+mod websocket;
