@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use uuid::{NoContext, Uuid};
+use uuid::Uuid;
 
 use crate::clock::Timestamp;
 
@@ -18,9 +18,16 @@ impl MessageId {
     /// A new id for a message made at `now`.
     #[must_use]
     pub fn new(now: Timestamp) -> Self {
-        let micros = u64::try_from(now.as_micros()).unwrap_or(0);
-        let nanos = u32::try_from(micros % 1_000_000).unwrap_or(0) * 1_000;
-        Self(Uuid::new_v7(uuid::Timestamp::from_unix(NoContext, micros / 1_000_000, nanos)))
+        // The generator that tests and the simulator can seed; nothing about an id is a secret.
+        let random = fastrand::u128(..).to_be_bytes();
+        Self::of(now, random)
+    }
+
+    /// The time of `now` and 74 bits of `rest`.
+    fn of(now: Timestamp, rest: [u8; 16]) -> Self {
+        let millis = u64::try_from(now.as_millis()).unwrap_or(0);
+        let bytes: [u8; 10] = rest[6..].try_into().unwrap_or([0; 10]);
+        Self(uuid::Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid())
     }
 
     /// The id that is always made from these same parts: for a message whose sender may have to
@@ -36,9 +43,7 @@ impl MessageId {
                 hash = (hash ^ u128::from(byte)).wrapping_mul(PRIME);
             }
         }
-        let millis = u64::try_from(now.as_millis()).unwrap_or(0);
-        let bytes: [u8; 10] = hash.to_be_bytes()[6..].try_into().unwrap_or([0; 10]);
-        Self(uuid::Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid())
+        Self::of(now, hash.to_be_bytes())
     }
 
     /// From the 16 bytes it is stored as.

@@ -50,7 +50,7 @@ impl StoreHarness for Memory {
 }
 
 fn number(bytes: &[u8]) -> i64 {
-    std::str::from_utf8(bytes).unwrap().parse().unwrap()
+    std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok()).unwrap_or(i64::MIN)
 }
 
 mod paused {

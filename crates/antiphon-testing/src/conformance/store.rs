@@ -173,9 +173,8 @@ pub(super) async fn begin<S: Store>(store: &S) -> S::Connection {
     let patient = async {
         loop {
             match store.begin().await {
-                Ok(connection) => return connection,
-                Err(StoreError::Busy(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
-                Err(error) => panic!("no transaction can be opened: {error}"),
+                Err(error) if error.is_busy() => tokio::time::sleep(Duration::from_millis(5)).await,
+                answer => return answer.expect("a transaction can be opened"),
             }
         }
     };
