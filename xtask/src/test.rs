@@ -116,7 +116,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> bool {
 
 fn check(root: &Path, step: Step) -> Result<String, String> {
     let arguments: &[&str] = match step {
-        Step::Format => &["fmt", "--all", "--check"],
+        Step::Format => &["fmt", "--all", "--", "--check", "--files-with-diff"],
         Step::Clippy => &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
         Step::Doc => &["doc", "--workspace", "--no-deps"],
         Step::Doctest => &["test", "--workspace", "--doc", "--quiet"],
@@ -129,7 +129,8 @@ fn check(root: &Path, step: Step) -> Result<String, String> {
     if step == Step::Doc {
         command.env("RUSTDOCFLAGS", "-D warnings");
     }
-    run_command(&mut command).map(|()| String::new())
+    let hint = if step == Step::Format { "; `cargo fmt --all` mends it" } else { "" };
+    run_command(&mut command).map(|()| String::new()).map_err(|error| format!("{error}{hint}"))
 }
 
 fn test(
