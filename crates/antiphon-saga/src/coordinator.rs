@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_core::{BoxError, BoxFuture, Component, Shutdown, Stage};
-use antiphon_messaging::{Consumer, ConsumerError, Fail, Handler, Incoming, Messaging, Topology, Worker};
+use antiphon_messaging::{
+    Consumer, ConsumerError, Fail, Handler, Incoming, Messaging, Topology, Worker,
+};
 use antiphon_outbox::{Database, InboxStore, OutboxStore};
 use antiphon_telemetry::Telemetry;
 use buffa::Message as Protobuf;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, alone};
 use crate::machine::Machine;
 use crate::metrics::Metrics;
 use crate::port::SagaStore;
@@ -161,13 +163,14 @@ impl<S: SagaStore + OutboxStore + InboxStore> Handler for Replies<S> {
 
     fn handle_batch<'a>(&'a self, batch: &'a [Incoming]) -> BoxFuture<'a, Vec<Result<(), Fail>>> {
         Box::pin(async move {
-            if let Ok(outcomes) = self.0.replies(batch, &[]).await {
+            // What failed before is taken in alone: it must not take others down again.
+            let all_fresh = batch.iter().all(|incoming| incoming.attempt == 1);
+            if all_fresh && let Ok(outcomes) = self.0.replies(batch, &[]).await {
                 return outcomes;
             }
-            // Something is the matter with one of them, which must not hold up the others.
             let mut outcomes = Vec::with_capacity(batch.len());
             for incoming in batch {
-                outcomes.push(self.0.reply(incoming).await);
+                outcomes.push(alone(incoming, self.0.reply(incoming)).await);
             }
             outcomes
         })

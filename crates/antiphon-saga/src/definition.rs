@@ -213,9 +213,7 @@ fn check<D: Protobuf + 'static, S: Store>(
     let compensable = step.role == Role::Compensable;
     match step {
         _ if step.misuse.is_some() => Err(step.misuse.unwrap_or_default()),
-        _ if plans.iter().any(|plan| plan.name == step.name) => {
-            Err("has the name of another step")
-        }
+        _ if plans.iter().any(|plan| plan.name == step.name) => Err("has the name of another step"),
         _ if step.retry.attempts_max == 0 => Err("is to be tried 0 times; at least 1 is needed"),
         _ if !compensable && (step.has_undo() || step.nothing_to_undo) => {
             Err("says how it is undone, but is never undone: only steps before the pivot are")

@@ -1,14 +1,14 @@
 //! Advances sagas: one input, one transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use antiphon_core::{BoxError, Context};
 use antiphon_messaging::{Fail, Incoming};
-use antiphon_outbox::{
-    CommitError, Database, InboxEntry, InboxStore, OutboxStore, StoreError, Tx,
-};
+use antiphon_outbox::{CommitError, Database, InboxEntry, InboxStore, OutboxStore, StoreError, Tx};
 use antiphon_telemetry::{SpanKind, Telemetry};
+use futures_util::FutureExt;
 
 use crate::SagaId;
 use crate::decide::{Input, Outcome};
@@ -69,11 +69,7 @@ impl<S: SagaStore + OutboxStore + InboxStore> Engine<S> {
 
     /// Advances one saga by an input that is not a message, in a transaction of its own and in the
     /// context that the saga was started in. `None` when there is no such saga.
-    pub(crate) async fn advance(
-        &self,
-        id: SagaId,
-        input: &Input,
-    ) -> Result<Option<Turned>, Fail> {
+    pub(crate) async fn advance(&self, id: SagaId, input: &Input) -> Result<Option<Turned>, Fail> {
         let mut known = Vec::new();
         loop {
             let mut tx = self.database.begin().await.map_err(store_fail)?;
@@ -105,8 +101,7 @@ impl<S: SagaStore + OutboxStore + InboxStore> Engine<S> {
             Input::Timer => "saga timer",
             _ => "saga intervention",
         };
-        let (context, mut span) =
-            self.telemetry.span(SpanKind::Internal, name, &context, &[]);
+        let (context, mut span) = self.telemetry.span(SpanKind::Internal, name, &context, &[]);
         if span.is_recording() {
             span.set("saga.id", row.id.to_string());
             span.set("saga.type", row.kind.as_str());
@@ -139,10 +134,8 @@ impl<S: SagaStore + OutboxStore + InboxStore> Engine<S> {
         let mut tx = self.database.begin().await.map_err(store_fail)?;
         let messages: Vec<_> = batch.iter().map(|incoming| &*incoming.message).collect();
         let store = self.database.store().clone();
-        let entries = store
-            .enter(tx.connection(), &self.group, &messages)
-            .await
-            .map_err(store_fail)?;
+        let entries =
+            store.enter(tx.connection(), &self.group, &messages).await.map_err(store_fail)?;
         let coordinates: Vec<Coordinates> =
             messages.iter().map(|message| Coordinates::read(message)).collect::<Result<_, _>>()?;
         let ids: BTreeSet<SagaId> = coordinates.iter().map(|at| at.saga).collect();
@@ -198,7 +191,8 @@ impl<S: SagaStore + OutboxStore + InboxStore> Engine<S> {
     ) -> Result<Turned, TurnError> {
         let machine = self.machine(row).ok_or_else(|| foreign(row))?;
         let step = machine.plan().index_of(&coordinates.step).ok_or_else(|| {
-            let text = format!("{} version {} has no step {}", row.kind, row.version, coordinates.step);
+            let text =
+                format!("{} version {} has no step {}", row.kind, row.version, coordinates.step);
             Fail::permanent(text).with_code("decode")
         })?;
         let Coordinates { op, attempt, .. } = coordinates;
@@ -258,6 +252,19 @@ fn foreign(row: &SagaRow) -> Fail {
 
 fn no_such_saga(id: SagaId) -> Fail {
     Fail::permanent(format!("there is no saga {id} here (any more)"))
+}
+
+/// Handles one message of a batch in its own context; a panic is its own failure, not that of the
+/// others.
+pub(crate) async fn alone(
+    incoming: &Incoming,
+    work: impl Future<Output = Result<(), Fail>>,
+) -> Result<(), Fail> {
+    let work = AssertUnwindSafe(work).catch_unwind();
+    match incoming.context.clone().scope(work).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(Fail::retry("the handler panicked")),
+    }
 }
 
 /// A store that is busy or away is no fault of the message.

@@ -37,7 +37,9 @@ pub use id::SagaId;
 pub use instance::{Failure, Instance, Phase, Progress};
 pub use local::{AsyncWork, LocalWork};
 pub use operator::{Intervention, SagaOperator, SagaView, StepView};
-pub use participant::{Participant, Participants, Participate, ParticipateLater, Participation, Ticket};
+pub use participant::{
+    Participant, Participants, Participate, ParticipateLater, Participation, Ticket,
+};
 pub use plan::{Place, Plan, Role, STEPS_MAX, StepPlan};
 pub use port::{
     BarrierKey, BarrierStore, Passage, SagaCount, SagaFilter, SagaRow, SagaStore, Side, State,

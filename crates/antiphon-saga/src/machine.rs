@@ -172,8 +172,7 @@ impl<'a, D: Protobuf + 'static, S: OutboxStore> Turn<'a, D, S> {
             Fail::permanent(format!("the {what} of the saga {} cannot be read: {error}", row.id))
                 .with_code("decode")
         };
-        let data =
-            D::decode_from_slice(&row.data).map_err(|error| corrupt("data", &error))?;
+        let data = D::decode_from_slice(&row.data).map_err(|error| corrupt("data", &error))?;
         let instance = Instance::decode(row.state, &row.progress)
             .map_err(|error| corrupt("progress", &error))?;
         if instance.steps.len() != definition.plan.steps.len() {

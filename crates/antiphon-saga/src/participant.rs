@@ -67,7 +67,6 @@ pub trait ParticipateLater<C: Command, S: Store>: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), Rejection>> + Send;
 }
 
-
 /// A group that does the commands of sagas that are sent to one service.
 ///
 /// ```ignore

@@ -127,8 +127,8 @@ pub struct SagaFilter {
 /// 1. `insert`, `load` and `save` are part of the transaction.
 /// 2. There is one saga per type and correlation id: of two transactions that insert it, one gets
 ///    `true` and the other, after the first has committed, `false` (or [`StoreError::Busy`]).
-/// 3. `save` fails with [`StoreError::Busy`] when a row was saved by another transaction since it was
-///    loaded, and then nothing of the transaction can be committed.
+/// 3. When a row was saved by another transaction since it was loaded, `save` or the commit fails, and
+///    nothing of the transaction is written.
 /// 4. `due` answers each committed saga whose `wake_at` has come, the longest waiting first.
 /// 5. `forget_ended` forgets sagas that ended before a moment, and no others.
 pub trait SagaStore: LeaseStore {
@@ -157,8 +157,8 @@ pub trait SagaStore: LeaseStore {
     /// by one. A store that lets one transaction write at a time may put this off until the commit.
     ///
     /// # Errors
-    /// [`StoreError::Busy`] when somebody else saved it since; otherwise the store fails. The
-    /// transaction must be rolled back.
+    /// [`StoreError::Busy`] when somebody else saved one of them since; otherwise the store fails.
+    /// The transaction must be rolled back.
     fn save(
         &self,
         connection: &mut Self::Connection,

@@ -118,10 +118,7 @@ impl<D: Protobuf + 'static, S: Store> Step<D, S> {
 
     /// How the participant undoes it. The command may come although the action never did; the
     /// participant's barrier answers it then.
-    pub fn undo<C: Command>(
-        mut self,
-        command: impl Fn(&D) -> C + Send + Sync + 'static,
-    ) -> Self {
+    pub fn undo<C: Command>(mut self, command: impl Fn(&D) -> C + Send + Sync + 'static) -> Self {
         match &mut self.work {
             Work::Remote { undo, .. } => *undo = Some(make(command)),
             Work::Local { .. } => self.misuse = Some("a local step is undone by undo_local"),
@@ -153,10 +150,7 @@ impl<D: Protobuf + 'static, S: Store> Step<D, S> {
 
     /// How to ask the participant whether it was done. The reply is that of the action; a refusal
     /// means that it was not done.
-    pub fn query<C: Command>(
-        mut self,
-        command: impl Fn(&D) -> C + Send + Sync + 'static,
-    ) -> Self {
+    pub fn query<C: Command>(mut self, command: impl Fn(&D) -> C + Send + Sync + 'static) -> Self {
         match &mut self.work {
             Work::Remote { query, .. } => *query = Some(make(command)),
             Work::Local { .. } => self.misuse = Some("the outcome of a local step is known"),

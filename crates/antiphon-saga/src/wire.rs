@@ -259,8 +259,7 @@ mod tests {
 
     fn ticket() -> Ticket {
         let saga = SagaId::new(Timestamp::from_millis(7), "place-order", "1");
-        let coordinates =
-            Coordinates { saga, step: "charge".into(), op: Op::Undo, attempt: 3 };
+        let coordinates = Coordinates { saga, step: "charge".into(), op: Op::Undo, attempt: 3 };
         Ticket { coordinates, reply_to: "orders/x.saga-replies".into() }
     }
 
@@ -268,7 +267,10 @@ mod tests {
     fn a_ticket_survives_being_written_down() {
         assert_eq!(ticket().to_string().parse(), Ok(ticket()));
         assert_eq!("x/charge/undo/3/y".parse::<Ticket>(), Err(InvalidTicket));
-        assert_eq!(ticket().to_string().replace("undo", "do").parse::<Ticket>(), Err(InvalidTicket));
+        assert_eq!(
+            ticket().to_string().replace("undo", "do").parse::<Ticket>(),
+            Err(InvalidTicket)
+        );
         assert_eq!("".parse::<Ticket>(), Err(InvalidTicket));
     }
 

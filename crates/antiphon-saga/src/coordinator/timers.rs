@@ -15,9 +15,9 @@ use crate::port::SagaStore;
 /// What the timers' leases are called.
 const SCOPE: &str = "saga-timers";
 /// How long a lease lasts unless it is renewed.
-const LEASE: Duration = Duration::from_secs(15);
+const LEASE: Duration = Duration::from_secs(6);
 /// How often leases are renewed and shared out.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+const HEARTBEAT: Duration = Duration::from_secs(2);
 /// How often it is looked whether a saga is due.
 const POLL: Duration = Duration::from_millis(200);
 /// How often sagas are counted, and old ones forgotten.

@@ -492,13 +492,8 @@ fn nothing_moves_a_saga_that_has_ended() {
             .closed(),
     ] {
         for input in every_input(&case.instance) {
-            let decision = decide(
-                &case.plan,
-                case.instance.clone(),
-                &input,
-                case.now + 3_600 * SECOND,
-                0.0,
-            );
+            let decision =
+                decide(&case.plan, case.instance.clone(), &input, case.now + 3_600 * SECOND, 0.0);
             assert!(!decision.accepted && decision.effects.is_empty(), "{input:?}");
         }
     }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::Perform;
 use crate::Ticket;
 use crate::decide::Op;
-use crate::engine::{commit_fail, settled_before, store_fail};
+use crate::engine::{alone, commit_fail, settled_before, store_fail};
 use crate::port::{BarrierStore, Passage, StoredReply};
 
 /// For how long passed commands are remembered at least; commands of older sagas are dead letters.
@@ -50,7 +50,17 @@ impl<S: BarrierStore + OutboxStore + InboxStore> Handler for Commands<S> {
     }
 
     fn handle_batch<'a>(&'a self, batch: &'a [Incoming]) -> BoxFuture<'a, Vec<Result<(), Fail>>> {
-        Box::pin(self.run(batch))
+        Box::pin(async move {
+            // What failed before is done alone: it must not take others down again.
+            let mut outcomes = Vec::with_capacity(batch.len());
+            for group in batch.chunk_by(|one, next| one.attempt == 1 && next.attempt == 1) {
+                match group {
+                    [one] => outcomes.push(alone(one, self.handle(one)).await),
+                    fresh => outcomes.extend(self.run(fresh).await),
+                }
+            }
+            outcomes
+        })
     }
 }
 
@@ -60,30 +70,26 @@ impl<S: BarrierStore + OutboxStore + InboxStore> Commands<S> {
     async fn run(&self, batch: &[Incoming]) -> Vec<Result<(), Fail>> {
         let mut outcomes = Vec::with_capacity(batch.len());
         let mut refusals = BTreeMap::new();
-        let mut end = batch.len();
-        let mut failure = None;
+        let mut failures = BTreeMap::new();
+        let mut limit = batch.len();
         while outcomes.len() < batch.len() {
             let begin = outcomes.len();
-            if begin == end {
-                // All before the one that failed is committed.
-                outcomes.extend(failure.take().map(Err));
-                end = batch.len();
+            if let Some(fail) = failures.remove(&begin) {
+                outcomes.push(Err(fail));
                 continue;
             }
+            let next_failure = failures.keys().next().copied().unwrap_or(batch.len());
+            let end = (begin + distinct(&batch[begin..])).min(next_failure).min(limit);
+            limit = batch.len();
             match self.transact(batch, begin..end, &refusals).await {
-                Ok(done) => {
-                    outcomes.extend(done);
-                    if failure.is_none() {
-                        end = batch.len();
-                    }
-                }
+                Ok(done) => outcomes.extend(done),
                 Err(Stop::Refused(index, reply)) => {
                     refusals.insert(index, reply);
-                    end = index + 1;
+                    // What comes behind it would have to be done again for the next refusal.
+                    limit = index + 1;
                 }
                 Err(Stop::Failed(index, fail)) => {
-                    failure = Some(fail);
-                    end = index;
+                    failures.insert(index, fail);
                 }
                 Err(Stop::Store(fail)) => {
                     let text = fail.describe();
@@ -176,4 +182,23 @@ impl<S: BarrierStore + OutboxStore + InboxStore> Commands<S> {
         }
         Ok(None)
     }
+}
+
+/// How many of the first commands are of different steps: the barrier answers what was committed, so
+/// the commands of one step must not share a transaction.
+fn distinct(batch: &[Incoming]) -> usize {
+    let step = |incoming: &Incoming| {
+        Ticket::read(&incoming.message)
+            .map(|ticket| (ticket.coordinates.saga, ticket.coordinates.step))
+            .ok()
+    };
+    let mut seen = Vec::with_capacity(batch.len());
+    for incoming in batch {
+        let step = step(incoming);
+        if step.is_some() && seen.contains(&step) {
+            break;
+        }
+        seen.push(step);
+    }
+    seen.len()
 }
