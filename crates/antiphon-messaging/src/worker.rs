@@ -55,12 +55,6 @@ impl Post {
             metrics,
         }
     }
-
-    /// Topics and group are declared each time: a broker that was restarted may have forgotten them.
-    async fn join(&self) -> Result<Box<dyn Source>, SubscribeError> {
-        self.broker.declare(&self.topology).await?;
-        self.broker.subscribe(self.subscription.clone()).await
-    }
 }
 
 impl Worker {
@@ -71,10 +65,20 @@ impl Worker {
         &self.post.topology
     }
 
+    /// Topics and groups are declared each time: a broker that was restarted may have forgotten them.
+    async fn join(&self, post: &Post) -> Result<Box<dyn Source>, SubscribeError> {
+        if let Some(parked) = &self.parked {
+            // Before the first message that may have to go there.
+            parked.broker.declare(&parked.topology).await?;
+        }
+        post.broker.declare(&post.topology).await?;
+        post.broker.subscribe(post.subscription.clone()).await
+    }
+
     /// Keeps one subscription until the drain is done.
     async fn man(&self, name: &str, post: &Post, shutdown: &Shutdown) -> Result<(), BoxError> {
         let mut failures = 0;
-        while let Some(joined) = shutdown.unless_draining(post.join()).await {
+        while let Some(joined) = shutdown.unless_draining(self.join(post)).await {
             let why = match joined {
                 Ok(source) => {
                     self.health.well(name);

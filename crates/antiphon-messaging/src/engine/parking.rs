@@ -15,6 +15,9 @@ use crate::port::{DeadReason, Delivery, Settled, Settlement};
 
 const TOPIC: &str = "parkedtopic";
 const ATTEMPTS: &str = "parkedattempts";
+/// How long a message is held here when the other broker does not take it.
+const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
+
 /// Why a message goes to the other broker.
 pub(crate) enum Parked {
     /// It is tried again after this much time.
@@ -75,6 +78,8 @@ pub(crate) async fn settle(
         Err(error) => {
             let id = message.id;
             tracing::warn!(group = &*group, %id, %error, "the parking broker did not take a message");
+            // It would come again at once, only to find the same trouble.
+            tokio::time::sleep(TROUBLE_PAUSE).await;
             Settlement::Release
         }
     };
