@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::broker::Settings;
 use crate::dead::Letter;
+use crate::flights::{Flight, Flights};
 
 /// Who is in the group. Grows, so that the order of joining is known.
 pub(crate) type MemberId = u64;
@@ -45,11 +46,6 @@ struct Member {
     revoked: Vec<u32>,
 }
 
-struct Flight {
-    member: MemberId,
-    entry: Entry,
-}
-
 /// A key with a message that waits for its retry.
 #[derive(Default)]
 struct HeldKey {
@@ -74,12 +70,11 @@ pub(crate) struct Group {
     ordered: bool,
     lanes: Vec<Lane>,
     members: BTreeMap<MemberId, Member>,
-    in_flight: BTreeMap<u64, Flight>,
+    in_flight: Flights,
     waiting: BTreeMap<(Instant, u64), Entry>,
     held: BTreeMap<String, HeldKey>,
     /// How many messages are neither settled nor in flight.
     backlog: usize,
-    tokens: u64,
     /// The lane that is looked at next.
     cursor: usize,
 }
@@ -94,11 +89,10 @@ impl Group {
             ordered: false,
             lanes: (0..LANES).map(|_| Lane::default()).collect(),
             members: BTreeMap::new(),
-            in_flight: BTreeMap::new(),
+            in_flight: Flights::default(),
             waiting: BTreeMap::new(),
             held: BTreeMap::new(),
             backlog: 0,
-            tokens: 0,
             cursor: 0,
         }
     }
@@ -196,13 +190,7 @@ impl Group {
     }
 
     fn take_back(&mut self, which: impl Fn(&Flight) -> bool) {
-        let tokens: Vec<u64> = self
-            .in_flight
-            .iter()
-            .filter(|(_, flight)| which(flight))
-            .map(|(token, _)| *token)
-            .collect();
-        for token in tokens {
+        for token in self.in_flight.tokens(which) {
             if let Some(entry) = self.land(token) {
                 self.put_back(entry);
             }
@@ -310,14 +298,10 @@ impl Group {
                 continue;
             };
             idle = 0;
-            self.tokens += 1;
-            taken.push(Taken {
-                token: self.tokens,
-                attempt: entry.attempts + 1,
-                lane: entry.lane,
-                message: Arc::clone(&entry.message),
-            });
-            self.in_flight.insert(self.tokens, Flight { member: id, entry });
+            let (attempt, lane) = (entry.attempts + 1, entry.lane);
+            let message = Arc::clone(&entry.message);
+            let token = self.in_flight.insert(Flight { member: id, entry });
+            taken.push(Taken { token, attempt, lane, message });
         }
         self.backlog -= taken.len();
         if let Some(member) = self.members.get_mut(&id) {
@@ -353,7 +337,7 @@ impl Group {
 
     /// Takes a message out of flight; `None` if it is not this token's any more.
     fn land(&mut self, token: u64) -> Option<Entry> {
-        let Flight { member, entry } = self.in_flight.remove(&token)?;
+        let Flight { member, entry } = self.in_flight.remove(token)?;
         self.lane(entry.lane).in_flight -= 1;
         if let Some(member) = self.members.get_mut(&member) {
             member.in_flight -= 1;

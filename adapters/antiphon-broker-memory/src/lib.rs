@@ -8,10 +8,12 @@
 //! * `state`: topics, what they retain, delayed messages, and who gets what.
 //! * `group`: one group: lanes, members, what waits, what is in flight.
 //! * `dead`: its dead letters.
+//! * `flights`: what is in flight.
 //! * `source`: a member's end.
 
 mod broker;
 mod dead;
+mod flights;
 mod group;
 mod source;
 mod state;
