@@ -160,7 +160,7 @@ impl<S: OutboxStore> Driver<S> {
                     reason = %burial.reason,
                     "the broker refuses a message for good; it is put aside"
                 );
-                ("bury a row", engine.on_buried(burial, answer, now))
+                ("bury a row", engine.on_buried(*burial, answer, now))
             }
         };
         if let Err(error) = result {

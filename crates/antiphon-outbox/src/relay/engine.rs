@@ -3,9 +3,11 @@
 //! At any time at most one read, one removal and one change of leases are under way, and
 //! `calls_max` broker calls, each with rows of lanes that no other call has.
 
+mod leases;
+
 use std::collections::BTreeMap;
 
-use antiphon_messaging::{LANES, Message, PublishError, Receipt};
+use antiphon_messaging::{Message, PublishError, Receipt};
 use tokio::time::Instant;
 
 use super::lane::{Lane, Reading};
@@ -74,7 +76,7 @@ pub(super) struct Engine {
     is_reading: bool,
     calls: usize,
     is_confirming: bool,
-    burials: Vec<Box<Burial>>,
+    burials: Vec<Burial>,
     burying: usize,
     /// When all lanes are read although nobody reported a commit.
     poll_at: Instant,
@@ -90,12 +92,6 @@ pub(super) struct Engine {
     share: usize,
     is_draining: bool,
     counts: Counts,
-}
-
-/// How many lanes each of `instances` should hold: all lanes are held, nobody holds two more than
-/// another.
-pub(super) fn fair_share(instances: u32) -> usize {
-    LANES.div_ceil(instances.max(1)) as usize
 }
 
 impl Engine {
@@ -181,14 +177,6 @@ impl Engine {
             .filter(|at| *at > now)
             .min()
             .unwrap_or(now + self.settings.poll_max)
-    }
-
-    fn next_lease_change(&self) -> Instant {
-        if !self.is_draining && self.lanes.len() < self.share {
-            self.tend_at.min(self.acquire_at)
-        } else {
-            self.tend_at
-        }
     }
 
     // Reading.
@@ -315,7 +303,7 @@ impl Engine {
             let lease = lane.lease().clone();
             for (seq, message, reason) in outcome.bury {
                 let lease = lease.clone();
-                self.burials.push(Box::new(Burial { lease, seq, message, reason }));
+                self.burials.push(Burial { lease, seq, message, reason });
             }
         }
     }
@@ -328,7 +316,7 @@ impl Engine {
         }
         if let Some(burial) = self.burials.pop() {
             self.burying += 1;
-            return Some(Action::Bury(burial));
+            return Some(Action::Bury(Box::new(burial)));
         }
         let count: usize = self.lanes.values().map(Lane::count_confirmed).sum();
         let oldest = self.lanes.values().filter_map(Lane::confirmed_since).min()?;
@@ -376,7 +364,7 @@ impl Engine {
     /// Answers whether the burial succeeded.
     pub(super) fn on_buried(
         &mut self,
-        burial: Box<Burial>,
+        burial: Burial,
         answer: Result<(), StoreError>,
         now: Instant,
     ) -> Result<(), StoreError> {
@@ -414,107 +402,5 @@ impl Engine {
             self.lanes.remove(&lease.lane);
             self.counts.leases_lost += 1;
         }
-    }
-
-    // Leases.
-
-    fn lease_action(&mut self, now: Instant) -> Option<Action> {
-        if self.is_changing_leases {
-            return None;
-        }
-        let action = if self.tend_at <= now {
-            Action::Tend(self.leases())
-        } else {
-            self.hand_over().or_else(|| self.take_over(now))?
-        };
-        self.is_changing_leases = true;
-        Some(action)
-    }
-
-    /// Every lease that is held.
-    pub(super) fn leases(&self) -> Vec<Lease> {
-        self.lanes.values().map(|lane| lane.lease().clone()).collect()
-    }
-
-    /// Lanes above the fair share go to the others, once nothing of them is under way.
-    fn hand_over(&mut self) -> Option<Action> {
-        let ready: Vec<u32> = self
-            .lanes
-            .iter()
-            .filter(|(_, lane)| lane.is_retiring() && lane.is_idle())
-            .map(|(number, _)| *number)
-            .collect();
-        let leases: Vec<_> = ready
-            .iter()
-            .filter_map(|number| self.lanes.remove(number))
-            .map(|lane| lane.lease().clone())
-            .collect();
-        (!leases.is_empty()).then_some(Action::Release(leases))
-    }
-
-    fn take_over(&mut self, now: Instant) -> Option<Action> {
-        let missing = self.share.saturating_sub(self.lanes.len());
-        if missing == 0 || self.is_draining || self.acquire_at > now {
-            return None;
-        }
-        self.acquire_at = now + self.settings.lease_ttl / 12;
-        Some(Action::Acquire(u32::try_from(missing).unwrap_or(LANES)))
-    }
-
-    /// Answers whether tending succeeded. `asked_at` is when the store was asked.
-    pub(super) fn on_tended(
-        &mut self,
-        held: &[Lease],
-        asked_at: Instant,
-        answer: Result<(Vec<Lease>, u32), StoreError>,
-        now: Instant,
-    ) -> Result<(), StoreError> {
-        self.is_changing_leases = false;
-        let (renewed, instances) = match answer {
-            Ok(answer) => answer,
-            Err(error) => {
-                self.tend_at = now + self.settings.lease_ttl / 12;
-                return Err(error);
-            }
-        };
-        self.tend_at = asked_at + self.settings.lease_ttl / 3;
-        let until = self.valid_until(asked_at);
-        for lease in held {
-            match renewed.iter().find(|new| new.lane == lease.lane && new.token == lease.token) {
-                Some(new) => {
-                    if let Some(lane) = self.lane_of(lease) {
-                        lane.renew(new.clone(), until);
-                    }
-                }
-                None => self.lose(lease),
-            }
-        }
-        self.share = fair_share(instances);
-        let surplus = self.lanes.len().saturating_sub(self.share);
-        self.lanes.values_mut().rev().take(surplus).for_each(Lane::retire);
-        Ok(())
-    }
-
-    fn valid_until(&self, asked_at: Instant) -> Instant {
-        asked_at + self.settings.lease_ttl.saturating_sub(self.settings.lease_margin)
-    }
-
-    /// Answers whether the store could be asked.
-    pub(super) fn on_acquired(
-        &mut self,
-        asked_at: Instant,
-        answer: Result<Vec<Lease>, StoreError>,
-        now: Instant,
-    ) -> Result<(), StoreError> {
-        self.is_changing_leases = false;
-        let until = self.valid_until(asked_at);
-        for lease in answer? {
-            self.lanes.insert(lease.lane, Lane::new(lease, until, now));
-        }
-        Ok(())
-    }
-
-    pub(super) fn on_released(&mut self) {
-        self.is_changing_leases = false;
     }
 }

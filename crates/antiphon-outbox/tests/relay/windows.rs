@@ -121,7 +121,7 @@ async fn a_removal_whose_answer_was_lost_is_asked_for_again() {
     let world = World::new();
     let count = AtomicU32::new(0);
     let flaky = world.store.opened_with(Arc::new(move |point| match point {
-        Point::Confirm if count.fetch_add(1, Ordering::Relaxed) % 2 == 0 => Fault::LostAfter,
+        Point::Confirm if count.fetch_add(1, Ordering::Relaxed) & 1 == 0 => Fault::LostAfter,
         _ => Fault::None,
     }));
     let database = Database::new("orders", flaky);
