@@ -44,9 +44,9 @@ use antiphon_contract::ContractErrors;
 use antiphon_core::{Code, Status};
 use bytes::Bytes;
 use futures_util::{Stream, stream as streams};
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
-use http::{Method as Verb, Request, Response};
+use http::{Method as Verb, Request, Response, StatusCode};
 use http_body::Body as _;
 
 use self::docs::Docs;
@@ -138,19 +138,26 @@ impl Rest {
         if websocket::is_asked_for(&request) {
             return websocket::answer(&self.0, request);
         }
-        let path = request.uri().path();
-        match self.0.routes.find(request.method(), path) {
-            Ok(route) if route.is_unary() => self.0.unary(route, request).await,
-            Ok(route) => {
-                let route = Arc::clone(route);
-                Box::pin(self.0.server_stream(route, request)).await
-            }
-            Err(miss) => self.0.no_route(&request, miss),
+        if request.method() == Verb::HEAD {
+            return without_body(Box::pin(self.0.answer(request)).await);
         }
+        self.0.answer(request).await
     }
 }
 
 impl Shared {
+    async fn answer(&self, request: Request<RequestBody>) -> Response<Body> {
+        let path = request.uri().path();
+        match self.routes.find(request.method(), path) {
+            Ok(route) if route.is_unary() => self.unary(route, request).await,
+            Ok(route) => {
+                let route = Arc::clone(route);
+                Box::pin(self.server_stream(route, request)).await
+            }
+            Err(miss) => self.no_route(&request, miss),
+        }
+    }
+
     fn no_route(&self, request: &Request<RequestBody>, miss: Miss) -> Response<Body> {
         let path = request.uri().path();
         match miss {
@@ -164,7 +171,7 @@ impl Shared {
             Miss::Only(allowed) => {
                 let mut response = if request.method() == Verb::OPTIONS {
                     let mut response = Response::new(Body::empty());
-                    *response.status_mut() = http::StatusCode::NO_CONTENT;
+                    *response.status_mut() = StatusCode::NO_CONTENT;
                     response
                 } else {
                     let verb = request.method();
@@ -187,7 +194,6 @@ impl Shared {
             Err(status) => return problem::response(&status, None),
         };
         let context = call.context().clone();
-        let head_only = parts.method == Verb::HEAD;
         let answered = call.answer(async {
             if !route.answer.is_raw {
                 negotiate::choose(&parts.headers, &[JSON])?;
@@ -195,7 +201,7 @@ impl Shared {
             let message = self.read(route, &parts, body).await?;
             let method = &route.method;
             let answer = method.service.unary(method.index, message, Codec::Json).await?;
-            route.answer.response(&self.schema, answer.message(), head_only)
+            route.answer.response(&self.schema, answer.message())
         });
         match answered.await {
             Ok(response) => response,
@@ -309,6 +315,17 @@ async fn first_answer(
         Poll::Pending => Poll::Ready(None),
     })
     .await
+}
+
+/// The answer to HEAD: all that GET would say but the body.
+fn without_body(mut response: Response<Body>) -> Response<Body> {
+    if let Some(length) = response.body().size_hint().exact()
+        && !matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+    {
+        response.headers_mut().insert(CONTENT_LENGTH, length.into());
+    }
+    *response.body_mut() = Body::empty();
+    response
 }
 
 fn said(uri: &http::Uri) -> Said<'_> {

@@ -6,7 +6,7 @@ use antiphon_core::Status;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION};
+use http::header::{CONTENT_TYPE, HeaderValue, LOCATION};
 use http::{Response, StatusCode};
 
 use super::fill;
@@ -117,12 +117,7 @@ impl AnswerPlan {
     ///
     /// # Errors
     /// INTERNAL when the handler's content type or the `Location` is none.
-    pub(super) fn response(
-        &self,
-        schema: &Schema,
-        json: Bytes,
-        head_only: bool,
-    ) -> Result<Response<Body>, Status> {
+    pub(super) fn response(&self, schema: &Schema, json: Bytes) -> Result<Response<Body>, Status> {
         let location = self.location.as_ref().and_then(|location| location.header(&json));
         let (content_type, data) = if self.is_raw {
             let raw = self.raw(schema, json)?;
@@ -140,11 +135,7 @@ impl AnswerPlan {
         }
         if has_body {
             headers.insert(CONTENT_TYPE, content_type);
-            if head_only {
-                headers.insert(CONTENT_LENGTH, data.len().into());
-            } else {
-                *response.body_mut() = Body::full(data);
-            }
+            *response.body_mut() = Body::full(data);
         }
         Ok(response)
     }
@@ -153,17 +144,8 @@ impl AnswerPlan {
 impl Location {
     fn new(schema: &Schema, output: ShapeId, template: &Template) -> Option<Self> {
         let path = |names: &[String]| {
-            let mut shape = Some(output);
-            let mut path = Vec::new();
-            for name in names {
-                let field = schema.shape(shape?).field(name)?;
-                path.push(field.json_name.clone());
-                shape = match field.leaf {
-                    super::schema::Leaf::Message(inner) => Some(inner),
-                    _ => None,
-                };
-            }
-            Some(path)
+            let (path, _) = schema.path(output, names)?;
+            Some(path.into_iter().map(|step| step.json).collect())
         };
         let fields: Option<Vec<_>> =
             template.variables().iter().map(|variable| path(&variable.field)).collect();

@@ -10,9 +10,8 @@ use antiphon_contract::Contract;
 use bytes::Bytes;
 use flate2::read::GzDecoder;
 use http::header::{
-    ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH,
-    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LOCATION, VARY,
-    X_CONTENT_TYPE_OPTIONS,
+    ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
+    ETAG, IF_NONE_MATCH, LOCATION, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
@@ -92,7 +91,7 @@ impl Docs {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
             return Some(response);
         }
-        Some(page.response(headers, verb == Method::HEAD))
+        Some(page.response(headers))
     }
 
     fn page(&self, path: &str) -> Option<Page> {
@@ -149,7 +148,7 @@ impl Document {
 }
 
 impl Page {
-    fn response(self, headers: &HeaderMap, head_only: bool) -> Response<Body> {
+    fn response(self, headers: &HeaderMap) -> Response<Body> {
         let mut response = Response::new(Body::empty());
         let compressed = matches!(self.content, Content::Gzip(_)) && takes_gzip(headers);
         // The two forms of an asset are two representations, so they have two tags.
@@ -180,10 +179,7 @@ impl Page {
             }
             Content::Gzip(content) => decompress(content),
         };
-        answered.insert(CONTENT_LENGTH, content.len().into());
-        if !head_only {
-            *response.body_mut() = Body::full(content);
-        }
+        *response.body_mut() = Body::full(content);
         response
     }
 }

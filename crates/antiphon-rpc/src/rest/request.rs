@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use self::building::Building;
 use super::decode::{self, Keep};
-use super::schema::{Leaf, Schema, ShapeId};
+use super::schema::{Leaf, Schema, ShapeId, Step};
 use super::value::{self, Wrong};
 use crate::service::MethodKind;
 
@@ -46,8 +46,7 @@ pub(super) enum BodyPlan {
 /// A part of the path that is a field.
 #[derive(Debug)]
 struct Variable {
-    /// The names in JSON.
-    path: Vec<String>,
+    path: Vec<Step>,
     /// The names in the contract, with dots.
     name: String,
     leaf: Leaf,
@@ -183,23 +182,12 @@ impl Variable {
         template: &Template,
         declared: &antiphon_contract::template::Variable,
     ) -> Option<Self> {
-        let mut path = Vec::new();
-        let mut shape = Some(input);
-        let mut leaf = None;
-        for name in &declared.field {
-            let field = schema.shape(shape?).field(name)?;
-            path.push(field.json_name.clone());
-            shape = match field.leaf {
-                Leaf::Message(inner) => Some(inner),
-                _ => None,
-            };
-            leaf = Some(field.leaf.clone());
-        }
+        let (path, field) = schema.path(input, &declared.field)?;
         let last = template.segments().get(declared.segments.end - 1);
         Some(Self {
             path,
             name: declared.field_path(),
-            leaf: leaf?,
+            leaf: field.leaf.clone(),
             segments: declared.segments.clone(),
             open_end: last == Some(&antiphon_contract::template::Segment::Rest),
             keep: if declared.is_single(template) { Keep::Nothing } else { Keep::Slash },

@@ -42,6 +42,15 @@ pub(super) struct FieldShape {
     pub(super) zero: Option<String>,
 }
 
+/// A field on the way to another, by both of its names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Step {
+    /// As JSON names it.
+    pub(super) json: String,
+    /// As the contract names it.
+    pub(super) name: String,
+}
+
 /// How many values a field has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Count {
@@ -139,6 +148,21 @@ impl Schema {
         }
     }
 
+    /// The field at the end of a path of the contract's names, and the way to it.
+    pub(super) fn path(&self, from: ShapeId, names: &[String]) -> Option<(Vec<Step>, &FieldShape)> {
+        let (first, rest) = names.split_first()?;
+        let field = self.shape(from).field(first)?;
+        if rest.is_empty() {
+            return Some((vec![field.step()], field));
+        }
+        let Leaf::Message(inner) = field.leaf else {
+            return None;
+        };
+        let (mut path, last) = self.path(inner, rest)?;
+        path.insert(0, field.step());
+        Some((path, last))
+    }
+
     /// A message.
     pub(super) fn shape(&self, id: ShapeId) -> &Shape {
         &self.shapes[id.0]
@@ -161,6 +185,20 @@ impl Shape {
     /// The field of this name, as JSON or as the contract writes it.
     pub(super) fn field(&self, name: &str) -> Option<&FieldShape> {
         self.by_name.get(name).map(|place| &self.fields[*place])
+    }
+}
+
+impl FieldShape {
+    /// The step of a path to it.
+    pub(super) fn step(&self) -> Step {
+        Step { json: self.json_name.clone(), name: self.name.clone() }
+    }
+}
+
+impl Step {
+    /// Whether this is one of its names.
+    pub(super) fn is(&self, name: &str) -> bool {
+        self.json == name || self.name == name
     }
 }
 

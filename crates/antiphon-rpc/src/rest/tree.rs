@@ -7,6 +7,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::schema::Step;
 use super::value::quote;
 
 /// The members of an object, in their order.
@@ -33,11 +34,11 @@ pub(super) enum Clash {
 }
 
 /// Puts a value at the end of a path. The same value twice is one value.
-pub(super) fn put(members: &mut Members<'_>, path: &[String], json: String) -> Result<(), Clash> {
+pub(super) fn put(members: &mut Members<'_>, path: &[Step], json: String) -> Result<(), Clash> {
     let Some((first, rest)) = path.split_first() else {
         return Ok(());
     };
-    let Some((_, node)) = members.iter_mut().find(|(name, _)| name == first) else {
+    let Some((_, node)) = members.iter_mut().find(|(name, _)| first.is(name)) else {
         let node = if rest.is_empty() {
             Node::Json(Cow::Owned(json))
         } else {
@@ -45,7 +46,7 @@ pub(super) fn put(members: &mut Members<'_>, path: &[String], json: String) -> R
             put(&mut inner, rest, json)?;
             Node::Object(inner)
         };
-        members.push((Cow::Owned(first.clone()), node));
+        members.push((Cow::Owned(first.json.clone()), node));
         return Ok(());
     };
     if rest.is_empty() {
@@ -58,13 +59,13 @@ pub(super) fn put(members: &mut Members<'_>, path: &[String], json: String) -> R
 }
 
 /// Adds a value to the list at the end of a path.
-pub(super) fn push(members: &mut Members<'_>, path: &[String], json: String) -> Result<(), Clash> {
+pub(super) fn push(members: &mut Members<'_>, path: &[Step], json: String) -> Result<(), Clash> {
     let Some((first, rest)) = path.split_first() else {
         return Ok(());
     };
-    let place = members.iter().position(|(name, _)| name == first).unwrap_or_else(|| {
+    let place = members.iter().position(|(name, _)| first.is(name)).unwrap_or_else(|| {
         let empty = if rest.is_empty() { Node::List(Vec::new()) } else { Node::Object(Vec::new()) };
-        members.push((Cow::Owned(first.clone()), empty));
+        members.push((Cow::Owned(first.json.clone()), empty));
         members.len() - 1
     });
     match &mut members[place].1 {
@@ -77,6 +78,20 @@ pub(super) fn push(members: &mut Members<'_>, path: &[String], json: String) -> 
         }
         _ => Err(Clash::Taken),
     }
+}
+
+/// Whether there is a value at the end of a path.
+pub(super) fn holds(members: &Members<'_>, path: &[Step]) -> bool {
+    let Some((first, rest)) = path.split_first() else {
+        return true;
+    };
+    members.iter().any(|(name, node)| {
+        first.is(name)
+            && match node {
+                Node::Object(members) => holds(members, rest),
+                Node::Json(_) | Node::List(_) => rest.is_empty(),
+            }
+    })
 }
 
 /// The members of a node, so that others can be added.
@@ -186,8 +201,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {
 mod tests {
     use super::*;
 
-    fn path(path: &str) -> Vec<String> {
-        path.split('.').map(str::to_owned).collect()
+    fn path(path: &str) -> Vec<Step> {
+        let step = |name: &str| Step { json: name.to_owned(), name: format!("{name}_") };
+        path.split('.').map(step).collect()
     }
 
     fn text(members: &Members<'_>) -> String {
@@ -198,17 +214,19 @@ mod tests {
 
     #[test]
     fn values_are_put_among_what_the_body_says() {
-        let mut members = object(br#"{"a":{"x":[1, 2],"y\"":null},"n":"7","s":"t"}"#).unwrap();
+        let mut members =
+            object(br#"{"a":{"x":[1, 2],"y\"":null},"n":"7","s":"t","c_":"v"}"#).unwrap();
         assert_eq!(put(&mut members, &path("a.b.c"), "true".to_owned()), Ok(()));
         assert_eq!(put(&mut members, &path("n"), "7".to_owned()), Ok(()));
         assert_eq!(put(&mut members, &path("s"), "\"u\"".to_owned()), Err(Clash::Taken));
+        assert_eq!(put(&mut members, &path("c"), "\"v\"".to_owned()), Ok(()), "the other name");
         assert_eq!(put(&mut members, &path("s.t"), "1".to_owned()), Err(Clash::NoObject));
         assert_eq!(push(&mut members, &path("l"), "1".to_owned()), Ok(()));
         assert_eq!(push(&mut members, &path("l"), "2".to_owned()), Ok(()));
         assert_eq!(push(&mut members, &path("a.l"), "3".to_owned()), Ok(()));
         assert_eq!(
             text(&members),
-            r#"{"a":{"x":[1, 2],"y\"":null,"b":{"c":true},"l":[3]},"n":"7","s":"t","l":[1,2]}"#
+            r#"{"a":{"x":[1, 2],"y\"":null,"b":{"c":true},"l":[3]},"n":"7","s":"t","c_":"v","l":[1,2]}"#
         );
     }
 

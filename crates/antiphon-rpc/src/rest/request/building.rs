@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::super::decode;
-use super::super::schema::{Count, FieldShape, Leaf, Schema, Shape};
+use super::super::schema::{Count, FieldShape, Leaf, Schema, Shape, Step};
 use super::super::tree::{self, Clash, Members, Node};
 use super::super::value;
 use super::{BodyPlan, RequestPlan};
@@ -56,11 +56,7 @@ impl<'a> Building<'a> {
         match &self.plan.body {
             BodyPlan::None => Ok(Vec::new()),
             BodyPlan::All if body.is_empty() => Ok(Vec::new()),
-            BodyPlan::All => {
-                let mut members = tree::object(body).map_err(|error| malformed(&error))?;
-                self.use_json_names(&mut members);
-                Ok(members)
-            }
+            BodyPlan::All => tree::object(body).map_err(|error| malformed(&error)),
             BodyPlan::Field { .. } if body.is_empty() => Ok(Vec::new()),
             BodyPlan::Field { json_name } => {
                 let value: &RawValue =
@@ -83,19 +79,6 @@ impl<'a> Building<'a> {
         }
     }
 
-    /// So that what the path says finds its place whichever name the body uses.
-    fn use_json_names(&self, members: &mut Members<'_>) {
-        let Some(input) = self.plan.input else { return };
-        let shape = self.schema.shape(input);
-        for (name, _) in members {
-            if let Some(field) = shape.field(name)
-                && field.json_name != **name
-            {
-                *name = Cow::Owned(field.json_name.clone());
-            }
-        }
-    }
-
     /// The path without its first slash and its verb.
     fn segments<'p>(&self, path: &'p str) -> &'p str {
         let path = path.strip_prefix('/').unwrap_or(path);
@@ -114,7 +97,7 @@ impl<'a> Building<'a> {
             if place > 0 {
                 json.push(',');
             }
-            value::quote(&variable.path[0], &mut json);
+            value::quote(&variable.path[0].json, &mut json);
             json.push(':');
             if let Err(wrong) = variable.write(path, self.schema, &mut json) {
                 self.wrong(&variable.name, wrong.rule, wrong.description);
@@ -178,7 +161,7 @@ impl<'a> Building<'a> {
         }
         let in_body = match &self.plan.body {
             BodyPlan::Field { json_name } | BodyPlan::Raw { field: Some(json_name) } => {
-                path.first() == Some(json_name)
+                path.first().is_some_and(|step| step.json == *json_name)
             }
             _ => false,
         };
@@ -191,14 +174,14 @@ impl<'a> Building<'a> {
         let put = match field.count {
             Count::Many => tree::push(members, &path, json),
             // A second value is refused even if it is the same one.
-            Count::One if holds(members, &path) => Err(Clash::Taken),
+            Count::One if tree::holds(members, &path) => Err(Clash::Taken),
             Count::One | Count::Map => tree::put(members, &path, json),
         };
         put.map_err(|_| ("duplicate", "is given more than once".to_owned()))
     }
 
     /// The field of a parameter: `order.lines`.
-    fn field(&self, name: &str) -> Result<(Vec<String>, &FieldShape), (&'static str, String)> {
+    fn field(&self, name: &str) -> Result<(Vec<Step>, &FieldShape), (&'static str, String)> {
         let mut shape = self.plan.input.map(|input| self.schema.shape(input));
         let mut path = Vec::new();
         let mut steps = name.split('.').peekable();
@@ -207,7 +190,7 @@ impl<'a> Building<'a> {
                 return Err(("unknown_field", "is a field of no message".to_owned()));
             };
             let field = message.field(step).ok_or_else(|| unknown(step, message))?;
-            path.push(field.json_name.clone());
+            path.push(field.step());
             if field.count == Count::Map {
                 return Err(("map", "is a map; maps are only taken from the body".to_owned()));
             }
@@ -232,19 +215,6 @@ fn unknown(name: &str, message: &Shape) -> (&'static str, String) {
     let hint =
         nearest(name, known).map_or_else(String::new, |near| format!("; did you mean \"{near}\"?"));
     ("unknown_field", format!("{} has no field \"{name}\"{hint}", message.name))
-}
-
-fn holds(members: &Members<'_>, path: &[String]) -> bool {
-    let Some((first, rest)) = path.split_first() else {
-        return true;
-    };
-    members.iter().any(|(name, node)| {
-        name == first
-            && match node {
-                Node::Object(members) => holds(members, rest),
-                Node::Json(_) | Node::List(_) => rest.is_empty(),
-            }
-    })
 }
 
 /// What is wrong with a body that is not the JSON it should be.
