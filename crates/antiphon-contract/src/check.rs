@@ -21,10 +21,7 @@ struct Errors(Vec<ContractError>);
 
 impl Errors {
     fn add(&mut self, location: &Location, message: String) {
-        self.0.push(ContractError {
-            location: location.clone(),
-            message,
-        });
+        self.0.push(ContractError { location: location.clone(), message });
     }
 }
 
@@ -38,10 +35,7 @@ fn find<'a>(
         return Err(format!("no field of {} is named", message.name));
     };
     let Some(field) = message.field(first) else {
-        let hint = did_you_mean(
-            first,
-            message.fields.iter().map(|field| field.name.as_str()),
-        );
+        let hint = did_you_mean(first, message.fields.iter().map(|field| field.name.as_str()));
         return Err(format!("{} has no field \"{first}\"{hint}", message.name));
     };
     if rest.is_empty() {

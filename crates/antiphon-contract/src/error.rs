@@ -37,10 +37,7 @@ impl ContractErrors {
 
     /// A single mistake that has no place in a file.
     pub(crate) fn unreadable(message: String) -> Self {
-        Self(vec![ContractError {
-            location: Location::default(),
-            message,
-        }])
+        Self(vec![ContractError { location: Location::default(), message }])
     }
 
     /// The mistakes.
@@ -91,9 +88,8 @@ fn distance(left: &str, right: &str) -> usize {
         let mut current = vec![row; right.len() + 1];
         for column in 1..=right.len() {
             let cost = usize::from(left[row - 1] != right[column - 1]);
-            let mut best = (above[column] + 1)
-                .min(current[column - 1] + 1)
-                .min(above[column - 1] + cost);
+            let mut best =
+                (above[column] + 1).min(current[column - 1] + 1).min(above[column - 1] + cost);
             let swapped = row > 1
                 && column > 1
                 && left[row - 1] == right[column - 2]

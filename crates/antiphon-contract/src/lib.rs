@@ -14,11 +14,14 @@
 //! # }
 //! ```
 
+pub mod asyncapi;
 mod check;
 mod error;
 mod model;
+pub mod openapi;
 mod options;
 mod read;
+mod schema;
 pub mod template;
 
 pub use error::{ContractError, ContractErrors, nearest};

@@ -114,11 +114,7 @@ impl HttpRule {
         patterns
             .into_iter()
             .find_map(|(method, path)| Some((method, path.as_deref()?)))
-            .or_else(|| {
-                self.custom
-                    .as_ref()
-                    .map(|custom| (&*custom.kind, &*custom.path))
-            })
+            .or_else(|| self.custom.as_ref().map(|custom| (&*custom.kind, &*custom.path)))
     }
 }
 
@@ -150,9 +146,7 @@ impl Options {
             return Err(format!("{} do not decode", O::FULL_NAME));
         };
         let json = dynamic.to_json().map_err(|error| error.to_string())?;
-        serde_json::from_str(&json)
-            .map(Self)
-            .map_err(|error| error.to_string())
+        serde_json::from_str(&json).map(Self).map_err(|error| error.to_string())
     }
 
     /// One of them; `None` when it is not set.
@@ -227,14 +221,8 @@ mod tests {
     fn durations_are_read_from_json() {
         for (text, expected) in [
             ("5s", Some(SignedDuration::Positive(Duration::from_secs(5)))),
-            (
-                "0.250s",
-                Some(SignedDuration::Positive(Duration::from_millis(250))),
-            ),
-            (
-                "1.000000001s",
-                Some(SignedDuration::Positive(Duration::new(1, 1))),
-            ),
+            ("0.250s", Some(SignedDuration::Positive(Duration::from_millis(250)))),
+            ("1.000000001s", Some(SignedDuration::Positive(Duration::new(1, 1)))),
             ("0s", Some(SignedDuration::NotPositive)),
             ("-1s", Some(SignedDuration::NotPositive)),
             ("5", None),

@@ -53,20 +53,13 @@ impl Contract {
             .map_err(|error| ContractErrors::unreadable(format!("no descriptor set: {error}")))?;
         let pool = DescriptorPool::new(set)
             .map_err(|error| ContractErrors::unreadable(format!("no contract: {error}")))?;
-        let mut reader = Reader {
-            pool: Arc::new(pool),
-            contract: Self::default(),
-            errors: Vec::new(),
-        };
+        let mut reader =
+            Reader { pool: Arc::new(pool), contract: Self::default(), errors: Vec::new() };
         let pool = Arc::clone(&reader.pool);
         for file in pool.files() {
             reader.file(file);
         }
-        let Reader {
-            contract,
-            mut errors,
-            ..
-        } = reader;
+        let Reader { contract, mut errors, .. } = reader;
         errors.extend(crate::check::check(&contract));
         ContractErrors::check(errors)?;
         Ok(contract)
@@ -97,32 +90,19 @@ impl Reader {
         let places = Places::new(file);
         let package = places.package;
         for (index, message) in file.message_type.iter().enumerate() {
-            self.message(
-                &places,
-                package,
-                message,
-                &[tag::FILE_MESSAGE, number(index)],
-            );
+            self.message(&places, package, message, &[tag::FILE_MESSAGE, number(index)]);
         }
         for (index, enumeration) in file.enum_type.iter().enumerate() {
             let path = [tag::FILE_ENUM, number(index)];
             self.enumeration(&places, package, enumeration, &path);
         }
         for (index, service) in file.service.iter().enumerate() {
-            self.service(
-                &places,
-                package,
-                service,
-                &[tag::FILE_SERVICE, number(index)],
-            );
+            self.service(&places, package, service, &[tag::FILE_SERVICE, number(index)]);
         }
     }
 
     fn error(&mut self, location: Location, message: impl Into<String>) {
-        self.errors.push(ContractError {
-            location,
-            message: message.into(),
-        });
+        self.errors.push(ContractError { location, message: message.into() });
     }
 
     /// The value, or nothing and an error.
@@ -145,11 +125,7 @@ impl<'a> Places<'a> {
     fn new(file: &'a FileDescriptorProto) -> Self {
         let file_name = file.name.as_deref().unwrap_or_default();
         let mut by_path = HashMap::new();
-        for place in file
-            .source_code_info
-            .as_option()
-            .map_or(&[][..], |info| &info.location)
-        {
+        for place in file.source_code_info.as_option().map_or(&[][..], |info| &info.location) {
             let [line, column, ..] = *place.span.as_slice() else {
                 continue;
             };
@@ -159,25 +135,15 @@ impl<'a> Places<'a> {
                 column: u32::try_from(column).unwrap_or(0) + 1,
             };
             let docs = clean(place.leading_comments.as_deref().unwrap_or_default());
-            by_path
-                .entry(place.path.as_slice())
-                .or_insert(Source { location, docs });
+            by_path.entry(place.path.as_slice()).or_insert(Source { location, docs });
         }
-        Self {
-            file: file_name,
-            package: file.package.as_deref().unwrap_or_default(),
-            by_path,
-        }
+        Self { file: file_name, package: file.package.as_deref().unwrap_or_default(), by_path }
     }
 
     /// What stands at this path; without source information, just the file.
     fn source(&self, path: &[i32]) -> Source {
         self.by_path.get(path).cloned().unwrap_or_else(|| Source {
-            location: Location {
-                file: self.file.to_owned(),
-                line: 0,
-                column: 0,
-            },
+            location: Location { file: self.file.to_owned(), line: 0, column: 0 },
             docs: String::new(),
         })
     }
@@ -198,10 +164,8 @@ impl<'a> Places<'a> {
 
 /// A comment without the spaces that follow the comment signs.
 fn clean(comment: &str) -> String {
-    let lines: Vec<&str> = comment
-        .lines()
-        .map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end())
-        .collect();
+    let lines: Vec<&str> =
+        comment.lines().map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end()).collect();
     lines.join("\n").trim().to_owned()
 }
 
@@ -217,11 +181,7 @@ fn join(path: &[i32], tail: &[i32]) -> Vec<i32> {
 /// The full name of something inside a package or a message.
 fn full_name(scope: &str, name: Option<&str>) -> String {
     let name = name.unwrap_or_default();
-    if scope.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{scope}.{name}")
-    }
+    if scope.is_empty() { name.to_owned() } else { format!("{scope}.{name}") }
 }
 
 /// A type name as descriptors write it, without the leading dot.

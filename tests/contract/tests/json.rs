@@ -44,14 +44,8 @@ fn what_is_wrong_is_named() {
             r#"{"inner": {"inner": [{}, {"txt": ""}]}}"#,
             vec![("inner.inner[1].txt", "unknown_field")],
         ),
-        (
-            r#"{"middle": {"x": 1}}"#,
-            vec![("middle.x", "unknown_field")],
-        ),
-        (
-            r#"{"numbered": {"1": {"x": 1}}}"#,
-            vec![(r#"numbered["1"].x"#, "unknown_field")],
-        ),
+        (r#"{"middle": {"x": 1}}"#, vec![("middle.x", "unknown_field")]),
+        (r#"{"numbered": {"1": {"x": 1}}}"#, vec![(r#"numbered["1"].x"#, "unknown_field")]),
         (r#"{"truth": "true"}"#, vec![("truth", "type")]),
         (
             r#"{"small": "x", "text": 5, "x": 1}"#,
@@ -59,18 +53,9 @@ fn what_is_wrong_is_named() {
         ),
         (r#"{"small": 2147483648}"#, vec![("small", "range")]),
         (r#"{"small": 1.5}"#, vec![("small", "type")]),
-        (
-            r#"{"smallPositive": -1}"#,
-            vec![("small_positive", "range")],
-        ),
-        (
-            r#"{"large": "9223372036854775808"}"#,
-            vec![("large", "range")],
-        ),
-        (
-            r#"{"largePositive": "-1"}"#,
-            vec![("large_positive", "range")],
-        ),
+        (r#"{"smallPositive": -1}"#, vec![("small_positive", "range")]),
+        (r#"{"large": "9223372036854775808"}"#, vec![("large", "range")]),
+        (r#"{"largePositive": "-1"}"#, vec![("large_positive", "range")]),
         (r#"{"float": 1e39}"#, vec![("float", "range")]),
         (r#"{"double": "x"}"#, vec![("double", "type")]),
         (r#"{"bytes": "!"}"#, vec![("bytes", "type")]),
@@ -81,14 +66,8 @@ fn what_is_wrong_is_named() {
         (r#"{"inners": {}}"#, vec![("inners", "type")]),
         (r#"{"inners": [1]}"#, vec![("inners[0]", "type")]),
         (r#"{"numbers": [1, "x"]}"#, vec![("numbers[1]", "type")]),
-        (
-            r#"{"counts": {"a": "x"}}"#,
-            vec![(r#"counts["a"]"#, "type")],
-        ),
-        (
-            r#"{"numbered": {"x": {}}}"#,
-            vec![(r#"numbered["x"]"#, "type")],
-        ),
+        (r#"{"counts": {"a": "x"}}"#, vec![(r#"counts["a"]"#, "type")]),
+        (r#"{"numbered": {"x": {}}}"#, vec![(r#"numbered["x"]"#, "type")]),
         (r#"{"left": "x", "right": 1}"#, vec![("right", "oneof")]),
         (r#"{"time": "yesterday"}"#, vec![("time", "type")]),
         (r#"{"duration": "5"}"#, vec![("duration", "type")]),
@@ -133,18 +112,9 @@ fn the_nearest_name_is_offered() {
 #[test]
 fn text_that_is_not_json_says_where() {
     for (json, message) in [
-        (
-            "{\"small\": 1,}",
-            "the message is not valid JSON: trailing comma at line 1 column 13",
-        ),
-        (
-            "",
-            "the message is not valid JSON: EOF while parsing a value at line 1 column 0",
-        ),
-        (
-            "{} x",
-            "the message is not valid JSON: trailing characters at line 1 column 4",
-        ),
+        ("{\"small\": 1,}", "the message is not valid JSON: trailing comma at line 1 column 13"),
+        ("", "the message is not valid JSON: EOF while parsing a value at line 1 column 0"),
+        ("{} x", "the message is not valid JSON: trailing characters at line 1 column 4"),
     ] {
         assert_eq!(read(json).unwrap_err().message(), message);
     }

@@ -45,30 +45,20 @@ impl Checked<'_> {
         };
         let at = &self.method.policy_at;
         let called = &self.called;
-        if matches!(
-            self.method.kind,
-            MethodKind::ServerStream | MethodKind::Bidi
-        ) {
+        if matches!(self.method.kind, MethodKind::ServerStream | MethodKind::Bidi) {
             let message = format!("{called} streams its answers, so none of them is its location");
             errors.add(at, message);
         }
         for why in self.variables(location, self.output) {
-            errors.add(
-                at,
-                format!("the location \"{location}\" of {called}: {why}"),
-            );
+            errors.add(at, format!("the location \"{location}\" of {called}: {why}"));
         }
         let captured = |index: usize| {
-            location
-                .variables()
-                .iter()
-                .any(|variable| variable.segments.contains(&index))
+            location.variables().iter().any(|variable| variable.segments.contains(&index))
         };
-        let open = location
-            .segments()
-            .iter()
-            .enumerate()
-            .any(|(index, segment)| !matches!(segment, Segment::Literal(_)) && !captured(index));
+        let open =
+            location.segments().iter().enumerate().any(|(index, segment)| {
+                !matches!(segment, Segment::Literal(_)) && !captured(index)
+            });
         if open {
             let help = "put it into a variable";
             errors.add(
@@ -102,10 +92,7 @@ impl Checked<'_> {
         match &binding.body {
             Body::None => {}
             _ if matches!(&*binding.method, "GET" | "HEAD") => {
-                errors.add(
-                    at,
-                    format!("{called} has a body, but {} has none", binding.method),
-                );
+                errors.add(at, format!("{called} has a body, but {} has none", binding.method));
             }
             Body::All => {}
             Body::Field(name) => self.body(binding, name, errors),
@@ -127,10 +114,7 @@ impl Checked<'_> {
         let (called, input) = (&self.called, &self.method.input);
         let Some(field) = self.input.field(name) else {
             let hint = did_you_mean(name, names(self.input));
-            errors.add(
-                at,
-                format!("the body of {called}: {input} has no field \"{name}\"{hint}"),
-            );
+            errors.add(at, format!("the body of {called}: {input} has no field \"{name}\"{hint}"));
             return;
         };
         let taken = binding
@@ -149,10 +133,8 @@ impl Checked<'_> {
     /// the messages' fields, or one whose messages are cut to one field of the answer.
     fn stream(&self, binding: &HttpBinding, errors: &mut Errors) {
         let (at, called) = (&self.method.http_at, &self.called);
-        let streams_requests = matches!(
-            self.method.kind,
-            MethodKind::ClientStream | MethodKind::Bidi
-        );
+        let streams_requests =
+            matches!(self.method.kind, MethodKind::ClientStream | MethodKind::Bidi);
         if !streams_requests {
             return;
         }
@@ -179,10 +161,7 @@ impl Checked<'_> {
             match find(self.contract, message, &variable.field) {
                 Err(why) => Some(why),
                 Ok(field) => no_text(field).map(|what| {
-                    format!(
-                        "\"{path}\" of {} is {what}; a path holds single values",
-                        message.name
-                    )
+                    format!("\"{path}\" of {} is {what}; a path holds single values", message.name)
                 }),
             }
         });

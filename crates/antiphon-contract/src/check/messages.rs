@@ -18,10 +18,7 @@ fn key(contract: &Contract, message: &Message, errors: &mut Errors) {
     };
     let (name, key) = (&message.name, path.join("."));
     match find(contract, message, path) {
-        Err(why) => errors.add(
-            &message.binding_at,
-            format!("the key \"{key}\" of {name}: {why}"),
-        ),
+        Err(why) => errors.add(&message.binding_at, format!("the key \"{key}\" of {name}: {why}")),
         Ok(field) => {
             if let Some(what) = no_key(field) {
                 let help = "a key is one string, bytes, integer, bool or enum";

@@ -16,11 +16,7 @@ pub(super) fn check(contract: &Contract, errors: &mut Errors) {
         for method in &service.methods {
             for binding in &method.bindings {
                 let template = &binding.template;
-                let key = (
-                    binding.method.as_str(),
-                    template.segments(),
-                    template.verb(),
-                );
+                let key = (binding.method.as_str(), template.segments(), template.verb());
                 let called = format!("{}.{}", service.name, method.name);
                 if let Some(other) = seen.get(&key) {
                     let message = format!(

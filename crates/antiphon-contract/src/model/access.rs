@@ -1,8 +1,8 @@
 //! Finding things in the model.
 
 use super::{
-    Cardinality, Contract, Enum, EnumValue, Field, Kind, Message, MessageBinding, Method, Scalar,
-    Service,
+    Cardinality, Contract, Enum, EnumValue, Field, Kind, Message, MessageBinding, Method, Reason,
+    Scalar, Service,
 };
 
 impl Contract {
@@ -51,9 +51,7 @@ impl Service {
     /// The package.
     #[must_use]
     pub fn package(&self) -> &str {
-        self.name
-            .rsplit_once('.')
-            .map_or("", |(package, _)| package)
+        self.name.rsplit_once('.').map_or("", |(package, _)| package)
     }
 
     /// The method of this name.
@@ -79,10 +77,7 @@ impl Message {
     /// The field of this name, as JSON writes it; proto3 JSON takes the contract's name as well.
     #[must_use]
     pub fn field_by_json_name(&self, name: &str) -> Option<&Field> {
-        self.fields
-            .iter()
-            .find(|field| field.json_name == name)
-            .or_else(|| self.field(name))
+        self.fields.iter().find(|field| field.json_name == name).or_else(|| self.field(name))
     }
 
     /// Whether it is one of `google.protobuf`'s types with a JSON form of their own.
@@ -132,6 +127,27 @@ impl Field {
     #[must_use]
     pub fn is_map(&self) -> bool {
         matches!(self.cardinality, Cardinality::Map(_))
+    }
+}
+
+impl Reason {
+    /// The HTTP status over REST: the one that is declared, or the one of the code as in
+    /// `google/rpc/code.proto`.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.http_status.unwrap_or(match self.code {
+            1 => 499,
+            3 | 9 | 11 => 400,
+            4 => 504,
+            5 => 404,
+            6 | 10 => 409,
+            7 => 403,
+            8 => 429,
+            12 => 501,
+            14 => 503,
+            16 => 401,
+            _ => 500,
+        })
     }
 }
 

@@ -27,12 +27,7 @@ impl Reader {
         path: &[i32],
     ) {
         let name = full_name(scope, descriptor.name.as_deref());
-        if descriptor
-            .options
-            .as_option()
-            .and_then(|options| options.map_entry)
-            == Some(true)
-        {
+        if descriptor.options.as_option().and_then(|options| options.map_entry) == Some(true) {
             return;
         }
         let pool = Arc::clone(&self.pool);
@@ -43,9 +38,7 @@ impl Reader {
         let options = Options::read(&pool, linked.options());
         let options = self.noted(&source.location, options.map(Some));
         let at = places.option(path, &[tag::MESSAGE_OPTIONS, tag::OPTION_MESSAGE]);
-        let binding = options
-            .as_ref()
-            .and_then(|options| self.binding(&name, &at, options));
+        let binding = options.as_ref().and_then(|options| self.binding(&name, &at, options));
         let (oneofs, groups) = self.oneofs(linked);
         let fields = linked
             .fields()
@@ -53,9 +46,7 @@ impl Reader {
             .enumerate()
             .map(|(index, field)| {
                 let path = join(path, &[tag::MESSAGE_FIELD, number(index)]);
-                let oneof = field
-                    .oneof_index()
-                    .and_then(|index| groups[usize::from(index)]);
+                let oneof = field.oneof_index().and_then(|index| groups[usize::from(index)]);
                 self.field(places, field, oneof, &path)
             })
             .collect();
@@ -89,10 +80,7 @@ impl Reader {
             places.push((!oneof.is_synthetic()).then_some(declared.len()));
             if !oneof.is_synthetic() {
                 let required = self.required(oneof);
-                declared.push(Oneof {
-                    name: oneof.name().to_owned(),
-                    required,
-                });
+                declared.push(Oneof { name: oneof.name().to_owned(), required });
             }
         }
         (declared, places)
@@ -121,10 +109,7 @@ impl Reader {
                         format!("the event {name} has no topic; add `topic: \"…\"`"),
                     );
                 }
-                Some(MessageBinding::Event {
-                    topic: event.topic,
-                    key: key(event.key),
-                })
+                Some(MessageBinding::Event { topic: event.topic, key: key(event.key) })
             }
             (None, Some(command)) => {
                 if command.destination.is_empty() {
@@ -135,10 +120,7 @@ impl Reader {
                     );
                 }
                 let key = key(command.key);
-                Some(MessageBinding::Command {
-                    destination: command.destination,
-                    key,
-                })
+                Some(MessageBinding::Command { destination: command.destination, key })
             }
             (None, None) => None,
         }
@@ -155,9 +137,9 @@ impl Reader {
         let options = Options::read(&self.pool, field.options());
         let options = self.noted(&source.location, options.map(Some));
         let at = places.option(path, &[tag::FIELD_OPTIONS, tag::OPTION_FIELD]);
-        let policy = options.as_ref().map_or(Ok(None), |options| {
-            options.get::<options::FieldPolicy>("antiphon.v1.field")
-        });
+        let policy = options
+            .as_ref()
+            .map_or(Ok(None), |options| options.get::<options::FieldPolicy>("antiphon.v1.field"));
         let policy = self.noted(&at, policy);
         let (kind, cardinality) = self.kind(field.kind());
         Field {
@@ -169,9 +151,7 @@ impl Reader {
             explicit_presence: field.presence() != FieldPresence::Implicit,
             oneof,
             sensitive: policy.is_some_and(|policy| policy.sensitive),
-            rules: options
-                .as_ref()
-                .and_then(|options| options.raw("buf.validate.field").cloned()),
+            rules: options.as_ref().and_then(|options| options.raw("buf.validate.field").cloned()),
             source,
             deprecated: options.is_some_and(|options| options.standard("deprecated").is_some()),
         }
@@ -209,16 +189,9 @@ impl Reader {
         let errors =
             options.and_then(|options| options.get::<options::ErrorReasons>("antiphon.v1.errors"));
         let errors = self.noted(&at, errors).map(|errors| {
-            if errors.domain.is_empty() {
-                places.package.to_owned()
-            } else {
-                errors.domain
-            }
+            if errors.domain.is_empty() { places.package.to_owned() } else { errors.domain }
         });
-        let prefix = format!(
-            "{}_",
-            upper_snake(descriptor.name.as_deref().unwrap_or_default())
-        );
+        let prefix = format!("{}_", upper_snake(descriptor.name.as_deref().unwrap_or_default()));
         let values = descriptor
             .value
             .iter()
@@ -232,13 +205,7 @@ impl Reader {
             .pool
             .enum_by_name(&name)
             .is_some_and(|linked| linked.enum_type() == EnumType::Closed);
-        let enumeration = Enum {
-            name: name.clone(),
-            source,
-            values,
-            errors,
-            closed,
-        };
+        let enumeration = Enum { name: name.clone(), source, values, errors, closed };
         self.contract.enums.insert(name, enumeration);
     }
 
@@ -277,12 +244,7 @@ impl Reader {
             }
             None => None,
         };
-        EnumValue {
-            name,
-            number,
-            reason,
-            source,
-        }
+        EnumValue { name, number, reason, source }
     }
 
     fn reason(
@@ -292,15 +254,8 @@ impl Reader {
         at: &Location,
         option: &options::ErrorReason,
     ) -> Option<Reason> {
-        let code_name = option
-            .code
-            .as_ref()
-            .and_then(|code| code.as_str())
-            .unwrap_or("OK");
-        let code = CODES
-            .iter()
-            .position(|code| *code == code_name)
-            .unwrap_or_default();
+        let code_name = option.code.as_ref().and_then(|code| code.as_str()).unwrap_or("OK");
+        let code = CODES.iter().position(|code| *code == code_name).unwrap_or_default();
         if code == 0 {
             let hint = did_you_mean(code_name, CODES[1..].iter().copied());
             self.error(

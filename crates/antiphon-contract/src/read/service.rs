@@ -30,11 +30,7 @@ impl Reader {
                 self.method(places, &name, method, &path)
             })
             .collect();
-        self.contract.services.push(Service {
-            name,
-            source: places.source(path),
-            methods,
-        });
+        self.contract.services.push(Service { name, source: places.source(path), methods });
     }
 
     fn method(
@@ -51,26 +47,22 @@ impl Reader {
         let options = self.noted(&source.location, options.map(Some));
 
         let http_at = places.option(path, &[tag::METHOD_OPTIONS, tag::OPTION_HTTP]);
-        let rule = options.as_ref().map_or(Ok(None), |options| {
-            options.get::<options::HttpRule>("google.api.http")
-        });
+        let rule = options
+            .as_ref()
+            .map_or(Ok(None), |options| options.get::<options::HttpRule>("google.api.http"));
         let rule = self.noted(&http_at, rule);
         let bindings = rule.map_or_else(Vec::new, |rule| self.bindings(&called, &http_at, &rule));
 
         let policy_at = places.option(path, &[tag::METHOD_OPTIONS, tag::OPTION_METHOD]);
-        let policy = options.as_ref().map_or(Ok(None), |options| {
-            options.get::<options::MethodPolicy>("antiphon.v1.method")
-        });
+        let policy = options
+            .as_ref()
+            .map_or(Ok(None), |options| options.get::<options::MethodPolicy>("antiphon.v1.method"));
         let policy = self.noted(&policy_at, policy).unwrap_or_default();
-        let level = descriptor
-            .options
-            .as_option()
-            .and_then(|options| options.idempotency_level);
+        let level = descriptor.options.as_option().and_then(|options| options.idempotency_level);
         let timeout = self.positive(&policy_at, &called, "timeout", policy.timeout);
         let success_status = self.success_status(&policy_at, &called, policy.success_status);
-        let objective = policy
-            .objective
-            .map(|objective| self.objective(&policy_at, &called, &objective));
+        let objective =
+            policy.objective.map(|objective| self.objective(&policy_at, &called, &objective));
         let location = policy
             .location
             .as_deref()
@@ -126,10 +118,9 @@ impl Reader {
         called: &str,
         objective: &options::Objective,
     ) -> Objective {
-        for (name, part) in [
-            ("availability", objective.availability),
-            ("quantile", objective.quantile),
-        ] {
+        for (name, part) in
+            [("availability", objective.availability), ("quantile", objective.quantile)]
+        {
             if part.is_some_and(|part| !(part > 0.0 && part < 1.0)) {
                 let message = format!("the objective's {name} of {called} is not between 0 and 1");
                 self.error(at.clone(), message);
@@ -151,10 +142,7 @@ impl Reader {
     ) -> Option<std::time::Duration> {
         let positive = duration?.positive();
         if positive.is_none() {
-            self.error(
-                at.clone(),
-                format!("the {what} of {called} is not more than nothing"),
-            );
+            self.error(at.clone(), format!("the {what} of {called} is not more than nothing"));
         }
         positive
     }
@@ -169,10 +157,7 @@ impl Reader {
         match Template::parse(source) {
             Ok(template) => Some(template),
             Err(error) => {
-                self.error(
-                    at.clone(),
-                    format!("the {what} \"{source}\" of {called}: {error}"),
-                );
+                self.error(at.clone(), format!("the {what} \"{source}\" of {called}: {error}"));
                 None
             }
         }
@@ -203,18 +188,13 @@ impl Reader {
     ) -> Option<HttpBinding> {
         let Some((method, path)) = rule.pattern() else {
             let help = "add one of get, put, post, delete, patch, custom";
-            self.error(
-                at.clone(),
-                format!("a binding of {called} has no path; {help}"),
-            );
+            self.error(at.clone(), format!("a binding of {called} has no path; {help}"));
             return None;
         };
         // A token of RFC 9110, in capitals, or the star that stands for every method.
         let good_method = method == "*"
             || !method.is_empty()
-                && method
-                    .bytes()
-                    .all(|byte| byte.is_ascii_uppercase() || byte == b'-');
+                && method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
         if !good_method {
             let message =
                 format!("the HTTP method \"{method}\" of {called} is not a word in capitals");

@@ -20,16 +20,9 @@ impl Template {
             }
             None => path,
         };
-        let parts: Vec<&str> = if path.is_empty() {
-            Vec::new()
-        } else {
-            path.split('/').collect()
-        };
+        let parts: Vec<&str> = if path.is_empty() { Vec::new() } else { path.split('/').collect() };
         self.fits(&parts)?;
-        self.variables
-            .iter()
-            .map(|variable| self.capture(variable, &parts))
-            .collect()
+        self.variables.iter().map(|variable| self.capture(variable, &parts)).collect()
     }
 
     fn fits(&self, parts: &[&str]) -> Option<()> {
@@ -52,11 +45,7 @@ impl Template {
 
     fn capture(&self, variable: &Variable, parts: &[&str]) -> Option<String> {
         let open_end = self.segments.get(variable.segments.end - 1) == Some(&Segment::Rest);
-        let end = if open_end {
-            parts.len()
-        } else {
-            variable.segments.end
-        };
+        let end = if open_end { parts.len() } else { variable.segments.end };
         let parts = &parts[variable.segments.start..end];
         if variable.is_single(self) {
             return decode(parts.first()?, false);
@@ -73,10 +62,7 @@ impl Template {
         let mut next = 0;
         while next < self.segments.len() {
             path.push('/');
-            let variable = self
-                .variables
-                .iter()
-                .find(|variable| variable.segments.start == next);
+            let variable = self.variables.iter().find(|variable| variable.segments.start == next);
             if let Some(variable) = variable {
                 let text = value(variable).filter(|text| !text.is_empty())?;
                 encode(&text, !variable.is_single(self), &mut path);
@@ -124,9 +110,7 @@ fn decode(part: &str, keep_slash: bool) -> Option<String> {
 }
 
 fn hex_digit(byte: u8) -> Option<u8> {
-    char::from(byte)
-        .to_digit(16)
-        .and_then(|digit| u8::try_from(digit).ok())
+    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
 /// Percent-encodes everything but the unreserved characters of RFC 3986, and slashes where they
@@ -217,11 +201,7 @@ mod tests {
             ("/v1/x", "/v1/{a}", false),
             ("/v1/{a=**}", "/v1/{a}", false),
         ] {
-            assert_eq!(
-                template(left).same_paths(&template(right)),
-                same,
-                "{left} {right}"
-            );
+            assert_eq!(template(left).same_paths(&template(right)), same, "{left} {right}");
         }
     }
 }

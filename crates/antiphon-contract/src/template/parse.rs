@@ -15,10 +15,7 @@ pub struct TemplateError {
 }
 
 fn error<T>(at: usize, reason: impl Into<String>) -> Result<T, TemplateError> {
-    Err(TemplateError {
-        at,
-        reason: reason.into(),
-    })
+    Err(TemplateError { at, reason: reason.into() })
 }
 
 pub(super) fn parse(source: &str) -> Result<Template, TemplateError> {
@@ -26,27 +23,13 @@ pub(super) fn parse(source: &str) -> Result<Template, TemplateError> {
         return error(0, "a path template begins with \"/\"");
     }
     let (path, verb) = split_verb(source)?;
-    let mut parser = Parser {
-        source,
-        end: path.len(),
-        at: 1,
-        segments: Vec::new(),
-        variables: Vec::new(),
-    };
+    let mut parser =
+        Parser { source, end: path.len(), at: 1, segments: Vec::new(), variables: Vec::new() };
     if path != "/" {
         parser.segments()?;
     }
-    let Parser {
-        segments,
-        variables,
-        ..
-    } = parser;
-    Ok(Template {
-        source: source.to_owned(),
-        segments,
-        variables,
-        verb,
-    })
+    let Parser { segments, variables, .. } = parser;
+    Ok(Template { source: source.to_owned(), segments, variables, verb })
 }
 
 /// Cuts off the verb: the text after the last colon of the last segment, outside braces.
@@ -83,10 +66,7 @@ impl Parser<'_> {
                 Some(b'/') => self.at += 1,
                 Some(b'}') => return error(self.at, "\"}\" without \"{\""),
                 Some(_) => {
-                    return error(
-                        self.at,
-                        "a variable is a whole segment; expected \"/\" here",
-                    );
+                    return error(self.at, "a variable is a whole segment; expected \"/\" here");
                 }
             }
         }
@@ -120,11 +100,7 @@ impl Parser<'_> {
         let inside = &self.source[open + 1..close];
         let name = &inside[..inside.find('=').unwrap_or(inside.len())];
         let field = field_path(name, open + 1)?;
-        if self
-            .variables
-            .iter()
-            .any(|variable| variable.field == field)
-        {
+        if self.variables.iter().any(|variable| variable.field == field) {
             return error(open + 1, format!("the field \"{name}\" is taken twice"));
         }
         let first = self.segments.len();
@@ -168,9 +144,7 @@ fn field_path(path: &str, at: usize) -> Result<Vec<String>, TemplateError> {
     let mut start = at;
     for name in path.split('.') {
         let mut bytes = name.bytes();
-        let good = bytes
-            .next()
-            .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        let good = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
             && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_');
         if !good {
             return error(start, format!("\"{name}\" is not the name of a field"));
@@ -188,9 +162,8 @@ fn literal(text: &str, at: usize) -> Result<String, TemplateError> {
     let mut rest = text.bytes().enumerate();
     while let Some((index, byte)) = rest.next() {
         if byte == b'%' {
-            let Some(decoded) = text
-                .get(index + 1..index + 3)
-                .and_then(|hex| u8::from_str_radix(hex, 16).ok())
+            let Some(decoded) =
+                text.get(index + 1..index + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok())
             else {
                 return error(at + index, "\"%\" is followed by two hexadecimal digits");
             };
@@ -202,10 +175,7 @@ fn literal(text: &str, at: usize) -> Result<String, TemplateError> {
             return error(at + index, "\"*\" is a whole segment, never a part of one");
         } else {
             let character = text[index..].chars().next().unwrap_or_default();
-            return error(
-                at + index,
-                format!("{character:?} cannot stand in a path; escape it"),
-            );
+            return error(at + index, format!("{character:?} cannot stand in a path; escape it"));
         }
     }
     match String::from_utf8(bytes) {
@@ -225,94 +195,39 @@ mod tests {
     #[test]
     fn every_form_of_the_grammar_is_read() {
         use Segment::{One, Rest};
-        type Case<'a> = (
-            &'a str,
-            Vec<Segment>,
-            Vec<(&'a str, Range<usize>)>,
-            Option<&'a str>,
-        );
+        type Case<'a> = (&'a str, Vec<Segment>, Vec<(&'a str, Range<usize>)>, Option<&'a str>);
         let cases: Vec<Case<'_>> = vec![
             ("/", vec![], vec![], None),
             ("/:x", vec![], vec![], Some("x")),
             ("/v1", vec![text("v1")], vec![], None),
             ("/v1/orders", vec![text("v1"), text("orders")], vec![], None),
             ("/v1/{id}", vec![text("v1"), One], vec![("id", 1..2)], None),
-            (
-                "/v1/{id=*}",
-                vec![text("v1"), One],
-                vec![("id", 1..2)],
-                None,
-            ),
-            (
-                "/v1/*/{a.b_c.d}",
-                vec![text("v1"), One, One],
-                vec![("a.b_c.d", 2..3)],
-                None,
-            ),
-            (
-                "/v1/{n=shelves/*}",
-                vec![text("v1"), text("shelves"), One],
-                vec![("n", 1..3)],
-                None,
-            ),
+            ("/v1/{id=*}", vec![text("v1"), One], vec![("id", 1..2)], None),
+            ("/v1/*/{a.b_c.d}", vec![text("v1"), One, One], vec![("a.b_c.d", 2..3)], None),
+            ("/v1/{n=shelves/*}", vec![text("v1"), text("shelves"), One], vec![("n", 1..3)], None),
             (
                 "/v1/{n=a/*}/{m=b/*/**}",
                 vec![text("v1"), text("a"), One, text("b"), One, Rest],
                 vec![("n", 1..3), ("m", 3..6)],
                 None,
             ),
-            (
-                "/v1/{n=me}",
-                vec![text("v1"), text("me")],
-                vec![("n", 1..2)],
-                None,
-            ),
+            ("/v1/{n=me}", vec![text("v1"), text("me")], vec![("n", 1..2)], None),
             ("/**", vec![Rest], vec![], None),
             ("/{all=**}", vec![Rest], vec![("all", 0..1)], None),
             ("/v1/a:b", vec![text("v1"), text("a")], vec![], Some("b")),
-            (
-                "/v1/a:b:c",
-                vec![text("v1"), text("a:b")],
-                vec![],
-                Some("c"),
-            ),
-            (
-                "/v1/a:b/c",
-                vec![text("v1"), text("a:b"), text("c")],
-                vec![],
-                None,
-            ),
-            (
-                "/v1/{id}:cancel",
-                vec![text("v1"), One],
-                vec![("id", 1..2)],
-                Some("cancel"),
-            ),
+            ("/v1/a:b:c", vec![text("v1"), text("a:b")], vec![], Some("c")),
+            ("/v1/a:b/c", vec![text("v1"), text("a:b"), text("c")], vec![], None),
+            ("/v1/{id}:cancel", vec![text("v1"), One], vec![("id", 1..2)], Some("cancel")),
             (
                 "/v1/{name=ops/**}:cancel",
                 vec![text("v1"), text("ops"), Rest],
                 vec![("name", 1..3)],
                 Some("cancel"),
             ),
-            (
-                "/v1/{n=a:b}",
-                vec![text("v1"), text("a:b")],
-                vec![("n", 1..2)],
-                None,
-            ),
+            ("/v1/{n=a:b}", vec![text("v1"), text("a:b")], vec![("n", 1..2)], None),
             ("/v1/**:go", vec![text("v1"), Rest], vec![], Some("go")),
-            (
-                "/v1/caf%C3%A9",
-                vec![text("v1"), text("café")],
-                vec![],
-                None,
-            ),
-            (
-                "/.well-known/x",
-                vec![text(".well-known"), text("x")],
-                vec![],
-                None,
-            ),
+            ("/v1/caf%C3%A9", vec![text("v1"), text("café")], vec![], None),
+            ("/.well-known/x", vec![text(".well-known"), text("x")], vec![], None),
         ];
         for (source, segments, variables, verb) in cases {
             let template = Template::parse(source).expect(source);
@@ -322,10 +237,8 @@ mod tests {
                 .iter()
                 .map(|variable| (variable.field_path(), variable.segments.clone()))
                 .collect();
-            let expected: Vec<_> = variables
-                .into_iter()
-                .map(|(name, range)| (name.to_owned(), range))
-                .collect();
+            let expected: Vec<_> =
+                variables.into_iter().map(|(name, range)| (name.to_owned(), range)).collect();
             assert_eq!(found, expected, "{source}");
             assert_eq!(template.verb(), verb, "{source}");
             assert_eq!(template.to_string(), source);
@@ -352,22 +265,10 @@ mod tests {
             ("/v1/{1a}", 5, "\"1a\" is not the name of a field"),
             ("/v1/{a=}", 7, "a segment is empty"),
             ("/v1/{a}/{a}", 9, "the field \"a\" is taken twice"),
-            (
-                "/v1/{a}x",
-                7,
-                "a variable is a whole segment; expected \"/\" here",
-            ),
-            (
-                "/v1/x{a}",
-                5,
-                "a variable is a whole segment; expected \"/\" here",
-            ),
+            ("/v1/{a}x", 7, "a variable is a whole segment; expected \"/\" here"),
+            ("/v1/x{a}", 5, "a variable is a whole segment; expected \"/\" here"),
             ("/v1/a*", 5, "\"*\" is a whole segment, never a part of one"),
-            (
-                "/v1/***",
-                4,
-                "\"*\" is a whole segment, never a part of one",
-            ),
+            ("/v1/***", 4, "\"*\" is a whole segment, never a part of one"),
             ("/v1/a b", 5, "' ' cannot stand in a path; escape it"),
             ("/v1/a?b=c", 5, "'?' cannot stand in a path; escape it"),
             ("/v1/é", 4, "'é' cannot stand in a path; escape it"),
