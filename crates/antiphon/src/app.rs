@@ -16,12 +16,12 @@ use antiphon_messaging::{Messaging, Topology};
 use antiphon_rpc::Service;
 use antiphon_rpc::client::{Channel, Client, ClientSettings, Hosted, Target};
 use antiphon_rpc::server::{Server, ServerSettings};
-use antiphon_telemetry::admin::{Admin, AdminSettings};
+use antiphon_telemetry::admin::Admin;
 use antiphon_telemetry::Telemetry;
 
 use crate::error::{Error, Result};
 use crate::lifecycle::{self, End, Part};
-use crate::settings::{ClientSection, DatabaseSection, ServerSection, ShutdownSection};
+use crate::settings::Sections;
 
 pub use consume::Consume;
 
@@ -33,13 +33,11 @@ const FLUSH_WITHIN: Duration = Duration::from_secs(2);
 /// Everything is bound and checked before anything starts: a port in use, an unknown setting or a
 /// database of a newer version end the process with exit code 2 and one line, with nothing half-done.
 pub struct App {
-    settings: Settings,
+    sections: Sections,
     telemetry: Telemetry,
     health: Health,
     messaging: Messaging,
     admin: Admin,
-    databases: DatabaseSection,
-    clients: ClientSection,
     services: Vec<Arc<dyn Service>>,
     channels: HashMap<&'static str, Channel>,
     topology: Topology,
@@ -63,8 +61,25 @@ impl App {
     /// # Errors
     /// A setting that cannot be read or does not fit, a broker that cannot be opened.
     pub async fn load(name: &str, version: &str, sources: &Sources) -> Result<Self> {
+        Self::load_with(name, version, sources, |_| Ok(())).await.map(|(app, ())| app)
+    }
+
+    /// The same, for programs with sections of their own: `read` reads them. Everything else that
+    /// stands in the settings must be known, before anything is opened.
+    ///
+    /// # Errors
+    /// What `read` returns, or as [`App::load`].
+    pub async fn load_with<T>(
+        name: &str,
+        version: &str,
+        sources: &Sources,
+        read: impl FnOnce(&Settings) -> Result<T, antiphon_config::Error>,
+    ) -> Result<(Self, T)> {
         let settings = Settings::load(sources)?;
-        infrastructure::load(name, version, settings).await
+        let sections = Sections::read(&settings)?;
+        let own = read(&settings)?;
+        settings.finish()?;
+        Ok((infrastructure::load(name, version, &settings, sections).await?, own))
     }
 
     /// Answers calls to a service, over every protocol and inside the process.
@@ -81,7 +96,7 @@ impl App {
     /// # Errors
     /// The service is not served here and has no target, or the target is none.
     pub fn client<C: Client>(&self) -> Result<C> {
-        let target = self.clients.targets.get(C::SERVICE);
+        let target = self.sections.client.targets.get(C::SERVICE);
         if let (Some(local), None) = (self.channels.get(C::SERVICE), target) {
             return Ok(C::over(local.clone()));
         }
@@ -95,7 +110,7 @@ impl App {
                 )));
             }
         };
-        let settings = ClientSettings::from(&self.clients);
+        let settings = ClientSettings::from(&self.sections.client);
         Ok(C::over(Channel::new(&target, settings, &self.telemetry)?))
     }
 
@@ -134,12 +149,6 @@ impl App {
         &self.messaging
     }
 
-    /// The settings, for sections of the user's own.
-    #[must_use]
-    pub fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
     /// The admin port, for pages of the user's own.
     pub fn admin(&mut self) -> &mut Admin {
         &mut self.admin
@@ -151,10 +160,10 @@ impl App {
     /// `ready` is called once everything is bound and started.
     ///
     /// # Errors
-    /// Settings that nobody knows, a port in use; a component that failed.
+    /// A port in use; a component that failed.
     pub async fn run(self, ready: impl FnOnce(&Bound)) -> Result<()> {
         let signals = signals::Signals::new()?;
-        let within = self.settings.section::<ShutdownSection>("shutdown")?.within.0;
+        let within = self.sections.shutdown.within.0;
         let (telemetry, health) = (self.telemetry.clone(), self.health.clone());
         let (parts, bound) = self.bind().await?;
         ready(&bound);
@@ -170,17 +179,13 @@ impl App {
 
     /// Opens both ports and declares topics and groups. Nothing runs yet.
     async fn bind(mut self) -> Result<(Vec<Part>, Bound)> {
-        let server = self.settings.section::<ServerSection>("server")?;
-        let admin = self.settings.section::<AdminSettings>("admin")?;
-        self.settings.finish()?;
-        self.admin.config(&self.settings.describe());
         let mut bound = Bound {
             server: None,
-            admin: admin.listen,
+            admin: self.sections.admin.listen,
             services: self.services.iter().map(|service| service.info().name).collect(),
         };
         if !self.services.is_empty() {
-            let settings = ServerSettings::from(&server);
+            let settings = ServerSettings::from(&self.sections.server);
             let server = Server::bind(
                 std::mem::take(&mut self.services),
                 settings,
@@ -192,7 +197,7 @@ impl App {
             bound.server = Some(server.address());
             self.parts.push(Part::new(server));
         }
-        let admin = self.admin.bind(&admin).await.map_err(Error::mistake)?;
+        let admin = self.admin.bind(&self.sections.admin).await.map_err(Error::mistake)?;
         bound.admin = admin.address();
         self.parts.push(Part::new(admin));
         // Before any relay publishes: a group gets what is published after it was declared.

@@ -4,11 +4,40 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use antiphon_config::{ByteSize, HumanDuration};
+use antiphon_config::{ByteSize, HumanDuration, Settings};
 use antiphon_rpc::client::ClientSettings;
 use antiphon_rpc::server::ServerSettings;
 use antiphon_store_sqlite::Synchronous;
+use antiphon_telemetry::TelemetrySettings;
+use antiphon_telemetry::admin::AdminSettings;
 use serde::{Deserialize, Serialize};
+
+/// All sections of the framework.
+#[derive(Clone, Debug)]
+pub(crate) struct Sections {
+    pub(crate) server: ServerSection,
+    pub(crate) admin: AdminSettings,
+    pub(crate) database: DatabaseSection,
+    pub(crate) broker: BrokerSection,
+    pub(crate) client: ClientSection,
+    pub(crate) shutdown: ShutdownSection,
+    pub(crate) telemetry: TelemetrySettings,
+}
+
+impl Sections {
+    /// Reads them all, so that a mistake in any of them is found before anything is opened.
+    pub(crate) fn read(settings: &Settings) -> Result<Self, antiphon_config::Error> {
+        Ok(Self {
+            server: settings.section("server")?,
+            admin: settings.section("admin")?,
+            database: settings.section("database")?,
+            broker: settings.section("broker")?,
+            client: settings.section("client")?,
+            shutdown: settings.section("shutdown")?,
+            telemetry: settings.section("telemetry")?,
+        })
+    }
+}
 
 /// `[server]`: where calls are answered, and the limits.
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -35,6 +35,9 @@ pub(crate) struct Simulate {
     /// Where the orders service answers.
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "HOST:PORT")]
     to: String,
+    /// Where the inventory service answers, if it is not the same process.
+    #[arg(long, value_name = "HOST:PORT")]
+    inventory: Option<String>,
     /// Cards and how often each is used, as `card=weight,…`.
     #[arg(long, default_value_t = Mix::default())]
     cards: Mix,
@@ -72,7 +75,7 @@ struct Run {
 /// The shop does not answer at all, or the journal cannot be written.
 pub(crate) async fn run(options: Simulate) -> antiphon::Result<()> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
-    let skus = articles(&options.to).await?;
+    let skus = articles(options.inventory.as_ref().unwrap_or(&options.to)).await?;
     let journal = match &options.journal {
         Some(path) => {
             let mut open = tokio::fs::OpenOptions::new();

@@ -7,32 +7,35 @@ use antiphon_messaging::{AnyBroker, Messaging, Topology};
 use antiphon_outbox::{Database, Housekeeping, Relay, Retention};
 use antiphon_store_sqlite::{self as sqlite, Migration, SqliteBroker, SqliteStore};
 use antiphon_telemetry::admin::Admin;
-use antiphon_telemetry::{Service, Telemetry, TelemetrySettings};
+use antiphon_telemetry::{Service, Telemetry};
 
 use super::App;
 use crate::error::{Error, Result};
-use crate::settings::{BrokerKind, BrokerSection, ClientSection, DatabaseSection};
+use crate::settings::{BrokerKind, BrokerSection, DatabaseSection, Sections};
 
-pub(super) async fn load(name: &str, version: &str, settings: Settings) -> Result<App> {
+pub(super) async fn load(
+    name: &str,
+    version: &str,
+    settings: &Settings,
+    sections: Sections,
+) -> Result<App> {
     let service = Service::new(name, version);
     let telemetry =
-        Telemetry::start(&service, &settings.section::<TelemetrySettings>("telemetry")?)
-            .map_err(Error::mistake)?;
-    let databases: DatabaseSection = settings.section("database")?;
+        Telemetry::start(&service, &sections.telemetry).map_err(Error::mistake)?;
     let health = Health::new();
-    let broker = open_broker(&settings.section("broker")?, &databases).await?;
+    let broker = open_broker(&sections.broker, &sections.database).await?;
+    let mut admin = Admin::new(telemetry.clone(), health.clone());
+    admin.config(&settings.describe());
     Ok(App {
-        admin: Admin::new(telemetry.clone(), health.clone()),
+        admin,
         messaging: Messaging::new(broker, telemetry.clone(), health.clone()),
-        clients: settings.section::<ClientSection>("client")?,
         services: Vec::new(),
         channels: std::collections::HashMap::new(),
         topology: Topology::default(),
         parts: Vec::new(),
-        settings,
+        sections,
         telemetry,
         health,
-        databases,
     })
 }
 
@@ -55,7 +58,7 @@ impl App {
     /// The folder of the databases.
     #[must_use]
     pub fn data_dir(&self) -> &std::path::Path {
-        &self.databases.dir
+        &self.sections.database.dir
     }
 
     /// Opens the database of a service, brings its tables up to date, and relays what is emitted
@@ -68,15 +71,15 @@ impl App {
         service: &str,
         migrations: &[Migration],
     ) -> Result<Database<SqliteStore>> {
-        let location = match self.databases.urls.get(service) {
+        let location = match self.sections.database.urls.get(service) {
             Some(url) => url.clone(),
             None => {
-                let file = self.databases.dir.join(format!("{service}.db"));
+                let file = self.sections.database.dir.join(format!("{service}.db"));
                 file.to_string_lossy().into_owned()
             }
         };
         let settings = sqlite::Settings {
-            synchronous: self.databases.synchronous.into(),
+            synchronous: self.sections.database.synchronous.into(),
             ..sqlite::Settings::default()
         };
         let store = SqliteStore::open(&location, settings).await.map_err(Error::mistake)?;
@@ -84,7 +87,7 @@ impl App {
         let database = Database::new(service, store);
         let broker = self.messaging.broker.clone();
         self.component(Relay::new(&database, broker, &self.telemetry));
-        let horizon = self.databases.dedup_horizon.0;
+        let horizon = self.sections.database.dedup_horizon.0;
         let retention = Retention { inbox: horizon, calls: horizon, ..Retention::default() };
         let housekeeping = Housekeeping::new(&database, &self.telemetry);
         self.component(housekeeping.with_retention(retention));

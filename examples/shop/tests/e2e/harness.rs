@@ -130,9 +130,8 @@ fn spawn(arguments: &[String], log: &Path) -> Child {
 
 /// Sends a signal by its name, as the shell does.
 pub(crate) fn send_signal(pid: u32, signal: &str) {
-    let status = std::process::Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]);
-    let mut status = status;
-    assert!(status.status().unwrap().success());
+    let arguments = [format!("-{signal}"), pid.to_string()];
+    assert!(std::process::Command::new("kill").args(arguments).status().unwrap().success());
 }
 
 /// What came back over HTTP.

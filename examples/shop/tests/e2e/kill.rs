@@ -14,9 +14,10 @@ const KILLS: usize = 20;
 const BETWEEN: std::ops::Range<u64> = 150..900;
 
 /// Customers who order until they are told to stop, and write down what was accepted.
-fn customers(to: &str, journal: &Path) -> Child {
+fn customers(to: &str, inventory: &str, journal: &Path) -> Child {
     shop()
-        .args(["simulate", "--to", to, "--orders", "1000000", "--concurrency", "8"])
+        .args(["simulate", "--to", to, "--inventory", inventory])
+        .args(["--orders", "1000000", "--concurrency", "8"])
         .args(["--rate", "60", "--patience", "120", "--no-follow", "--journal"])
         .arg(journal)
         .stdout(Stdio::null())
@@ -39,7 +40,7 @@ async fn one_process_survives_kills() {
     let folder = tempfile::tempdir().unwrap();
     let (data, journal) = (folder.path().join("data"), folder.path().join("journal"));
     let mut shop = Shop::open(&data).await;
-    let customers = customers(&shop.api, &journal);
+    let customers = customers(&shop.api, &shop.api, &journal);
     for _ in 0..KILLS {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(BETWEEN))).await;
         shop.kill_and_restart().await;
@@ -57,7 +58,7 @@ async fn six_processes_survive_kills() {
     let (data, journal) = (folder.path().join("data"), folder.path().join("journal"));
     std::fs::create_dir_all(&data).unwrap();
     let mut shops = six(&data).await;
-    let customers = customers(&shops[0].api, &journal);
+    let customers = customers(&shops[0].api, &shops[1].api, &journal);
     for _ in 0..KILLS {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(BETWEEN))).await;
         let victim = fastrand::usize(..shops.len());
