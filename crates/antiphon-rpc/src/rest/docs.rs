@@ -6,7 +6,8 @@
 use std::io::Read;
 use std::sync::{Arc, OnceLock};
 
-use antiphon_contract::Contract;
+use antiphon_contract::openapi::Info;
+use antiphon_contract::{Contract, asyncapi, openapi};
 use bytes::Bytes;
 use flate2::read::GzDecoder;
 use http::header::{
@@ -15,6 +16,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
+use super::settings::RestSettings;
 use crate::server::Body;
 use crate::service::Service;
 
@@ -35,6 +37,8 @@ macro_rules! asset {
 pub(super) struct Docs {
     contract: Contract,
     services: Vec<&'static str>,
+    title: String,
+    version: String,
     openapi: OnceLock<Document>,
     asyncapi: OnceLock<Document>,
 }
@@ -65,9 +69,19 @@ impl std::fmt::Debug for Docs {
 }
 
 impl Docs {
-    pub(super) fn new(contract: Contract, services: &[Arc<dyn Service>]) -> Self {
-        let services = services.iter().map(|service| service.info().name).collect();
-        Self { contract, services, openapi: OnceLock::new(), asyncapi: OnceLock::new() }
+    pub(super) fn new(
+        contract: Contract,
+        services: &[Arc<dyn Service>],
+        settings: &RestSettings,
+    ) -> Self {
+        Self {
+            contract,
+            services: services.iter().map(|service| service.info().name).collect(),
+            title: settings.title.clone(),
+            version: settings.version.clone(),
+            openapi: OnceLock::new(),
+            asyncapi: OnceLock::new(),
+        }
     }
 
     /// The page at a path.
@@ -122,12 +136,16 @@ impl Docs {
         })
     }
 
+    fn info(&self) -> Info<'_> {
+        Info { title: &self.title, version: &self.version }
+    }
+
     fn make_openapi(&self) -> Document {
-        Document::new(&serde_json::Value::Null)
+        Document::new(&openapi::document(&self.contract, &self.services, self.info()))
     }
 
     fn make_asyncapi(&self) -> Document {
-        Document::new(&serde_json::Value::Null)
+        Document::new(&asyncapi::document(&self.contract, self.info()))
     }
 }
 
