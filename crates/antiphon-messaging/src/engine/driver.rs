@@ -239,9 +239,6 @@ impl Driver {
                 Poll::Pending => self.running.push(run),
             }
         }
-        self.metrics.in_flight.set(count(self.held));
-        self.metrics.credits.set(count(self.credits()));
-        self.metrics.parked.set(count(self.waiting.len() + self.away.len()));
     }
 
     /// Takes out of a batch what nobody waits for any more.
@@ -405,9 +402,15 @@ impl Driver {
 
     /// Settles what has ended since the last time.
     fn flush(&mut self) {
-        if self.settlements.is_empty() {
-            return;
+        if !self.settlements.is_empty() {
+            self.settle();
         }
+        self.metrics.in_flight.set(count(self.held));
+        self.metrics.credits.set(count(self.credits()));
+        self.metrics.parked.set(count(self.waiting.len() + self.away.len()));
+    }
+
+    fn settle(&mut self) {
         let batch = std::mem::take(&mut self.settlements);
         let lanes: Vec<u32> = batch.iter().map(|(delivery, _)| delivery.lane).collect();
         for (lane, settling) in lanes.into_iter().zip(settle_all(batch)) {
@@ -494,6 +497,14 @@ impl Driver {
             tracing::warn!(group = &*self.pipeline.group, count, "handlers cut off by the end");
             self.running.clear();
             let _ = tokio::time::timeout(LEAVE_WITHIN, leave).await;
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        for gauge in [&self.metrics.in_flight, &self.metrics.credits, &self.metrics.parked] {
+            gauge.set(0);
         }
     }
 }

@@ -44,7 +44,7 @@ impl Pipeline {
             for (index, held) in batch.iter_mut().enumerate() {
                 held.since.get_or_insert(begun);
                 let (context, span) = self.enter(held, begun);
-                spans.extend(span.map(|span| (index, span)));
+                spans.extend(span.is_recording().then_some((index, span)));
                 incoming.push(Incoming {
                     message: Arc::clone(&held.delivery.message),
                     attempt: held.tries.attempt(),
@@ -68,7 +68,7 @@ impl Pipeline {
 
     /// The context of handling a message. If its trace is recorded, with a span as the parent of
     /// what the handler does; the span's own parent, and link, is what sent the message.
-    fn enter(&self, held: &Held, begun: Instant) -> (Context, Option<Span>) {
+    fn enter(&self, held: &Held, begun: Instant) -> (Context, Span) {
         let message = &held.delivery.message;
         let now = match message.deadline() {
             Some(_) => self.clock.now(),
@@ -76,14 +76,8 @@ impl Pipeline {
             None => Timestamp::EPOCH,
         };
         let context = message.context(now).with_deadline(begun + self.timeout);
-        // Who sent the message has decided whether its trace is recorded. Only where nobody has is
-        // a span needed to find out.
-        let decided = message.attribute("traceparent").is_some();
-        if decided && !context.trace().sampled {
-            return (context, None);
-        }
-        let sender = context.trace().clone();
-        let links = if decided { std::slice::from_ref(&sender) } else { &[] };
+        let sender = context.trace();
+        let links = if sender.sampled { std::slice::from_ref(sender) } else { &[] };
         let (context, mut span) =
             self.telemetry.span(SpanKind::Consumer, &held.kind.span, &context, links);
         if span.is_recording() {
@@ -93,7 +87,7 @@ impl Pipeline {
             span.set("messaging.message.id", message.id.to_string());
             span.set("messaging.antiphon.attempt", held.tries.attempt().to_string());
         }
-        (context, Some(span))
+        (context, span)
     }
 
     async fn handle(

@@ -11,6 +11,7 @@ use antiphon_messaging::{
     AnyBroker, Consumer, Fail, Fetched, Handler, Incoming, Messaging, Settlement,
 };
 use antiphon_telemetry::Telemetry;
+use antiphon_telemetry::metrics::Exposition;
 use parking_lot::Mutex;
 use support::{KIND, Running, Script, With, able, message, run};
 use tokio::sync::{oneshot, watch};
@@ -409,6 +410,37 @@ async fn the_senders_context_is_current_in_the_handler() {
     assert_eq!(context.correlation_id(), "order-7");
     assert_eq!(context.causation_id(), Some(id.as_str()));
     assert!(context.remaining().unwrap() <= 5 * SECOND);
+    running.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_happens_is_counted_by_group_and_kind() {
+    let script = Script::new(able());
+    let handler = With(|incoming: Incoming| async move {
+        match incoming.message.key.as_str() {
+            "dead" => Err(Fail::permanent("no").with_code("decode")),
+            "retry" => Err(Fail::retry_after(60 * SECOND, "later")),
+            _ => Ok(()),
+        }
+    });
+    let running = run(&script, group().handler(handler));
+    script.deliver(&[(1, "a"), (2, "dead"), (3, "retry"), (4, "b")]).await;
+    let mut other = message("k");
+    other.kind = "anything.at.All".into();
+    script.feed(Fetched::Deliveries(vec![script.delivery(5, other, 1, 0)])).await;
+    script.settled(5).await;
+    let text = running.telemetry.metrics(Exposition::Prometheus);
+    for line in [
+        r#"messaging_client_consumed_messages_total{group="tested",kind="test.v1.Happened"} 4"#,
+        r#"messaging_client_consumed_messages_total{group="tested",kind="other"} 1"#,
+        r#"messaging_process_duration_seconds_count{group="tested",kind="test.v1.Happened",outcome="ack"} 2"#,
+        r#"messaging_retries_total{group="tested",kind="test.v1.Happened",place="broker"} 1"#,
+        r#"messaging_dead_letters_total{group="tested",kind="test.v1.Happened",code="decode"} 1"#,
+        r#"messaging_ignored_messages_total{group="tested"} 1"#,
+        r#"messaging_in_flight_messages{group="tested"} 0"#,
+    ] {
+        assert!(text.contains(line), "no {line} in:\n{text}");
+    }
     running.drain().await;
 }
 

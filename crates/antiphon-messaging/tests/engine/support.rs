@@ -213,6 +213,7 @@ pub(crate) struct Running {
     pub(crate) shutdown: ShutdownHandle,
     pub(crate) task: JoinHandle<Result<(), antiphon_core::BoxError>>,
     pub(crate) health: Health,
+    pub(crate) telemetry: Telemetry,
 }
 
 impl Running {
@@ -223,10 +224,10 @@ impl Running {
 }
 
 pub(crate) fn run(script: &Script, consumer: Consumer) -> Running {
-    let health = Health::new();
+    let (health, telemetry) = (Health::new(), Telemetry::new());
     let broker = AnyBroker::new(script.clone());
-    let messaging = Messaging::new(broker, Telemetry::new(), health.clone());
+    let messaging = Messaging::new(broker, telemetry.clone(), health.clone());
     let worker = consumer.topic("test").build(&messaging).expect("it fits");
     let (shutdown, drains) = ShutdownHandle::new();
-    Running { shutdown, task: tokio::spawn(worker.run(drains)), health }
+    Running { shutdown, task: tokio::spawn(worker.run(drains)), health, telemetry }
 }
