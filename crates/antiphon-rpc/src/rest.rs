@@ -108,12 +108,13 @@ impl Rest {
         let contract = contract::read(services)?;
         let schema = Schema::new(&contract);
         let routes = Routes::new(&contract, &schema, services, calls)?;
+        let settings = calls.settings().rest.clone();
         Ok(Self(Arc::new(Shared {
             calls: calls.clone(),
-            settings: calls.settings().rest.clone(),
             schema: Arc::new(schema),
             routes,
-            docs: Docs::new(contract, services),
+            docs: Docs::new(contract, services, &settings),
+            settings,
             sockets: Sockets::default(),
         })))
     }

@@ -2,9 +2,14 @@
 
 use std::time::Duration;
 
-/// Timers and limits of streams over REST, and who may open WebSockets. The defaults are safe.
+/// What documents are called, timers of streams over REST, and who may open WebSockets. The defaults
+/// are safe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestSettings {
+    /// The name of the whole, in its documents.
+    pub title: String,
+    /// Its version, in its documents.
+    pub version: String,
     /// How often a comment goes over Server-Sent Events that have nothing to say.
     pub keep_alive: Duration,
     /// The origins (`https://shop.example`) whose pages may open WebSockets, besides the server's own.
@@ -20,6 +25,8 @@ pub struct RestSettings {
 impl Default for RestSettings {
     fn default() -> Self {
         Self {
+            title: "API".to_owned(),
+            version: "1".to_owned(),
             keep_alive: Duration::from_secs(15),
             origins: Vec::new(),
             ping_interval: Duration::from_secs(30),

@@ -1,6 +1,8 @@
 //! The documents and the pages.
 
 use super::{Server, request};
+use crate::rest::RestSettings;
+use crate::server::ServerSettings;
 
 #[tokio::test]
 async fn the_page_and_all_that_it_loads_are_there() {
@@ -18,6 +20,20 @@ async fn the_page_and_all_that_it_loads_are_there() {
     assert_eq!(parts, 4, "{html}");
     assert_eq!(server.get("/docs/").await.header("location"), "../docs");
     assert_eq!(server.get("/docs/other").await.status(), 404);
+}
+
+#[tokio::test]
+async fn the_documents_describe_the_contract() {
+    let settings = RestSettings { title: "Things".to_owned(), ..RestSettings::default() };
+    let server = Server::with(settings, ServerSettings::default());
+    let openapi = server.get("/openapi.json").await.json();
+    assert_eq!(openapi["openapi"], "3.1.0");
+    assert_eq!(openapi["info"]["title"], "Things");
+    assert!(openapi["paths"]["/v1/things/{name}"]["get"].is_object(), "{openapi}");
+    assert!(openapi["paths"]["/v1/things/{name}:cancel"]["post"].is_object(), "{openapi}");
+    let asyncapi = server.get("/asyncapi.json").await;
+    assert_eq!(asyncapi.header("content-type"), "application/json");
+    assert_eq!(asyncapi.json()["asyncapi"], "3.0.0");
 }
 
 #[tokio::test]
