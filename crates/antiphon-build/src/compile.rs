@@ -25,34 +25,16 @@ pub(crate) struct Compiled {
 
 /// The files that every contract may import, by the names of `import`.
 const BUILT_IN: [(&str, &str); 7] = [
-    (
-        "antiphon/v1/options.proto",
-        include_str!("../../../proto/antiphon/v1/options.proto"),
-    ),
-    (
-        "buf/validate/validate.proto",
-        include_str!("../../../proto/buf/validate/validate.proto"),
-    ),
-    (
-        "google/api/annotations.proto",
-        include_str!("../../../proto/google/api/annotations.proto"),
-    ),
-    (
-        "google/api/http.proto",
-        include_str!("../../../proto/google/api/http.proto"),
-    ),
-    (
-        "google/rpc/code.proto",
-        include_str!("../../../proto/google/rpc/code.proto"),
-    ),
+    ("antiphon/v1/options.proto", include_str!("../../../proto/antiphon/v1/options.proto")),
+    ("buf/validate/validate.proto", include_str!("../../../proto/buf/validate/validate.proto")),
+    ("google/api/annotations.proto", include_str!("../../../proto/google/api/annotations.proto")),
+    ("google/api/http.proto", include_str!("../../../proto/google/api/http.proto")),
+    ("google/rpc/code.proto", include_str!("../../../proto/google/rpc/code.proto")),
     (
         "google/rpc/error_details.proto",
         include_str!("../../../proto/google/rpc/error_details.proto"),
     ),
-    (
-        "google/rpc/status.proto",
-        include_str!("../../../proto/google/rpc/status.proto"),
-    ),
+    ("google/rpc/status.proto", include_str!("../../../proto/google/rpc/status.proto")),
 ];
 
 struct BuiltIn;
@@ -76,9 +58,7 @@ pub(crate) fn compile(files: &[PathBuf], includes: &[PathBuf]) -> Result<Compile
     let mut compiler = Compiler::with_file_resolver(resolver);
     compiler.include_imports(true).include_source_info(true);
     for file in files {
-        compiler
-            .open_file(file)
-            .map_err(|error| Error(format!("{error:?}")))?;
+        compiler.open_file(file).map_err(|error| Error(format!("{error:?}")))?;
     }
     for file in compiler.files() {
         if let Some(path) = file.path() {
@@ -98,19 +78,11 @@ pub(crate) fn compile(files: &[PathBuf], includes: &[PathBuf]) -> Result<Compile
         .map(|file| file.name().to_owned())
         .collect();
     let generated = with_imports(&opened, &set.file);
-    Ok(Compiled {
-        contract,
-        files: set.file,
-        generated,
-        descriptor_set,
-    })
+    Ok(Compiled { contract, files: set.file, generated, descriptor_set })
 }
 
 /// Tells cargo to run the build script again when this file changes.
-#[expect(
-    clippy::print_stdout,
-    reason = "that is how build scripts talk to cargo"
-)]
+#[expect(clippy::print_stdout, reason = "that is how build scripts talk to cargo")]
 fn watch(path: &Path) {
     println!("cargo:rerun-if-changed={}", path.display());
 }
@@ -126,11 +98,7 @@ fn with_imports(opened: &[String], files: &[FileDescriptorProto]) -> Vec<String>
         }
         found.push(name.to_owned());
         let file = files.iter().find(|file| file.name.as_deref() == Some(name));
-        next.extend(
-            file.iter()
-                .flat_map(|file| &file.dependency)
-                .map(String::as_str),
-        );
+        next.extend(file.iter().flat_map(|file| &file.dependency).map(String::as_str));
     }
     found.sort();
     found
@@ -138,12 +106,7 @@ fn with_imports(opened: &[String], files: &[FileDescriptorProto]) -> Vec<String>
 
 /// Files that only declare options: there is nothing in them that a program would hold.
 fn describes_contracts(name: &str) -> bool {
-    [
-        "antiphon/",
-        "buf/validate/",
-        "google/api/annotations.proto",
-        "google/api/http.proto",
-    ]
-    .iter()
-    .any(|prefix| name.starts_with(prefix))
+    ["antiphon/", "buf/validate/", "google/api/annotations.proto", "google/api/http.proto"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
 }

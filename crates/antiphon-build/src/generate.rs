@@ -26,9 +26,7 @@ pub(crate) struct Scope<'a> {
 impl Scope<'_> {
     /// The Rust type of a message or an enum, seen from the package's module.
     fn path(&self, name: &str) -> Result<TokenStream, Error> {
-        let path = self
-            .types
-            .rust_type_relative(&format!(".{name}"), self.package, 0);
+        let path = self.types.rust_type_relative(&format!(".{name}"), self.package, 0);
         path.map(|path| buffa_codegen::idents::rust_path_to_tokens(&path))
             .ok_or_else(|| Error(format!("{name} has no Rust type")))
     }
@@ -40,20 +38,12 @@ impl Scope<'_> {
     }
 
     fn generates(&self, file: &str) -> bool {
-        self.compiled
-            .generated
-            .iter()
-            .any(|generated| generated == file)
+        self.compiled.generated.iter().any(|generated| generated == file)
     }
 
     fn package_of(&self, file: &str) -> &str {
-        let file = self
-            .compiled
-            .files
-            .iter()
-            .find(|known| known.name.as_deref() == Some(file));
-        file.and_then(|file| file.package.as_deref())
-            .unwrap_or_default()
+        let file = self.compiled.files.iter().find(|known| known.name.as_deref() == Some(file));
+        file.and_then(|file| file.package.as_deref()).unwrap_or_default()
     }
 
     /// Whether something that is declared in this file belongs to the package that is written.
@@ -68,11 +58,8 @@ pub(crate) fn packages(
     types: &CodeGenContext<'_>,
     runtime: &str,
 ) -> Result<BTreeMap<String, String>, Error> {
-    let rt: syn::Path = syn::parse_str(runtime).map_err(|error| {
-        Error(format!(
-            "\"{runtime}\" is not the path of a module: {error}"
-        ))
-    })?;
+    let rt: syn::Path = syn::parse_str(runtime)
+        .map_err(|error| Error(format!("\"{runtime}\" is not the path of a module: {error}")))?;
     let mut packages = BTreeMap::new();
     for file in &compiled.files {
         let package = file.package.as_deref().unwrap_or_default();
@@ -81,12 +68,7 @@ pub(crate) fn packages(
         if !wanted || packages.contains_key(package) {
             continue;
         }
-        let scope = Scope {
-            compiled,
-            types,
-            rt: rt.clone(),
-            package,
-        };
+        let scope = Scope { compiled, types, rt: rt.clone(), package };
         let mut tokens = services::tokens(&scope)?;
         tokens.extend(payloads::tokens(&scope)?);
         tokens.extend(errors::tokens(&scope)?);
@@ -116,9 +98,7 @@ fn snake_text(name: &str) -> String {
     let characters: Vec<char> = name.chars().collect();
     for (index, character) in characters.iter().enumerate() {
         let after_lower = index > 0 && !characters[index - 1].is_uppercase();
-        let before_lower = characters
-            .get(index + 1)
-            .is_some_and(|next| next.is_lowercase());
+        let before_lower = characters.get(index + 1).is_some_and(|next| next.is_lowercase());
         let separated = index > 0 && characters[index - 1] != '_';
         if character.is_uppercase() && separated && (after_lower || before_lower) {
             snake.push('_');

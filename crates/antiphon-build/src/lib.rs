@@ -140,10 +140,7 @@ impl Contract {
     /// exit code 1.
     pub fn compile_or_exit(&self) {
         if let Err(error) = self.compile() {
-            #[expect(
-                clippy::print_stderr,
-                reason = "cargo shows what a failed build script wrote"
-            )]
+            #[expect(clippy::print_stderr, reason = "cargo shows what a failed build script wrote")]
             {
                 eprintln!("{error}");
             }
@@ -152,10 +149,7 @@ impl Contract {
     }
 
     fn folder(&self) -> Result<PathBuf, Error> {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "cargo tells build scripts where by OUT_DIR"
-        )]
+        #[expect(clippy::disallowed_methods, reason = "cargo tells build scripts where by OUT_DIR")]
         let from_cargo = || std::env::var_os("OUT_DIR").map(PathBuf::from);
         self.out_dir
             .clone()

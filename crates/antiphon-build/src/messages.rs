@@ -57,17 +57,9 @@ fn validation(compiled: &Compiled) -> Result<Vec<(String, String)>, Error> {
         proto_file: compiled.files.clone(),
         ..Default::default()
     };
-    let failed = |error| {
-        Error(format!(
-            "the validation rules cannot be compiled: {error:#}"
-        ))
-    };
+    let failed = |error| Error(format!("the validation rules cannot be compiled: {error:#}"));
     let validators = scan::gather(&request).map_err(failed)?;
-    let options = emit::Options {
-        packaging: false,
-        file_per_package: true,
-        ..Default::default()
-    };
+    let options = emit::Options { packaging: false, file_per_package: true, ..Default::default() };
     let files = emit::render_with_options(&validators, &options).map_err(failed)?;
     let mut packages = Vec::new();
     for file in files {
@@ -117,13 +109,8 @@ impl Module {
 /// Makes generated code name its libraries through one module, so that a user's crate depends on
 /// `antiphon` alone.
 fn through(source: &str, runtime: &str) -> String {
-    const LIBRARIES: [&str; 5] = [
-        "buffa",
-        "buffa_types",
-        "serde",
-        "serde_json",
-        "protovalidate_buffa",
-    ];
+    const LIBRARIES: [&str; 5] =
+        ["buffa", "buffa_types", "serde", "serde_json", "protovalidate_buffa"];
     let mut out = String::with_capacity(source.len() + source.len() / 8);
     let mut rest = source;
     while let Some(at) = rest.find("::") {

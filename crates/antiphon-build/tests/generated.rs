@@ -3,10 +3,7 @@
 use std::path::Path;
 
 fn root() -> &'static Path {
-    Path::new(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../tests/contract/proto"
-    ))
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/contract/proto"))
 }
 
 #[test]
@@ -19,13 +16,7 @@ fn generated_code_names_its_libraries_through_one_module() {
     if let Some(out) = option_env!("PRINT_TO") {
         std::fs::write(out, &generated.source).unwrap();
     }
-    for library in [
-        "buffa",
-        "buffa_types",
-        "serde",
-        "serde_json",
-        "protovalidate_buffa",
-    ] {
+    for library in ["buffa", "buffa_types", "serde", "serde_json", "protovalidate_buffa"] {
         let direct = format!(" ::{library}::");
         assert!(!generated.source.contains(&direct), "{library}");
     }

@@ -34,22 +34,13 @@ fn functions(rt: &syn::Path, domain: &str, text: &str, reason: &Reason) -> Token
     let lower = name.to_lowercase();
     let new = buffa_codegen::idents::make_field_ident(&lower);
     let is = format_ident!("is_{lower}");
-    let code = format_ident!(
-        "{}",
-        buffa_codegen::idents::to_upper_camel_case(&reason.code_name)
-    );
+    let code = format_ident!("{}", buffa_codegen::idents::to_upper_camel_case(&reason.code_name));
     let code_name = &reason.code_name;
     let docs = docs(text);
-    let space = if text.is_empty() {
-        quote!()
-    } else {
-        quote!(#[doc = ""])
-    };
+    let space = if text.is_empty() { quote!() } else { quote!(#[doc = ""]) };
     let new_docs = format!(" `{code_name}` with the reason `{name}`.");
     let is_docs = format!(" Whether a call failed with the reason `{name}`.");
-    let http_status = reason
-        .http_status
-        .map(|status| quote!(.with_http_status(#status)));
+    let http_status = reason.http_status.map(|status| quote!(.with_http_status(#status)));
     quote! {
         #docs
         #space

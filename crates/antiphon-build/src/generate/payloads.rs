@@ -54,9 +54,7 @@ fn key(scope: &Scope<'_>, message: &Message) -> Result<TokenStream, Error> {
     let Some(path) = message.binding.as_ref().and_then(MessageBinding::key) else {
         return Ok(quote!(::std::string::String::new()));
     };
-    let names = path
-        .iter()
-        .map(|name| buffa_codegen::idents::make_field_ident(name));
+    let names = path.iter().map(|name| buffa_codegen::idents::make_field_ident(name));
     // Message fields are read through their default instance when they are not set.
     let value = quote!(self #(.#names)*);
     let field = scope.compiled.contract.field(message, path);

@@ -145,12 +145,7 @@ fn info(scope: &Scope<'_>, names: &Names<'_>) -> TokenStream {
 /// The trait that handlers implement.
 fn handler(scope: &Scope<'_>, names: &Names<'_>) -> TokenStream {
     let rt = &scope.rt;
-    let Names {
-        service,
-        handler,
-        methods,
-        ..
-    } = names;
+    let Names { service, handler, methods, .. } = names;
     let functions = methods.iter().map(|call| {
         let (function, request, answer) = (&call.function, call.request(rt), call.answer(rt));
         let docs = docs(&call.method.source.docs);
@@ -176,12 +171,7 @@ fn handler(scope: &Scope<'_>, names: &Names<'_>) -> TokenStream {
 /// The same trait with boxed futures, for callers in the same process.
 fn object(scope: &Scope<'_>, names: &Names<'_>) -> TokenStream {
     let rt = &scope.rt;
-    let Names {
-        handler,
-        object,
-        methods,
-        ..
-    } = names;
+    let Names { handler, object, methods, .. } = names;
     let signatures: Vec<_> = methods
         .iter()
         .map(|call| {

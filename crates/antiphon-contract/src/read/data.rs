@@ -122,7 +122,11 @@ impl Reader {
                 let key = key(command.key);
                 Some(MessageBinding::Command { destination: command.destination, key })
             }
-            (None, None) => None,
+            (None, None) => {
+                let help = "add one, or remove the option";
+                self.error(at.clone(), format!("{name} is neither an event nor a command; {help}"));
+                None
+            }
         }
     }
 

@@ -9,9 +9,7 @@ use crate::generate::{Scope, docs};
 
 pub(super) fn tokens(scope: &Scope<'_>, names: &Names<'_>) -> TokenStream {
     let rt = &scope.rt;
-    let Names {
-        service, client, ..
-    } = names;
+    let Names { service, client, .. } = names;
     let methods = names.methods.iter().enumerate();
     let methods = methods.map(|(index, call)| function(scope, names, index, call));
     let name = &service.name;

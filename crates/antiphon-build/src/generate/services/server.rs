@@ -9,24 +9,14 @@ use crate::generate::Scope;
 
 pub(super) fn tokens(scope: &Scope<'_>, names: &Names<'_>) -> TokenStream {
     let rt = &scope.rt;
-    let Names {
-        handler,
-        object,
-        server,
-        info,
-        ..
-    } = names;
+    let Names { handler, object, server, info, .. } = names;
     let (unary, streams): (Vec<_>, Vec<_>) = names
         .methods
         .iter()
         .enumerate()
         .partition(|(_, call)| call.method.kind == MethodKind::Unary);
-    let unary = unary
-        .into_iter()
-        .map(|(index, call)| unary_arm(scope, names, index, call));
-    let streams = streams
-        .into_iter()
-        .map(|(index, call)| stream_arm(scope, names, index, call));
+    let unary = unary.into_iter().map(|(index, call)| unary_arm(scope, names, index, call));
+    let streams = streams.into_iter().map(|(index, call)| stream_arm(scope, names, index, call));
     let docs = format!(" Answers calls with a [`{handler}`].");
     quote! {
         #[doc = #docs]
