@@ -5,6 +5,7 @@
 //! [`Driver`](driver::Driver) per subscription acts on them.
 
 pub(crate) mod away;
+pub(crate) mod credits;
 pub(crate) mod driver;
 pub(crate) mod executor;
 pub(crate) mod held;

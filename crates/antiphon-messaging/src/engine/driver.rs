@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::away::AwayKeys;
+use super::credits::Credits;
 use super::executor::{Executor, Item};
 use super::held::{Held, Kinds, ignored};
 use super::ladder::{Circumstances, Ladder, Verdict};
@@ -66,13 +67,6 @@ enum Turn {
     Drain,
 }
 
-/// Lanes that others take over.
-struct Revoking {
-    lanes: Vec<u32>,
-    /// Dropped when nothing of them is held.
-    _done: oneshot::Sender<()>,
-}
-
 /// See the module.
 pub(crate) struct Driver {
     pipeline: Arc<Pipeline>,
@@ -88,10 +82,7 @@ pub(crate) struct Driver {
     /// What the next [`Self::flush`] settles.
     settlements: Vec<(Delivery, Settlement)>,
     settling: FuturesUnordered<BoxFuture<'static, (u32, Settled)>>,
-    /// Deliveries that are not settled yet, in all and by lane.
-    held: usize,
-    lanes: BTreeMap<u32, usize>,
-    revoking: Vec<Revoking>,
+    credits: Credits,
     /// Since when handlers have met nothing but an outage.
     outage_since: Option<Instant>,
     draining: bool,
@@ -102,6 +93,7 @@ impl Driver {
     pub(crate) fn new(pipeline: Arc<Pipeline>, rules: Rules, metrics: GroupMetrics) -> Self {
         Self {
             executor: Executor::new(rules.ordered, rules.concurrency),
+            credits: Credits::new(rules.credits),
             pipeline,
             rules,
             metrics,
@@ -112,9 +104,6 @@ impl Driver {
             waited: 0,
             settlements: Vec::new(),
             settling: FuturesUnordered::new(),
-            held: 0,
-            lanes: BTreeMap::new(),
-            revoking: Vec::new(),
             outage_since: None,
             draining: false,
             worked: false,
@@ -145,11 +134,6 @@ impl Driver {
         }
     }
 
-    /// How many messages more may be held.
-    fn credits(&self) -> usize {
-        self.rules.credits.saturating_sub(self.held)
-    }
-
     /// Waits for something to fetch, and meanwhile gets on with what is held. The fetch is begun
     /// anew only when that is worth it: some sources start a query each time.
     async fn turn(
@@ -157,17 +141,16 @@ impl Driver {
         source: &mut dyn Source,
         mut draining: Pin<&mut impl Future<Output = ()>>,
     ) -> Turn {
-        let asked = self.credits();
-        let worthwhile = (self.rules.credits / 4).max(1);
+        let asked = self.credits.left();
         let mut fetch = source.fetch(asked);
         loop {
             tokio::select! {
                 biased;
                 () = draining.as_mut() => return Turn::Drain,
                 () = self.progress() => {
-                    let credits = self.credits();
-                    let idle = asked == 0 && credits > 0 && self.executor.is_idle();
-                    if idle || credits >= asked + worthwhile {
+                    let left = self.credits.left();
+                    let idle = asked == 0 && left > 0 && self.executor.is_idle();
+                    if idle || left >= asked + self.credits.worthwhile() {
                         return Turn::MoreCredits;
                     }
                 }
@@ -206,8 +189,7 @@ impl Driver {
         self.worked = true;
         let now = Instant::now();
         for mut delivery in deliveries {
-            self.held += 1;
-            *self.lanes.entry(delivery.lane).or_default() += 1;
+            self.credits.take(delivery.lane);
             parking::unwrap(&mut delivery);
             let message = &delivery.message;
             let kind = self.kinds.get(&message.kind, &*self.pipeline.handler, &self.metrics);
@@ -405,8 +387,8 @@ impl Driver {
         if !self.settlements.is_empty() {
             self.settle();
         }
-        self.metrics.in_flight.set(count(self.held));
-        self.metrics.credits.set(count(self.credits()));
+        self.metrics.in_flight.set(count(self.credits.held()));
+        self.metrics.credits.set(count(self.credits.left()));
         self.metrics.parked.set(count(self.waiting.len() + self.away.len()));
     }
 
@@ -427,16 +409,7 @@ impl Driver {
         if settled == Settled::Stale {
             self.metrics.stale.inc();
         }
-        self.held -= 1;
-        let Some(count) = self.lanes.get_mut(&lane) else {
-            return;
-        };
-        *count -= 1;
-        if *count == 0 && !self.revoking.is_empty() {
-            let lanes = &self.lanes;
-            let held = |lane: &u32| lanes.get(lane).is_some_and(|count| *count > 0);
-            self.revoking.retain(|revoking| revoking.lanes.iter().any(held));
-        }
+        self.credits.give(lane);
     }
 
     fn resume_due(&mut self) {
@@ -456,10 +429,7 @@ impl Driver {
     /// Gives back what has not started of these lanes; what runs is settled when it ends.
     fn revoke(&mut self, lanes: Vec<u32>, done: oneshot::Sender<()>) {
         self.give_back(|held| lanes.contains(&held.delivery.lane));
-        let holds = |lane: &u32| self.lanes.get(lane).is_some_and(|count| *count > 0);
-        if lanes.iter().any(holds) {
-            self.revoking.push(Revoking { lanes, _done: done });
-        }
+        self.credits.revoke(lanes, done);
     }
 
     /// Gives back what has not started, or waits for another try.
