@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use antiphon_broker_memory::MemoryBroker;
+use antiphon_broker_memory::{MemoryBroker, Settings};
 use antiphon_core::{
     BoxError, BoxFuture, Clock, Component, Context, Health, MessageId, ShutdownHandle,
 };
@@ -67,7 +67,16 @@ fn message(clock: &Clock, context: &Context, n: usize) -> Message {
 
 /// Runs `count` messages through one consumer; yields messages per second.
 async fn measure(count: usize, consumer: Consumer) -> Result<f64, BoxError> {
-    let broker = AnyBroker::new(MemoryBroker::default());
+    let broker = AnyBroker::new(MemoryBroker::with_settings(
+        // A short backlog stays in the processor's cache; a long one measures the memory.
+        Settings {
+            backlog_max: 8_192,
+            retained_max: 1_024,
+            publish_wait: Duration::from_secs(60),
+            ..Settings::default()
+        },
+        Clock::system(),
+    ));
     let group = Group { name: "bench".into(), topics: vec![TOPIC.into()], start: Start::Earliest };
     broker.declare(&Topology { topics: vec![TOPIC.into()], groups: vec![group] }).await?;
     let (handled, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
