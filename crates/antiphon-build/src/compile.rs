@@ -24,11 +24,12 @@ pub(crate) struct Compiled {
 }
 
 /// The files that every contract may import, by the names of `import`.
-const BUILT_IN: [(&str, &str); 7] = [
+const BUILT_IN: [(&str, &str); 8] = [
     ("antiphon/v1/options.proto", include_str!("../../../proto/antiphon/v1/options.proto")),
     ("buf/validate/validate.proto", include_str!("../../../proto/buf/validate/validate.proto")),
     ("google/api/annotations.proto", include_str!("../../../proto/google/api/annotations.proto")),
     ("google/api/http.proto", include_str!("../../../proto/google/api/http.proto")),
+    ("google/api/httpbody.proto", include_str!("../../../proto/google/api/httpbody.proto")),
     ("google/rpc/code.proto", include_str!("../../../proto/google/rpc/code.proto")),
     (
         "google/rpc/error_details.proto",

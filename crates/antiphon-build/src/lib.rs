@@ -27,6 +27,7 @@
 mod compile;
 mod generate;
 mod messages;
+mod redact;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

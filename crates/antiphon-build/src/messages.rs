@@ -8,25 +8,26 @@ use buffa_codegen::{CodeGenConfig, GeneratedFileKind};
 use protoc_gen_protovalidate_buffa::{emit, scan};
 
 use crate::compile::Compiled;
-use crate::{Error, Generated, generate};
+use crate::{Error, Generated, generate, redact};
 
 /// The name of the file with the descriptor set, beside the generated source.
 pub(crate) const DESCRIPTOR_SET_FILE: &str = "antiphon_contract.binpb";
 
 pub(crate) fn generate(compiled: &Compiled, runtime: &str) -> Result<Generated, Error> {
-    let config = config();
+    let config = config(runtime);
     let mut packages: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let messages = buffa_codegen::generate(&compiled.files, &compiled.generated, &config)
         .map_err(|error| Error(format!("the messages cannot be generated: {error}")))?;
+    let context = CodeGenContext::for_generate(&compiled.files, &compiled.generated, &config);
     for file in messages {
         if file.kind == GeneratedFileKind::PackageMod {
-            packages.entry(file.package).or_default().push(file.content);
+            let content = redact::redact(compiled, &context, &file.package, file.content)?;
+            packages.entry(file.package).or_default().push(content);
         }
     }
     for (package, content) in validation(compiled)? {
         packages.entry(package).or_default().push(content);
     }
-    let context = CodeGenContext::for_generate(&compiled.files, &compiled.generated, &config);
     for (package, content) in generate::packages(compiled, &context, runtime)? {
         packages.entry(package).or_default().push(content);
     }
@@ -42,11 +43,14 @@ pub(crate) fn generate(compiled: &Compiled, runtime: &str) -> Result<Generated, 
     })
 }
 
-fn config() -> CodeGenConfig {
+fn config(runtime: &str) -> CodeGenConfig {
     let mut config = CodeGenConfig::default();
     config.generate_json = true;
     config.file_per_package = true;
     config.emit_register_fn = false;
+    // What serde's derive writes names serde as this says.
+    let serde = format!("#[serde(crate = \"{runtime}::serde\")]");
+    config.message_attributes.push((".".to_owned(), serde));
     config
 }
 
