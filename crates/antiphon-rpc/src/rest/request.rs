@@ -126,26 +126,6 @@ impl RequestPlan {
         !self.variables.is_empty()
     }
 
-    /// A message of a stream: the first one with what path and query say, the others without.
-    ///
-    /// # Errors
-    /// As [`message`](Self::message).
-    pub(super) fn stream_message(
-        &self,
-        schema: &Schema,
-        first: Option<Said<'_>>,
-        message: Bytes,
-    ) -> Result<Bytes, Status> {
-        match (first, &self.body) {
-            (Some(said), _) => self.message(schema, said, "", message),
-            (None, BodyPlan::All) => Ok(message),
-            (None, _) => {
-                let members = Building::new(schema, self).body("", &message)?;
-                Ok(building::written(&members, message.len()))
-            }
-        }
-    }
-
     /// The request message.
     ///
     /// # Errors

@@ -29,6 +29,7 @@ use serde_json::Value;
 use tokio::io::DuplexStream;
 
 use self::service::Things;
+pub(super) use self::service::descriptor_set;
 use super::{Rest, RestSettings};
 use crate::server::{Body, Calls, RequestBody, ServerSettings};
 use crate::service::Service;

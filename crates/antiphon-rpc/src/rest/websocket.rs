@@ -6,8 +6,9 @@
 //! * Subprotocols: `antiphon.json` (also when the client names none) sends messages as text frames in
 //!   canonical JSON; `antiphon.proto` sends them as binary frames. A frame of the other kind is
 //!   refused with 1003.
-//! * What the path and the query say is a part of the client's first message. Where the client sends
-//!   no messages of its own (a server stream whose route has no body), the call begins at once.
+//! * What the path says is a part of every message of the client, and what the query says of the first
+//!   one. Where the client sends no messages of its own (a server stream whose route has no body),
+//!   the call begins at once.
 //! * An empty text frame ends the client's messages; the answers go on. A close frame ends the call.
 //! * The server closes with 1000 when the stream is done, and with 4000 + the gRPC code when it
 //!   failed, after a text frame `{"error": problem}`.

@@ -69,6 +69,11 @@ fn pool() -> &'static (Arc<DescriptorPool>, &'static ServiceInfo) {
     })
 }
 
+/// The descriptor set of `things.proto`.
+pub(in crate::rest) fn descriptor_set() -> &'static [u8] {
+    pool().1.descriptor_set
+}
+
 impl Things {
     /// Answers with this instead of what was sent, once; several of them in their order. Server
     /// streams answer with all of them.

@@ -75,7 +75,8 @@ async fn two_sides_talk_until_one_has_said_all() {
     assert_eq!(first["i64"], "0", "zeros are there, as over plain HTTP");
     say(&mut socket, json!({"u32": 2})).await;
     let second = hear(&mut socket).await;
-    assert_eq!((&second["name"], &second["u32"]), (&json!(""), &json!(2)));
+    assert_eq!((&second["name"], &second["u32"]), (&json!("r"), &json!(2)));
+    assert_eq!(second["i32"], 0, "the query belongs to the first message");
     socket.send(Message::text("")).await.unwrap();
     assert_eq!(closed(&mut socket).await, (1000, String::new()));
     server.rest.closed().await;
@@ -142,7 +143,7 @@ async fn protobuf_goes_in_binary_frames() {
 #[tokio::test]
 async fn a_failure_is_told_twice() {
     let server = Server::new();
-    let mut socket = server.open("/v1/rooms/r:chat").await;
+    let mut socket = server.open("/things.v1.Things/Chat").await;
     say(&mut socket, json!({})).await;
     hear(&mut socket).await;
     say(&mut socket, json!({"name": "fail"})).await;

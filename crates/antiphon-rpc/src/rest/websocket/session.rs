@@ -33,7 +33,7 @@ type Requests = mpsc::Sender<Result<Bytes, Status>>;
 
 /// What is known of the client's messages before it sends any.
 pub(super) enum Opening {
-    /// The first message takes in what the path and the query say.
+    /// Messages take in what the path says, and the first one what the query says.
     Waits { path: String, query: String },
     /// The path and the query say all.
     Complete(Bytes),
@@ -100,14 +100,16 @@ impl Session {
             codec,
             socket,
             requests: None,
-            opening: None,
+            path: String::new(),
+            query: None,
             heard: Instant::now(),
             write_timeout,
         };
         match self.opening {
             Opening::Waits { path, query } => {
                 pump.requests = Some(sender);
-                pump.opening = Some((path, query));
+                pump.path = path;
+                pump.query = Some(query);
             }
             Opening::Complete(message) => {
                 // The channel is empty, so there is room.
@@ -127,8 +129,10 @@ struct Pump {
     socket: Socket,
     /// Until the client's messages come to their end.
     requests: Option<Requests>,
-    /// The path and the query, until the first message.
-    opening: Option<(String, String)>,
+    /// What the path says is a part of every message.
+    path: String,
+    /// What the query says is a part of the first message; nothing after it.
+    query: Option<String>,
     /// When the client was last heard.
     heard: Instant,
     write_timeout: Duration,
@@ -228,12 +232,12 @@ impl Pump {
             let message = "a message came after the end of the client's messages";
             return Some(End::Failed(Status::invalid_argument(message)));
         };
-        let message = match (self.codec, self.opening.take()) {
-            (Codec::Proto, _) => Ok(frame),
-            (Codec::Json, first) => {
-                let (path, query) = first.unwrap_or_default();
-                let said = (!path.is_empty()).then_some(Said { path: &path, query: &query });
-                self.route.request.stream_message(&self.shared.schema, said, frame)
+        let query = self.query.take().unwrap_or_default();
+        let message = match self.codec {
+            Codec::Proto => Ok(frame),
+            Codec::Json => {
+                let said = Said { path: &self.path, query: &query };
+                self.route.request.message(&self.shared.schema, said, "", frame)
             }
         };
         let message = match message {
@@ -251,9 +255,8 @@ impl Pump {
     /// The client has said all. What the path and the query say is a message of its own when there
     /// was no other one to put it into.
     fn no_more_messages(&mut self) -> Option<End> {
-        let says_something = self.route.request.takes_from_path()
-            || self.opening.as_ref().is_some_and(|(_, query)| !query.is_empty());
-        if says_something && self.opening.is_some() {
+        let query_says = self.query.as_ref().is_some_and(|query| !query.is_empty());
+        if self.query.is_some() && (query_says || self.route.request.takes_from_path()) {
             let end = self.message(Bytes::new());
             if end.is_some() {
                 return end;
