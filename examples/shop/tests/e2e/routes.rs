@@ -58,8 +58,9 @@ async fn an_order_goes_from_pending_to_confirmed_with_all_that_follows() {
         (stock["shipped"] == "2").then_some(())
     })
     .await;
-    shop.close().await;
+    // While the shop still works on what it has begun.
     crate::harness::audit(data.path(), &[]).await;
+    shop.close().await;
 }
 
 #[tokio::test]
@@ -152,8 +153,9 @@ async fn an_order_can_be_cancelled_until_it_is_decided() {
     decided(&shop, id).await;
     let late = shop.send("POST", &format!("/v1/orders/{id}:cancel"), &json!({})).await;
     assert_eq!((late.status, late.json()["reason"].clone()), (409, json!("ALREADY_DECIDED")));
-    shop.close().await;
+    // While the shop still works on what it has begun.
     crate::harness::audit(data.path(), &[]).await;
+    shop.close().await;
 }
 
 #[tokio::test]
