@@ -102,6 +102,7 @@ impl<S: OutboxStore> Component for Relay<S> {
             metrics: self.metrics.clone(),
         };
         tokio::select! {
+            biased;
             () = driver.run(self.database.committed(), &shutdown) => Ok(()),
             () = self.measure() => Ok(()),
         }

@@ -129,8 +129,9 @@ impl<S: OutboxStore> Tx<S> {
             attributes: std::collections::BTreeMap::new(),
             body: payload.encode_to_vec().into(),
         };
-        Context::with_current(|context| {
-            message.inject(context.unwrap_or(&Context::root()));
+        Context::with_current(|context| match context {
+            Some(context) => message.inject(context),
+            None => message.inject(&Context::root()),
         });
         message
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use antiphon_core::{BoxFuture, RetryPolicy};
 use antiphon_messaging::{Command, Consumer, Event, Fail, Handler, Incoming, Middleware, Start};
 use futures_util::FutureExt;
+use tokio::time::{Instant, timeout};
 
 use super::handle::{Handle, Route, Typed};
 use crate::port::{CommitError, InboxEntry, InboxStore, OutboxStore, Store, StoreError};
@@ -85,13 +86,18 @@ impl<S: OutboxStore + InboxStore> Transactional<S> {
         }
     }
 
+    /// All together if that works, else each alone. The time of the batch is shared so that one
+    /// that hangs costs the others neither an attempt nor their turn.
     async fn batch(&self, batch: &[Incoming]) -> Vec<Result<(), Fail>> {
+        let now = Instant::now();
+        let end = batch.iter().filter_map(|incoming| incoming.context.deadline()).max();
+        let time = end.map_or(Duration::MAX / 2, |end| end.saturating_duration_since(now));
         // What failed before is handled alone: its transaction must not take others down.
         let fresh: Vec<usize> = (0..batch.len()).filter(|i| batch[*i].attempt == 1).collect();
         let members: Vec<_> = fresh.iter().map(|i| &batch[*i]).collect();
         let mut outcomes: Vec<Option<Result<(), Fail>>> = batch.iter().map(|_| None).collect();
         if members.len() > 1
-            && let Some(answers) = self.together(&members).await
+            && let Ok(Some(answers)) = timeout(time / 2, self.together(&members)).await
         {
             for (index, answer) in fresh.into_iter().zip(answers) {
                 outcomes[index] = Some(answer);
@@ -99,9 +105,14 @@ impl<S: OutboxStore + InboxStore> Transactional<S> {
         }
         let mut answers = Vec::with_capacity(batch.len());
         for (incoming, outcome) in batch.iter().zip(outcomes) {
+            let left = (time - time / 20).saturating_sub(now.elapsed());
             answers.push(match outcome {
                 Some(outcome) => outcome,
-                None => self.alone(incoming).await,
+                None if left.is_zero() => Err(Fail::defer("no time was left in its batch")),
+                None => match timeout(left, self.alone(incoming)).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => Err(Fail::retry(format!("the handler took longer than {left:?}"))),
+                },
             });
         }
         answers

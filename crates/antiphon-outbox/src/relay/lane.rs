@@ -421,3 +421,6 @@ impl Lane {
         self.confirmed_since.get_or_insert(now);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -53,25 +53,30 @@ pub struct RelaySettings {
     pub key_policy: KeyPolicy,
 }
 
+impl RelaySettings {
+    /// The settings that a relay has unless told otherwise.
+    pub const DEFAULT: Self = Self {
+        lease_ttl: Duration::from_secs(6),
+        lease_margin: Duration::from_millis(1_500),
+        batch_max: 512,
+        calls_max: 4,
+        window: 1_024,
+        window_bytes: 4 * 1_024 * 1_024,
+        publish_timeout: Duration::from_secs(30),
+        confirm_interval: Duration::from_millis(20),
+        confirm_max: 500,
+        poll_min: Duration::from_millis(5),
+        poll_max: Duration::from_millis(250),
+        read_gap: Duration::from_millis(2),
+        sweep_interval: Duration::from_millis(500),
+        backoff_min: Duration::from_millis(100),
+        backoff_max: Duration::from_secs(5),
+        key_policy: KeyPolicy::Skip,
+    };
+}
+
 impl Default for RelaySettings {
     fn default() -> Self {
-        Self {
-            lease_ttl: Duration::from_secs(6),
-            lease_margin: Duration::from_millis(1_500),
-            batch_max: 512,
-            calls_max: 4,
-            window: 1_024,
-            window_bytes: 4 * 1_024 * 1_024,
-            publish_timeout: Duration::from_secs(30),
-            confirm_interval: Duration::from_millis(20),
-            confirm_max: 500,
-            poll_min: Duration::from_millis(5),
-            poll_max: Duration::from_millis(250),
-            read_gap: Duration::from_millis(2),
-            sweep_interval: Duration::from_millis(500),
-            backoff_min: Duration::from_millis(100),
-            backoff_max: Duration::from_secs(5),
-            key_policy: KeyPolicy::Skip,
-        }
+        Self::DEFAULT
     }
 }

@@ -196,6 +196,7 @@ impl Handle<Placed, Store> for Picky {
         match placed.text() {
             "poison" => Err(Fail::permanent("it is poison")),
             "panic" => panic!("as the test wants"),
+            "hang" => std::future::pending().await,
             _ => Ok(()),
         }
     }
@@ -237,6 +238,28 @@ async fn messages_share_a_transaction_and_a_failing_one_is_handled_alone() {
         world.dead_letters().await.iter().map(|letter| letter.deaths[0].code.to_string()).collect();
     codes.sort();
     assert_eq!(codes, ["attempts", "permanent"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_hangs_costs_the_others_of_its_batch_no_attempt() {
+    let mut world = World::new();
+    let texts = ["x0", "x1", "hang", "x2", "x3"];
+    for text in texts {
+        world.place(text).await;
+    }
+    world.relay();
+    tokio::time::sleep(secs(1)).await;
+    let group = world.database.group("points").on::<Placed>(Picky).batch(8).concurrency(1);
+    world.consume(group.timeout(secs(10)));
+    world
+        .until("the others took effect", |world| {
+            texts.iter().all(|text| *text == "hang" || world.number(text) == 1)
+        })
+        .await;
+    tokio::time::sleep(secs(600)).await;
+    let letters = world.dead_letters().await;
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].message.key, "hang");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,8 +1,12 @@
 //! Several instances, and the end of one.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use antiphon_core::Component;
 use antiphon_outbox::{Database, LeaseStore, RelaySettings};
 use antiphon_telemetry::metrics::Exposition;
+use antiphon_testing::memory_store::Fault;
 
 use crate::fixture::{World, ms, secs, wait};
 
@@ -59,6 +63,30 @@ async fn the_lanes_of_a_crashed_instance_are_taken_over_within_a_lease() {
     world.settle().await;
     let limit = RelaySettings::default().lease_ttl + secs(1);
     assert!(begun.elapsed() <= limit, "it took {:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_lost_its_lanes_forgets_them_and_joins_in_again() {
+    let world = World::new();
+    let cut_off = Arc::new(AtomicBool::new(false));
+    let is_cut_off = Arc::clone(&cut_off);
+    let store = world.store.opened_with(Arc::new(move |_| {
+        if is_cut_off.load(Ordering::Relaxed) { Fault::Fails } else { Fault::None }
+    }));
+    let _one = world.relay_on(&Database::new("one", store), Default::default());
+    wait(secs(1)).await;
+    cut_off.store(true, Ordering::Relaxed);
+    let _two = world.relay_on(&Database::new("two", world.store.clone()), Default::default());
+    wait(secs(20)).await;
+    assert_eq!(held_by(&world, "two").await, 16);
+    cut_off.store(false, Ordering::Relaxed);
+    wait(secs(10)).await;
+    assert_eq!((held_by(&world, "one").await, held_by(&world, "two").await), (8, 8));
+    for n in 0..64 {
+        world.emit("orders", &format!("k{n}"), &n.to_string()).await;
+    }
+    wait(secs(1)).await;
+    assert_eq!(world.broker.log().len(), 64, "every lane has a publisher");
 }
 
 #[tokio::test(start_paused = true)]

@@ -51,6 +51,8 @@ pub enum Fault {
     None,
     /// It takes this long, then works.
     Slow(Duration),
+    /// It has its effect at once, but the answer takes this long: others are quicker to act.
+    Late(Duration),
     /// It is refused as busy, without effect.
     Busy,
     /// It fails, and the caller knows that nothing happened.
@@ -88,10 +90,7 @@ impl<F: Fn(Point) -> Fault + Send + Sync + 'static> Hook for F {
 }
 
 fn failed(action: Point, what: &'static str) -> StoreError {
-    StoreError::Failed {
-        action: name(action),
-        source: what.into(),
-    }
+    StoreError::Failed { action: name(action), source: what.into() }
 }
 
 fn name(point: Point) -> &'static str {
@@ -122,7 +121,7 @@ pub(super) async fn before(hook: &dyn Hook, point: Point) -> Result<Fault, Store
         Fault::Busy => return Err(StoreError::Busy("injected".into())),
         Fault::Fails | Fault::LostBefore => return Err(failed(point, "injected, without effect")),
         Fault::StopsBefore => std::future::pending().await,
-        Fault::None | Fault::LostAfter | Fault::StopsAfter => {}
+        Fault::None | Fault::Late(_) | Fault::LostAfter | Fault::StopsAfter => {}
     }
     Ok(fault)
 }
@@ -141,7 +140,7 @@ pub(super) async fn before_commit(hook: &dyn Hook) -> Result<Fault, CommitError>
         }
         Fault::LostBefore => return Err(CommitError::Unknown("injected, without effect".into())),
         Fault::StopsBefore => std::future::pending().await,
-        Fault::None | Fault::LostAfter | Fault::StopsAfter => {}
+        Fault::None | Fault::Late(_) | Fault::LostAfter | Fault::StopsAfter => {}
     }
     Ok(fault)
 }
@@ -151,6 +150,10 @@ pub(super) async fn after(fault: Fault, point: Point) -> Result<(), StoreError> 
     match fault {
         Fault::LostAfter => Err(failed(point, "injected, after the effect")),
         Fault::StopsAfter => std::future::pending().await,
+        Fault::Late(time) => {
+            tokio::time::sleep(time).await;
+            Ok(())
+        }
         _ => Ok(()),
     }
 }
