@@ -93,6 +93,7 @@ impl Source for MemorySource {
                 match due {
                     None => bell.await,
                     Some(due) => tokio::select! {
+                        biased;
                         () = bell => {}
                         () = tokio::time::sleep_until(due) => {}
                     },
