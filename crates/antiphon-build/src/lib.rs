@@ -150,7 +150,6 @@ impl Contract {
     }
 
     fn folder(&self) -> Result<PathBuf, Error> {
-        #[expect(clippy::disallowed_methods, reason = "cargo tells build scripts where by OUT_DIR")]
         let from_cargo = || std::env::var_os("OUT_DIR").map(PathBuf::from);
         self.out_dir
             .clone()

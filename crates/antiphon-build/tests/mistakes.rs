@@ -15,8 +15,8 @@ message Answer { string id = 1; repeated string tags = 2; }
 "#;
 
 fn compile(text: &str) -> Result<(), String> {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("t.proto"), HEAD.to_owned() + text).unwrap();
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("t.proto"), HEAD.to_owned() + text).expect("a file");
     let contract = Contract::new().file("t.proto").include(folder.path());
     contract.generate().map(drop).map_err(|error| error.to_string())
 }

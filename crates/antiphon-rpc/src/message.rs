@@ -18,23 +18,22 @@ use serde::de::DeserializeOwned;
 use self::strict::Strict;
 use crate::service::{Codec, Encoded, ServiceInfo, Streaming};
 
+/// The contract's rules for a message.
+type Rules<M> = fn(&M) -> Result<(), ValidationError>;
+
 /// Reads the requests of one call.
 #[derive(Debug)]
 pub struct Reader<M> {
     service: &'static ServiceInfo,
     codec: Codec,
-    validate: Option<fn(&M) -> Result<(), ValidationError>>,
+    validate: Option<Rules<M>>,
 }
 
 impl<M: Message + MessageName + DeserializeOwned + 'static> Reader<M> {
     /// Reads messages that have no rules.
     #[must_use]
     pub fn new(service: &'static ServiceInfo, codec: Codec) -> Self {
-        Self {
-            service,
-            codec,
-            validate: None,
-        }
+        Self { service, codec, validate: None }
     }
 
     /// Reads messages and holds them against the contract's rules.
@@ -43,11 +42,7 @@ impl<M: Message + MessageName + DeserializeOwned + 'static> Reader<M> {
     where
         M: Validate,
     {
-        Self {
-            service,
-            codec,
-            validate: Some(M::validate),
-        }
+        Self { service, codec, validate: Some(M::validate) }
     }
 
     /// Reads one message.
@@ -161,20 +156,14 @@ fn broken_rules(error: ValidationError) -> Status {
         // The rule itself is at fault: a mistake in the contract, not in the request.
         return Status::internal(format!(
             "a validation rule cannot be evaluated: {}",
-            error
-                .compile_error
-                .or(error.runtime_error)
-                .unwrap_or_default()
+            error.compile_error.or(error.runtime_error).unwrap_or_default()
         ));
     }
-    let violations = error
-        .violations
-        .into_iter()
-        .map(|violation| FieldViolation {
-            field: violation.field.to_string(),
-            rule: violation.rule_id.into_owned(),
-            description: violation.message.into_owned(),
-        });
+    let violations = error.violations.into_iter().map(|violation| FieldViolation {
+        field: violation.field.to_string(),
+        rule: violation.rule_id.into_owned(),
+        description: violation.message.into_owned(),
+    });
     Status::invalid_argument("the request breaks rules of the contract").with_violations(violations)
 }
 
@@ -218,19 +207,16 @@ pub fn write_all<M: Message + Serialize + 'static>(
     messages: Streaming<M>,
     codec: Codec,
 ) -> Result<Streaming<Encoded>, Status> {
-    Ok(Streaming::new(
-        messages.map(move |message| write(&message?, codec)),
-    ))
+    Ok(Streaming::new(messages.map(move |message| write(&message?, codec))))
 }
 
 /// What a service answers to a number that is none of its methods, or one of another kind.
 #[must_use]
 pub fn no_method(service: &'static ServiceInfo, method: usize) -> Status {
     match service.methods.get(method) {
-        Some(method) => Status::unimplemented(format!(
-            "{} is called as another kind of method",
-            method.path
-        )),
+        Some(method) => {
+            Status::unimplemented(format!("{} is called as another kind of method", method.path))
+        }
         None => Status::unimplemented(format!("{} has no method {method}", service.name)),
     }
 }

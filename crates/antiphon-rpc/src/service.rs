@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
+pub use antiphon_contract::{Idempotency, MethodKind};
 use antiphon_core::{BoxFuture, Status};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::Stream;
@@ -16,32 +17,6 @@ pub enum Codec {
     Proto,
     /// Protobuf's canonical JSON form.
     Json,
-}
-
-/// Who streams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MethodKind {
-    /// One request, one answer.
-    Unary,
-    /// One request, many answers.
-    ServerStream,
-    /// Many requests, one answer.
-    ClientStream,
-    /// Many requests, many answers.
-    Bidi,
-}
-
-/// What a second call with the same request does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Idempotency {
-    /// Nobody knows.
-    Unknown,
-    /// Nothing is changed by any call.
-    NoSideEffects,
-    /// The second call changes nothing more.
-    Idempotent,
-    /// The caller's `idempotency-key` makes it so.
-    ByKey,
 }
 
 /// A service as the contract declares it.

@@ -77,9 +77,9 @@ impl<'a> Operation<'a, '_> {
             };
             parameters.push(parameter(name, "path", true, description, &schema));
         }
-        if self.binding.body != Body::All && self.method.kind == MethodKind::Unary
-            || self.method.kind == MethodKind::ServerStream && self.binding.body != Body::All
-        {
+        let streams_requests =
+            matches!(self.method.kind, MethodKind::ClientStream | MethodKind::Bidi);
+        if self.binding.body != Body::All && !streams_requests {
             self.query(schemas, self.input, &mut Vec::new(), &mut Vec::new(), &mut parameters);
         }
         if self.method.idempotency == Idempotency::ByKey {
