@@ -59,6 +59,7 @@ pub(crate) fn check(root: &Path) -> Result<String, String> {
     violations.extend(map::check(&workspace.packages, &workspace.files));
     violations.extend(sources::check(&workspace.files));
     violations.extend(documents::check(&workspace.files));
+    violations.extend(workspace::check_lock(root));
     violations.sort();
     for violation in &violations {
         println!("    {violation}");

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::Violation;
 use crate::process::{capture, cargo};
 
 /// Everything that rules look at.
@@ -63,6 +64,14 @@ impl Workspace {
     }
 }
 
+/// Cargo.lock says what the manifests ask for: otherwise a fresh clone builds something else.
+pub(super) fn check_lock(root: &Path) -> Option<Violation> {
+    let arguments = ["metadata", "--locked", "--format-version", "1"];
+    let agrees = cargo(root, &arguments).output().is_ok_and(|output| output.status.success());
+    let words = "does not agree with the manifests: build once and commit it";
+    (!agrees).then(|| Violation::new("Cargo.lock", 0, words))
+}
+
 /// Every file that is part of the repository or about to be: not what git ignores.
 fn read_files(root: &Path) -> Result<Files, String> {
     let arguments = ["ls-files", "--cached", "--others", "--exclude-standard", "-z"];
@@ -76,4 +85,23 @@ fn read_files(root: &Path) -> Result<Files, String> {
         }
     }
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_does_not_agree_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let manifest = "[package]\nname = \"sample\"\nversion = \"0.1.0\"\nedition = \"2024\"\n";
+        std::fs::write(folder.path().join("Cargo.toml"), manifest).unwrap();
+        std::fs::create_dir(folder.path().join("src")).unwrap();
+        std::fs::write(folder.path().join("src/lib.rs"), "").unwrap();
+        let violation = check_lock(folder.path()).unwrap();
+        assert!(violation.to_string().starts_with("Cargo.lock: does not agree"));
+        let lock = "version = 4\n\n[[package]]\nname = \"sample\"\nversion = \"0.1.0\"\n";
+        std::fs::write(folder.path().join("Cargo.lock"), lock).unwrap();
+        assert_eq!(check_lock(folder.path()), None);
+    }
 }

@@ -23,7 +23,7 @@ pub(super) struct Exporter {
     interval: Duration,
     timeout: Duration,
     counts: Counts,
-    /// Whether the last batch was lost, so that an outage is told once and not once a second.
+    /// Whether the last try failed, so that an outage is told once and not once a second.
     failing: bool,
 }
 
@@ -95,11 +95,15 @@ impl Exporter {
             {
                 batch.push(span);
             }
+            let left = flush.until.saturating_duration_since(Instant::now());
             if batch.is_empty() {
                 break;
+            } else if left.is_zero() {
+                self.counts.dropped.inc_by(batch.len() as u64);
+                batch.clear();
+            } else {
+                self.send(batch, left, &mut nobody).await;
             }
-            let left = flush.until.saturating_duration_since(Instant::now());
-            self.send(batch, left, &mut nobody).await;
         }
         // Who asked may have given up waiting.
         let _ = flush.done.send(());
@@ -119,10 +123,12 @@ impl Exporter {
         let mut wait = WAITS.0;
         loop {
             // Not interrupted: a request that is cut off may have been taken, and would be doubled.
-            match self.endpoint.upload(body.clone(), self.timeout).await {
+            let timeout = self.timeout.min(patience);
+            let uploaded = self.endpoint.upload(body.clone(), timeout).await;
+            self.tell(&uploaded);
+            match uploaded {
                 Ok(()) => {
                     self.counts.exported.inc_by(spans);
-                    self.failing = false;
                     break;
                 }
                 Err(UploadError::Again(_, hint)) if Instant::now() + wait < until => {
@@ -133,17 +139,25 @@ impl Exporter {
                     }
                     wait = (wait * 2).min(WAITS.1);
                 }
-                Err(error) => {
+                Err(_) => {
                     self.counts.dropped.inc_by(spans);
-                    if !std::mem::replace(&mut self.failing, true) {
-                        tracing::warn!(spans, "{error}");
-                    }
                     break;
                 }
             }
         }
         batch.clear();
         None
+    }
+
+    /// Tells of the beginning of an outage, and of its end.
+    fn tell(&mut self, uploaded: &Result<(), UploadError>) {
+        let failing = uploaded.is_err();
+        match uploaded {
+            Err(error) if !self.failing => tracing::warn!("{error}"),
+            Ok(()) if self.failing => tracing::info!("the collector takes spans again"),
+            Ok(()) | Err(_) => {}
+        }
+        self.failing = failing;
     }
 }
 
