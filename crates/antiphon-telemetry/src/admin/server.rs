@@ -33,13 +33,11 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct BindError {
     address: SocketAddr,
     reason: String,
-    #[source]
-    source: io::Error,
 }
 
 impl BindError {
-    fn new(address: SocketAddr, source: io::Error) -> Self {
-        let reason = match source.kind() {
+    fn new(address: SocketAddr, error: &io::Error) -> Self {
+        let reason = match error.kind() {
             io::ErrorKind::AddrInUse => {
                 "the port is in use by another process; choose another with `admin.listen`".into()
             }
@@ -49,9 +47,9 @@ impl BindError {
             io::ErrorKind::AddrNotAvailable => {
                 "this machine does not have the address; change `admin.listen`".into()
             }
-            _ => source.to_string(),
+            _ => error.to_string(),
         };
-        Self { address, reason, source }
+        Self { address, reason }
     }
 }
 
@@ -69,7 +67,7 @@ impl AdminServer {
             let address = listener.local_addr()?;
             Ok(Self { listener, address, pages })
         };
-        bound.await.map_err(|error| BindError::new(address, error))
+        bound.await.map_err(|error| BindError::new(address, &error))
     }
 
     /// Where it listens, with the port that was chosen if the settings ask for port 0.
