@@ -72,6 +72,7 @@ impl Routes {
         calls: &Calls,
     ) -> Result<Self, RestError> {
         let mut routes = Self::default();
+        let mut found = Vec::new();
         let mut taken: Vec<(String, Template)> = Vec::new();
         for service in services {
             let info = service.info();
@@ -86,18 +87,24 @@ impl Routes {
                 for binding in &method.bindings {
                     claim(&mut taken, &binding.method, &binding.template)?;
                 }
-                routes.add(contract, schema, served, method).ok_or_else(unknown)?;
+                routes.add(contract, schema, served, method, &mut found).ok_or_else(unknown)?;
             }
+        }
+        // At one path, a route for the very method goes before one for any.
+        found.sort_by_key(|(_, route)| route.verb.is_none());
+        for (template, route) in found {
+            routes.router.insert(template, route);
         }
         Ok(routes)
     }
 
-    fn add(
+    fn add<'a>(
         &mut self,
         contract: &Contract,
         schema: &Schema,
         served: &Arc<Method>,
-        method: &ContractMethod,
+        method: &'a ContractMethod,
+        found: &mut Vec<(&'a Template, Arc<Route>)>,
     ) -> Option<()> {
         for binding in &method.bindings {
             let verb = match binding.method.as_str() {
@@ -116,7 +123,7 @@ impl Routes {
                 )?,
                 answer: AnswerPlan::new(contract, schema, method, binding)?,
             };
-            self.router.insert(&binding.template, Arc::new(route));
+            found.push((&binding.template, Arc::new(route)));
         }
         if served.info.kind != MethodKind::Unary {
             let route = Route {

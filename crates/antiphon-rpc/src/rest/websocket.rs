@@ -31,10 +31,10 @@ use tokio::sync::watch;
 
 use self::handshake::Handshake;
 use self::session::{Opening, Session};
+use super::Shared;
 use super::problem;
-use super::request::Said;
+use super::request::{BodyPlan, Said};
 use super::routes::Route;
-use super::{BodyPlan, Shared};
 use crate::server::{Body, Protocol, RequestBody};
 use crate::service::{Codec, MethodKind};
 

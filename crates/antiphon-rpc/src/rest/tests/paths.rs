@@ -71,16 +71,17 @@ async fn verbs_are_told_from_values() {
         ("POST", "/v1/ops:cancel", "CancelOps", json!({"name": "ops"})),
         ("PURGE", "/v1/things/a", "Purge", json!({"name": "a"})),
         ("DELETE", "/v1/things/a", "Delete", json!({"name": "a"})),
-        ("GET", "/v1/anyhow", "Anyhow", json!({})),
+        ("GET", "/v1/anyhow", "Exactly", json!({})),
         ("POST", "/v1/anyhow", "Anyhow", json!({})),
         ("BREW", "/v1/anyhow", "Anyhow", json!({})),
     ] {
-        if method == "Delete" {
+        if matches!(method, "Delete" | "Exactly") {
             server.things.answer(Ok(json!({})));
         }
         let answer = server.call(request(verb, path, &[], "")).await;
         assert!(answer.head.status.is_success(), "{verb} {path}: {:?}", answer.body);
         assert_eq!(server.received(), message, "{verb} {path}");
+        assert_eq!(server.things.called(), method, "{verb} {path}");
     }
 }
 

@@ -28,6 +28,7 @@ pub(super) struct Things(Arc<State>);
 
 #[derive(Default)]
 struct State {
+    called: Mutex<&'static str>,
     received: Mutex<Vec<Value>>,
     answers: Mutex<Vec<Result<Value, Status>>>,
     endless: AtomicBool,
@@ -96,13 +97,19 @@ impl Things {
         std::mem::take(&mut *self.0.received.lock())
     }
 
+    /// The method that was called last.
+    pub(super) fn called(&self) -> &'static str {
+        *self.0.called.lock()
+    }
+
     fn prepared(&self) -> Option<Result<Value, Status>> {
         let mut answers = self.0.answers.lock();
         (!answers.is_empty()).then(|| answers.remove(0))
     }
 
     fn decode(&self, method: usize, bytes: &[u8], codec: Codec) -> Result<Value, Status> {
-        let (pool, _) = pool();
+        let (pool, info) = pool();
+        *self.0.called.lock() = info.methods[method].name;
         let input = pool.service_by_name(NAME).unwrap().methods()[method].input();
         let message = match codec {
             Codec::Json => {
