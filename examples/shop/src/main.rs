@@ -6,6 +6,7 @@
 mod audit;
 mod catalogue;
 mod contract;
+mod describe;
 mod inventory;
 mod notifications;
 mod orders;
@@ -41,6 +42,8 @@ enum Command {
     Simulate(simulate::Simulate),
     /// Reads every service's database and checks what must be true of the whole.
     Audit(audit::Audit),
+    /// Writes the contract as a descriptor set, for tools and clients of other languages.
+    Contract(describe::Describe),
 }
 
 fn main() -> ExitCode {
@@ -50,5 +53,6 @@ fn main() -> ExitCode {
         Some(Command::Run(options)) => antiphon::launch(run::run(options)),
         Some(Command::Simulate(options)) => antiphon::launch(simulate::run(options)),
         Some(Command::Audit(options)) => antiphon::launch(audit::run(options)),
+        Some(Command::Contract(options)) => antiphon::launch(describe::run(options)),
     }
 }

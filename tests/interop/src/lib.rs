@@ -1,1 +1,1 @@
-//! Clients of other languages call our services.
+//! Clients of other languages call our services: see `tests/interop.rs`.

@@ -1,1 +1,0 @@
-//! The shop as processes: routes, kills, drains.
