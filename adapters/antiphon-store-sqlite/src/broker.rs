@@ -22,7 +22,9 @@ mod publish;
 mod reader;
 mod rows;
 mod scan;
+mod settle;
 mod share;
+mod source;
 mod waiting;
 mod writer;
 
@@ -37,8 +39,9 @@ use antiphon_messaging::{
 use rusqlite::{Connection, Result, params};
 
 use self::core::{Core, declare_topic, find};
-use self::member::{Member, MemberSource, Topic};
+use self::member::{Member, Topic};
 use self::rows::Identity;
+use self::source::MemberSource;
 use self::writer::Failure;
 use crate::error::{OpenError, open_error};
 use crate::location;

@@ -182,17 +182,15 @@ pub(crate) async fn apply_one(
         .execute(&mut *connection)
         .await
         .map_err(|source| migration_error(path, service, &migration.name, source))?;
-    sqlx::query(
-        "INSERT INTO antiphon_migration (service, name, checksum, at) VALUES (?, ?, ?, ?)",
-    )
-    .bind(service)
-    .bind(&migration.name)
-    .bind(migration.checksum())
-    .bind(now.as_micros())
-    .execute(connection)
-    .await
-    .map(drop)
-    .map_err(failed(path))
+    sqlx::query("INSERT INTO antiphon_migration (service, name, checksum, at) VALUES (?, ?, ?, ?)")
+        .bind(service)
+        .bind(&migration.name)
+        .bind(migration.checksum())
+        .bind(now.as_micros())
+        .execute(connection)
+        .await
+        .map(drop)
+        .map_err(failed(path))
 }
 
 fn migration_error(path: &Path, service: &str, name: &str, source: sqlx::Error) -> OpenError {

@@ -11,10 +11,8 @@ pub(crate) struct Component {
 }
 
 /// What a service's database has.
-pub(crate) const STORE: &[Component] = &[
-    Component { name: "store", steps: &[STORE_1] },
-    Component { name: "saga", steps: &[SAGA_1] },
-];
+pub(crate) const STORE: &[Component] =
+    &[Component { name: "store", steps: &[STORE_1] }, Component { name: "saga", steps: &[SAGA_1] }];
 
 // Positions in the outbox are never used twice, although rows go: the last row stays as a tombstone
 // (lane -1) when it is confirmed. AUTOINCREMENT would promise the same, and cost every transaction

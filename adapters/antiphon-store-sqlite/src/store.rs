@@ -64,6 +64,8 @@ impl SqliteStore {
             .busy_timeout(settings.busy_timeout)
             .statement_cache_capacity(256)
             .pragma("journal_size_limit", "67108864")
+            // Hot pages are copied into the file once per checkpoint: four times the default.
+            .pragma("wal_autocheckpoint", "4000")
             .disable_statement_logging();
         let readers = SqlitePoolOptions::new()
             .max_connections(settings.readers.max(1))
@@ -82,11 +84,7 @@ impl SqliteStore {
     ///
     /// # Errors
     /// See [`OpenError`]; nothing was changed then.
-    pub async fn migrate(
-        &self,
-        service: &str,
-        migrations: &[Migration],
-    ) -> Result<(), OpenError> {
+    pub async fn migrate(&self, service: &str, migrations: &[Migration]) -> Result<(), OpenError> {
         let path = self.path();
         let mut reader = self.reader().acquire().await.map_err(migrate::failed(path))?;
         if migrate::pending(&mut reader, path, service, migrations).await?.is_empty() {

@@ -1,5 +1,7 @@
 //! The SQLite store passes the suite for stores of sagas.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::time::Duration;
 
 use antiphon_core::{Clock, Timestamp};

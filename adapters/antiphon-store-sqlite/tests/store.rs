@@ -1,5 +1,7 @@
 //! What the store promises beyond its ports: files, migrations, several processes, trouble.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -138,7 +140,10 @@ async fn eight_programs_that_start_at_once_migrate_once() {
     let folder = folder();
     let location = location(&folder);
     let migrations = Arc::new([
-        Migration::new("0001-orders", "CREATE TABLE orders (id TEXT); INSERT INTO orders VALUES ('x')"),
+        Migration::new(
+            "0001-orders",
+            "CREATE TABLE orders (id TEXT); INSERT INTO orders VALUES ('x')",
+        ),
         Migration::new("0002-index", "CREATE INDEX orders_id ON orders (id)"),
     ]);
     let mut opening = tokio::task::JoinSet::new();
@@ -166,7 +171,7 @@ async fn migrations_that_do_not_fit_are_refused_and_change_nothing() {
     let two = Migration::new("0002", "CREATE TABLE two (id)");
     store.migrate("orders", &[one.clone(), two.clone()]).await.unwrap();
 
-    let newer = store.migrate("orders", &[one.clone()]).await.unwrap_err();
+    let newer = store.migrate("orders", std::slice::from_ref(&one)).await.unwrap_err();
     assert!(matches!(newer, OpenError::Newer { .. }), "{newer}");
     assert!(newer.to_string().contains("newer version"), "{newer}");
 
@@ -189,8 +194,7 @@ async fn a_database_of_a_newer_framework_is_refused() {
     let mut connection = store.begin().await.unwrap();
     sqlx::query("UPDATE antiphon_schema SET version = 99").execute(&mut *connection).await.unwrap();
     store.commit(connection).await.unwrap();
-    let error =
-        SqliteStore::open(&location(&folder), Settings::default()).await.unwrap_err();
+    let error = SqliteStore::open(&location(&folder), Settings::default()).await.unwrap_err();
     assert!(matches!(error, OpenError::Newer { .. }), "{error}");
 }
 
@@ -198,9 +202,13 @@ async fn a_database_of_a_newer_framework_is_refused() {
 async fn what_cannot_be_opened_is_refused_with_the_reason() {
     let folder = folder();
     let file = folder.path().join("file");
-    std::fs::write(&file, "not a database, but long enough to be looked at as if it were one: ".repeat(20))
-        .unwrap();
-    let open = async |path: String| SqliteStore::open(&path, Settings::default()).await.unwrap_err();
+    std::fs::write(
+        &file,
+        "not a database, but long enough to be looked at as if it were one: ".repeat(20),
+    )
+    .unwrap();
+    let open =
+        async |path: String| SqliteStore::open(&path, Settings::default()).await.unwrap_err();
 
     let error = open(format!("{}/below/a.db", file.display())).await;
     assert!(matches!(error, OpenError::Folder { .. }), "{error}");
@@ -217,7 +225,8 @@ async fn what_cannot_be_opened_is_refused_with_the_reason() {
 async fn two_stores_on_one_file_take_turns() {
     let folder = folder();
     let stores = [open(&folder).await, open(&folder).await];
-    let migrations = [Migration::new("1", "CREATE TABLE counter (n); INSERT INTO counter VALUES (0)")];
+    let migrations =
+        [Migration::new("1", "CREATE TABLE counter (n); INSERT INTO counter VALUES (0)")];
     stores[0].migrate("s", &migrations).await.unwrap();
     let mut work = tokio::task::JoinSet::new();
     for n in 0..16 {

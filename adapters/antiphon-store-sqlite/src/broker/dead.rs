@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use antiphon_core::{BoxFuture, MessageId, Timestamp};
-use antiphon_messaging::{Dead, DeadError, DeadFilter, DeadLetter, DeadLetters, DeadReason, Message};
+use antiphon_messaging::{
+    Dead, DeadError, DeadFilter, DeadLetter, DeadLetters, DeadReason, Message,
+};
 use bytes::Bytes;
 use rusqlite::{Connection, Result, Row, params};
 
@@ -29,9 +31,8 @@ impl DeadLetters for DeadRows {
         after: Option<(&'a str, MessageId)>,
         count_max: usize,
     ) -> BoxFuture<'a, std::result::Result<Vec<DeadLetter>, DeadError>> {
-        let mut after = after.map_or((String::new(), [0; 16]), |(group, id)| {
-            (group.to_owned(), *id.as_bytes())
-        });
+        let mut after = after
+            .map_or((String::new(), [0; 16]), |(group, id)| (group.to_owned(), *id.as_bytes()));
         Box::pin(async move {
             let mut letters = Vec::new();
             while letters.len() < count_max {
@@ -73,10 +74,9 @@ impl DeadLetters for DeadRows {
         let (group, message, reason) = (group.to_owned(), message.clone(), reason.clone());
         let at = self.0.now();
         Box::pin(async move {
-            let answer = self.0.write(
-                move |connection| bury(connection, &group, &message, &reason, at),
-                |_| {},
-            );
+            let answer = self
+                .0
+                .write(move |connection| bury(connection, &group, &message, &reason, at), |_| {});
             match answer.get().await.map_err(error("burying"))? {
                 true => Ok(()),
                 false => Err(DeadError {

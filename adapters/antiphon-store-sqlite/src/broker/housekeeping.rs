@@ -87,7 +87,9 @@ fn first_due(connection: &Connection) -> Result<Option<Timestamp>> {
 
 fn move_rows(connection: &Connection, now: Timestamp) -> Result<Vec<i64>> {
     let due: Vec<(i64, i64)> = connection
-        .prepare_cached("SELECT rowid, topic FROM delayed WHERE due <= ? ORDER BY due, rowid LIMIT ?")?
+        .prepare_cached(
+            "SELECT rowid, topic FROM delayed WHERE due <= ? ORDER BY due, rowid LIMIT ?",
+        )?
         .query_map(params![now.as_micros(), ROWS_AT_ONCE], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<_>>()?;
     for (row, topic) in &due {

@@ -48,6 +48,8 @@ pub(super) async fn keep(member: Weak<Member>) {
             let hungry = beat(&member, &mut stirred).await;
             beat_at = Instant::now() + if hungry { BEAT_HUNGRY } else { BEAT };
             flush(&member, true).await;
+            // What was held back while a lease was in doubt can go on.
+            member.wake.notify_one();
         } else {
             flush(&member, false).await;
         }
@@ -236,10 +238,12 @@ async fn enter(member: &Arc<Member>, taken: Vec<Taken>, until: Instant) {
     }
     if !unwanted.is_empty() {
         let identity = member.identity.clone();
-        drop(member.core.write(
-            move |connection| rows::release(connection, &identity, &unwanted, &[]),
-            |_| {},
-        ));
+        drop(
+            member.core.write(
+                move |connection| rows::release(connection, &identity, &unwanted, &[]),
+                |_| {},
+            ),
+        );
     }
     member.wake.notify_one();
 }
@@ -302,18 +306,13 @@ fn give_back(member: &Arc<Member>, target: usize) {
 /// Releases those of the stopped `lanes` that need not wait for the consumer, and answers with the
 /// others. Without order none needs to: the consumer keeps what it has.
 pub(super) fn release_idle(member: &Member, state: &mut State, lanes: Vec<u32>) -> Vec<u32> {
-    let (busy, idle): (Vec<u32>, Vec<u32>) = lanes
-        .into_iter()
-        .partition(|lane| state.share.ordered() && state.share.held_of(*lane) > 0);
+    let (busy, idle): (Vec<u32>, Vec<u32>) =
+        lanes.into_iter().partition(|lane| state.share.ordered() && state.share.held_of(*lane) > 0);
     release(member, state, &idle);
     busy
 }
 
-async fn release_when_let_go(
-    member: Weak<Member>,
-    lanes: Vec<u32>,
-    let_go: oneshot::Receiver<()>,
-) {
+async fn release_when_let_go(member: Weak<Member>, lanes: Vec<u32>, let_go: oneshot::Receiver<()>) {
     if tokio::time::timeout(REVOKE_MAX, let_go).await.is_err() {
         tracing::warn!(?lanes, "a consumer did not let go of lanes in time");
     }

@@ -1,24 +1,21 @@
-//! One member of a group: the driver around its [`Share`], and the port's [`Source`].
+//! One member of a group: the driver around its [`Share`].
 //!
-//! Reads are asked for by `fetch` and land in the share, so a `fetch` that is given up loses
-//! nothing. Settlements are noted in the share; the keeper (`keeper`) writes them down.
+//! Reads are asked for by `fetch` (`source`) and land in the share, so a `fetch` that is given up
+//! loses nothing. Settlements (`settle`) are noted in the share; the keeper (`keeper`) writes them
+//! down.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
-use antiphon_core::{BoxFuture, MessageId, Timestamp};
-use antiphon_messaging::{
-    DeadReason, Delivery, Fetched, Settle, Settled, Settlement, Settling, Source,
-};
+use antiphon_messaging::{Delivery, Settle};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::core::Core;
-use super::keeper;
-use super::rows::{self, Identity, Place, Progress, Verdict, Written};
-use super::scan::{self, Broken, Found};
-use super::share::{At, Bury, Effect, Park, Scan, Share};
+use super::rows::{self, Identity, Progress, Written};
+use super::scan::{self, Found};
+use super::share::{Scan, Share};
 use super::writer::Answer;
 
 /// Messages that are read from one topic at a time, at least and at most.
@@ -56,7 +53,7 @@ pub(super) struct Member {
     pub(super) wake: Notify,
     /// Wakes the keeper.
     pub(super) work: Arc<Notify>,
-    me: Weak<Self>,
+    pub(super) me: Weak<Self>,
 }
 
 pub(super) struct State {
@@ -71,7 +68,7 @@ pub(super) struct State {
     pub(super) regroup: bool,
     /// Whether the consumer has asked for messages since the last heartbeat, or is asking.
     pub(super) asked: bool,
-    asking: bool,
+    pub(super) asking: bool,
     /// There may be unread messages in the logs.
     pub(super) unread: bool,
     reading: bool,
@@ -194,8 +191,8 @@ impl Member {
     }
 
     /// Hands out what is there.
-    fn take(&self, state: &mut State, credits: usize) -> Vec<Delivery> {
-        let (taken, parked) = state.share.take(credits);
+    pub(super) fn take(&self, state: &mut State, credits: usize) -> Vec<Delivery> {
+        let (taken, parked) = state.share.take(credits, Instant::now());
         for park in parked {
             drop(self.park(park));
         }
@@ -211,7 +208,7 @@ impl Member {
     }
 
     /// Asks for what is to be read, if anything is and nobody has asked yet.
-    fn ask(&self, state: &mut State, credits: usize) {
+    pub(super) fn ask(&self, state: &mut State, credits: usize) {
         state.limit = credits.clamp(READ_MIN, READ_MAX);
         if state.reading || state.share.buffered() >= state.limit {
             return;
@@ -264,271 +261,5 @@ impl Member {
         }
         drop(state);
         self.wake.notify_one();
-    }
-
-    /// A row that holds no message becomes a dead letter, so that it blocks nothing.
-    pub(super) fn bury_broken(&self, broken: Broken, token: i64) {
-        tracing::error!(
-            topic = self.topics[broken.at.topic].name,
-            seq = broken.at.seq,
-            error = broken.error,
-            "a message in the log is broken; it becomes a dead letter"
-        );
-        let reason = DeadReason { code: "decode", error: broken.error, attempts: 0 };
-        drop(self.bury(Bury {
-            lane: broken.lane,
-            token,
-            at: broken.at,
-            waited: false,
-            key: String::new(),
-            // Its own id may be what is broken.
-            id: MessageId::derived(self.core.now(), &[&broken.at.seq.to_le_bytes()]),
-            reason,
-        }));
-    }
-
-    pub(super) fn place(&self, lane: u32, at: At, key: String, waited: bool) -> Place {
-        Place {
-            group: self.identity.group,
-            topic: self.topics[at.topic].id,
-            seq: at.seq,
-            lane,
-            key,
-            waited,
-        }
-    }
-
-    fn park(&self, park: Park) -> Settling {
-        let place = self.place(park.lane, park.at, park.key.clone(), park.waited);
-        let (token, due, attempts, me) = (park.token, park.due, park.attempts, self.me.clone());
-        self.durably(
-            move |connection| {
-                let held = rows::holds(connection, place.group, place.lane, token)?;
-                if held {
-                    rows::park(connection, &place, due, attempts)?;
-                }
-                Ok(held)
-            },
-            move || {
-                if let Some(member) = me.upgrade() {
-                    member.state.lock().share.parked(&park);
-                    member.work.notify_one();
-                    member.wake.notify_one();
-                }
-            },
-        )
-    }
-
-    fn bury(&self, bury: Bury) -> Settling {
-        let place = self.place(bury.lane, bury.at, bury.key.clone(), bury.waited);
-        let (now, me, burying) = (self.core.now(), self.me.clone(), bury.clone());
-        self.durably(
-            move |connection| {
-                let held = rows::holds(connection, place.group, place.lane, burying.token)?;
-                if held {
-                    rows::bury(connection, &place, burying.id, &burying.reason, now)?;
-                }
-                Ok(held)
-            },
-            move || {
-                if let Some(member) = me.upgrade() {
-                    member.state.lock().share.buried(&bury);
-                    member.work.notify_one();
-                    member.wake.notify_one();
-                }
-            },
-        )
-    }
-
-    fn settle_claimed(&self, place: Place, verdict: Verdict) -> Settling {
-        let (owner, core) = (self.identity.owner.clone(), Arc::downgrade(&self.core));
-        let group = place.group;
-        let answer = self.core.write(
-            move |connection| rows::settle_claimed(connection, &place, &owner, &verdict),
-            move |_| {
-                if let Some(core) = core.upgrade() {
-                    core.regrouped(group, "");
-                }
-            },
-        );
-        Settling::Wait(Box::pin(async move {
-            match answer.get().await {
-                Ok(true) => Settled::Confirmed,
-                Ok(false) | Err(_) => Settled::Stale,
-            }
-        }))
-    }
-
-    /// Makes a change that is `true` if the lease still held, and answers when it is durable.
-    fn durably(
-        &self,
-        change: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<bool> + Send + 'static,
-        then: impl FnOnce() + Send + 'static,
-    ) -> Settling {
-        let me = self.me.clone();
-        let answer = self.core.write(change, move |held| match (held, me.upgrade()) {
-            (Ok(true), _) => then(),
-            (_, None) => {}
-            (Ok(false), Some(member)) => {
-                member.lose("a lease was lost to another instance".into());
-            }
-            // The message is still open: this member, subscribed anew, or another gets it again.
-            (Err(failure), Some(member)) => {
-                member.lose(format!("writing a settlement failed: {failure}"));
-            }
-        });
-        Settling::Wait(Box::pin(async move {
-            match answer.get().await {
-                Ok(true) => Settled::Confirmed,
-                Ok(false) | Err(_) => Settled::Stale,
-            }
-        }))
-    }
-
-    fn settle_one(&self, state: &mut State, token: u64, settlement: Settlement) -> Settling {
-        let wall = self.core.now();
-        match state.share.settle(token, settlement, wall, Instant::now()) {
-            Effect::Stale => Settling::Done(Settled::Stale),
-            Effect::Noted => Settling::Done(Settled::Sent),
-            Effect::Park(park) => self.park(park),
-            Effect::Bury(bury) => self.bury(bury),
-            Effect::Claimed { lane, at, attempts, id, settlement } => {
-                let place = self.place(lane, at, String::new(), true);
-                self.settle_claimed(place, verdict(settlement, attempts, id, wall))
-            }
-        }
-    }
-}
-
-fn verdict(settlement: Settlement, attempts: u32, id: MessageId, now: Timestamp) -> Verdict {
-    match settlement {
-        Settlement::Ack => Verdict::Done,
-        Settlement::Release => Verdict::Again { due: Timestamp::EPOCH, attempts },
-        Settlement::Retry { after, attempts: made } => {
-            Verdict::Again { due: now + after, attempts: attempts.saturating_add(made) }
-        }
-        Settlement::Dead(reason) => Verdict::Dead { id, reason, at: now },
-    }
-}
-
-impl Settle for Member {
-    fn settle(&self, token: u64, settlement: Settlement) -> Settling {
-        let mut state = self.state.lock();
-        let again = matches!(settlement, Settlement::Release);
-        let settling = self.settle_one(&mut state, token, settlement);
-        let wake = again || state.closing;
-        drop(state);
-        self.settled(wake);
-        settling
-    }
-
-    fn settle_batch(&self, batch: Vec<(u64, Settlement)>) -> Vec<Settling> {
-        let mut state = self.state.lock();
-        let again = batch.iter().any(|(_, settlement)| *settlement == Settlement::Release);
-        let settlings = batch
-            .into_iter()
-            .map(|(token, settlement)| self.settle_one(&mut state, token, settlement))
-            .collect();
-        let wake = again || state.closing;
-        drop(state);
-        self.settled(wake);
-        settlings
-    }
-}
-
-impl Member {
-    fn settled(&self, wake: bool) {
-        self.work.notify_one();
-        if wake {
-            self.wake.notify_one();
-        }
-    }
-}
-
-/// While it lives, the consumer is asking for messages.
-struct Asking<'a>(&'a Member);
-
-impl<'a> Asking<'a> {
-    fn new(member: &'a Member) -> Self {
-        member.state.lock().asking = true;
-        Self(member)
-    }
-}
-
-impl Drop for Asking<'_> {
-    fn drop(&mut self) {
-        let mut state = self.0.state.lock();
-        state.asking = false;
-        state.asked = true;
-    }
-}
-
-impl State {
-    /// Whether the consumer has wanted nothing since this was asked last.
-    pub(super) fn take_idle(&mut self) -> bool {
-        let asked = std::mem::take(&mut self.asked);
-        !asked && !self.asking
-    }
-}
-
-/// The port's view of a [`Member`]; leaves the group when it is dropped.
-pub(super) struct MemberSource(pub(super) Arc<Member>);
-
-impl Source for MemberSource {
-    fn fetch(&mut self, credits: usize) -> BoxFuture<'_, Fetched> {
-        Box::pin(async move {
-            let _asking = (credits > 0).then(|| Asking::new(&self.0));
-            loop {
-                {
-                    let mut state = self.0.state.lock();
-                    if let Some(reason) = &state.lost {
-                        return Fetched::Lost(reason.clone());
-                    }
-                    if let Some((lanes, done)) = state.revoked.pop_front() {
-                        return Fetched::Revoked { lanes, done };
-                    }
-                    if credits > 0 {
-                        let deliveries = self.0.take(&mut state, credits);
-                        self.0.ask(&mut state, credits);
-                        if !deliveries.is_empty() {
-                            return Fetched::Deliveries(deliveries);
-                        }
-                    }
-                }
-                self.0.wake.notified().await;
-            }
-        })
-    }
-
-    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
-        let mut state = self.0.state.lock();
-        state.closing = true;
-        let lanes: Vec<u32> = state.share.lanes().map(|(number, _)| number).collect();
-        for lane in &lanes {
-            state.share.stop(*lane);
-        }
-        keeper::release_idle(&self.0, &mut state, lanes);
-        drop(state);
-        Box::pin(async move {
-            loop {
-                {
-                    let state = self.0.state.lock();
-                    if state.share.held() == 0 || state.lost.is_some() {
-                        break;
-                    }
-                }
-                self.0.wake.notified().await;
-            }
-            if let Some(left) = self.0.leave() {
-                // Whether it was written or not, nobody holds anything any more.
-                drop(left.get().await);
-            }
-        })
-    }
-}
-
-impl Drop for MemberSource {
-    fn drop(&mut self) {
-        drop(self.0.leave());
     }
 }

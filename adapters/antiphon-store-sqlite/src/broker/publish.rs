@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use antiphon_core::Timestamp;
-use antiphon_messaging::{
-    LANES, Message, PublishError, PublishErrorKind, Receipt, Sent, lane_of,
-};
+use antiphon_messaging::{LANES, Message, PublishError, PublishErrorKind, Receipt, Sent, lane_of};
 use bytes::Bytes;
 use rusqlite::{Connection, Result, params};
 

@@ -18,8 +18,7 @@ const JOBS_PER_LOOK: u32 = 64;
 
 type Job = Box<dyn FnOnce(&Connection) + Send>;
 
-/// Where reads are handed in. The thread ends with the last clone.
-#[derive(Clone)]
+/// Where reads are handed in. The thread ends with it.
 pub(super) struct Reader(mpsc::Sender<Job>);
 
 impl Reader {

@@ -63,7 +63,14 @@ pub(super) fn scan(
             .optional()?;
         match read {
             Some((lane, Ok(message), attempts)) => {
-                found.due.push(Ready { lane, at: *at, attempts, waited: true, claimed: false, message });
+                found.due.push(Ready {
+                    lane,
+                    at: *at,
+                    attempts,
+                    waited: true,
+                    claimed: false,
+                    message,
+                });
             }
             // Rows are copied from the log only after they were read from there.
             Some((_, Err(_), _)) | None => found.gone.push(*at),
@@ -102,7 +109,14 @@ fn scan_topic(
         let at = At { topic: index, seq };
         match message(row, topic) {
             Ok(message) => {
-                found.ready.push(Ready { lane, at, attempts: 0, waited: false, claimed: false, message });
+                found.ready.push(Ready {
+                    lane,
+                    at,
+                    attempts: 0,
+                    waited: false,
+                    claimed: false,
+                    message,
+                });
             }
             Err(error) => found.broken.push(Broken { lane, at, error }),
         }

@@ -338,7 +338,11 @@ impl Share {
 
     /// Takes up to `count` messages for the consumer. Those whose key is held by an earlier message
     /// that waits are to be parked behind it.
-    pub(super) fn take(&mut self, count: usize) -> (Vec<(u64, Ready)>, Vec<Park>) {
+    pub(super) fn take(&mut self, count: usize, now: Instant) -> (Vec<(u64, Ready)>, Vec<Park>) {
+        if self.lanes().any(|(_, lane)| lane.until <= now) {
+            // A lease may be over; the keeper finds out before anything more is handed out.
+            return (Vec::new(), Vec::new());
+        }
         let mut taken = Vec::with_capacity(count.min(self.buffered()));
         let mut parked = Vec::new();
         while taken.len() < count {
@@ -488,3 +492,6 @@ impl Share {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

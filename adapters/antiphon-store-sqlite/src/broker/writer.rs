@@ -26,8 +26,7 @@ pub(super) enum Failure {
     Unknown(String),
 }
 
-/// Where changes are handed in. Cheap to clone; the thread ends with the last clone.
-#[derive(Clone)]
+/// Where changes are handed in. The thread ends with it.
 pub(super) struct Writer(mpsc::Sender<Box<dyn Job>>);
 
 impl Writer {

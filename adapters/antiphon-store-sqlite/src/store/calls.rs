@@ -16,13 +16,14 @@ impl CallStore for SqliteStore {
         method: &str,
         key: &str,
     ) -> Result<Option<StoredCall>, StoreError> {
-        let row =
-            sqlx::query("SELECT request_hash, answer FROM antiphon_call WHERE method = ? AND key = ?")
-                .bind(method)
-                .bind(key)
-                .fetch_optional(&mut **connection)
-                .await
-                .map_err(store_error("recalling an answer"))?;
+        let row = sqlx::query(
+            "SELECT request_hash, answer FROM antiphon_call WHERE method = ? AND key = ?",
+        )
+        .bind(method)
+        .bind(key)
+        .fetch_optional(&mut **connection)
+        .await
+        .map_err(store_error("recalling an answer"))?;
         Ok(row.map(|row| StoredCall {
             request_hash: row.get::<i64, _>(0).cast_unsigned(),
             answer: Bytes::from(row.get::<Vec<u8>, _>(1)),

@@ -46,11 +46,8 @@ impl InboxStore for SqliteStore {
             .map_err(store_error("entering the inbox"))?;
         let mut new: HashSet<MessageId> =
             entered.iter().filter_map(|row| codec::decode_id(row.get(0)).ok()).collect();
-        let horizon = if new.len() == messages.len() {
-            None
-        } else {
-            Some(read_horizon(connection).await?)
-        };
+        let horizon =
+            if new.len() == messages.len() { None } else { Some(read_horizon(connection).await?) };
         let mut entries = Vec::with_capacity(messages.len());
         for message in messages {
             let beyond = |horizon| message.id.made_at().is_none() || message.id < horizon;
@@ -71,11 +68,13 @@ impl InboxStore for SqliteStore {
         let mut forgotten = 0;
         loop {
             let mut connection = self.begin().await?;
-            sqlx::query("UPDATE antiphon_value SET value = ?1 WHERE name = 'horizon' AND value < ?1")
-                .bind(first.as_bytes().as_slice())
-                .execute(&mut *connection)
-                .await
-                .map_err(store_error("moving the horizon"))?;
+            sqlx::query(
+                "UPDATE antiphon_value SET value = ?1 WHERE name = 'horizon' AND value < ?1",
+            )
+            .bind(first.as_bytes().as_slice())
+            .execute(&mut *connection)
+            .await
+            .map_err(store_error("moving the horizon"))?;
             let removed = sqlx::query(
                 "DELETE FROM antiphon_inbox WHERE (id, consumer) IN
                     (SELECT id, consumer FROM antiphon_inbox WHERE id < ? ORDER BY id LIMIT ?)",

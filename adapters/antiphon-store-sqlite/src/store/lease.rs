@@ -101,32 +101,30 @@ impl LeaseStore for SqliteStore {
         commit(connection, "releasing leases").await
     }
 
-    async fn instances(
-        &self,
-        scope: &str,
-        owner: &str,
-        ttl: Duration,
-    ) -> Result<u32, StoreError> {
+    async fn instances(&self, scope: &str, owner: &str, ttl: Duration) -> Result<u32, StoreError> {
         let mut connection = self.begin().await?;
         let now = self.now();
-        sqlx::query("INSERT OR REPLACE INTO antiphon_instance (scope, owner, seen) VALUES (?, ?, ?)")
-            .bind(scope)
-            .bind(owner)
-            .bind(now.as_micros())
-            .execute(&mut *connection)
-            .await
-            .map_err(store_error("announcing an instance"))?;
+        sqlx::query(
+            "INSERT OR REPLACE INTO antiphon_instance (scope, owner, seen) VALUES (?, ?, ?)",
+        )
+        .bind(scope)
+        .bind(owner)
+        .bind(now.as_micros())
+        .execute(&mut *connection)
+        .await
+        .map_err(store_error("announcing an instance"))?;
         sqlx::query("DELETE FROM antiphon_instance WHERE scope = ? AND seen < ?")
             .bind(scope)
             .bind((now - ttl).as_micros())
             .execute(&mut *connection)
             .await
             .map_err(store_error("forgetting instances"))?;
-        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM antiphon_instance WHERE scope = ?")
-            .bind(scope)
-            .fetch_one(&mut *connection)
-            .await
-            .map_err(store_error("counting instances"))?;
+        let count: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM antiphon_instance WHERE scope = ?")
+                .bind(scope)
+                .fetch_one(&mut *connection)
+                .await
+                .map_err(store_error("counting instances"))?;
         commit(connection, "announcing an instance").await?;
         Ok(u32::try_from(count).unwrap_or(u32::MAX))
     }

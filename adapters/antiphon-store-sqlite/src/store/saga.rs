@@ -8,8 +8,8 @@ use antiphon_core::Timestamp;
 use antiphon_outbox::{Store, StoreError};
 use antiphon_saga::{SagaCount, SagaFilter, SagaId, SagaRow, SagaStore, State};
 use bytes::Bytes;
-use sqlx::sqlite::SqliteRow;
 use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
 
 use super::connection::Connection;
 use super::{SqliteStore, commit, json};
@@ -169,11 +169,7 @@ impl SagaStore for SqliteStore {
             .collect()
     }
 
-    async fn list(
-        &self,
-        filter: &SagaFilter,
-        count_max: u32,
-    ) -> Result<Vec<SagaRow>, StoreError> {
+    async fn list(&self, filter: &SagaFilter, count_max: u32) -> Result<Vec<SagaRow>, StoreError> {
         let after = filter.after.map_or_else(Vec::new, |id| id.as_bytes().to_vec());
         sqlx::query(LIST)
             .bind(after)

@@ -61,8 +61,7 @@ impl Writer {
             .map_err(|_| StoreError::Busy("other transactions took too long".into()))?
             .map_err(|closed| StoreError::Failed { action: "begin", source: closed.into() })?;
         let connection = self.idle.lock().take();
-        let mut turn =
-            Turn { writer: Arc::clone(self), connection, open: false, _permit: permit };
+        let mut turn = Turn { writer: Arc::clone(self), connection, open: false, _permit: permit };
         turn.begin(give_up).await?;
         Ok(turn)
     }

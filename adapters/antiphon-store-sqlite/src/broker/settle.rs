@@ -1,0 +1,194 @@
+//! What becomes of deliveries: the port's [`Settle`] of a [`Member`].
+//!
+//! An acknowledgement is noted in the share and written with the next flush. What must be durable
+//! before it is answered (retries, dead letters) is written at once, if the lease still holds; when
+//! that fails, the member is lost, and the message, which is still open, comes again.
+
+use std::sync::Arc;
+
+use antiphon_core::{MessageId, Timestamp};
+use antiphon_messaging::{DeadReason, Settle, Settled, Settlement, Settling};
+use tokio::time::Instant;
+
+use super::member::{Member, State};
+use super::rows::{self, Place, Verdict};
+use super::scan::Broken;
+use super::share::{At, Bury, Effect, Park};
+
+impl Member {
+    /// A row that holds no message becomes a dead letter, so that it blocks nothing.
+    pub(super) fn bury_broken(&self, broken: Broken, token: i64) {
+        tracing::error!(
+            topic = self.topics[broken.at.topic].name,
+            seq = broken.at.seq,
+            error = broken.error,
+            "a message in the log is broken; it becomes a dead letter"
+        );
+        let reason = DeadReason { code: "decode", error: broken.error, attempts: 0 };
+        drop(self.bury(Bury {
+            lane: broken.lane,
+            token,
+            at: broken.at,
+            waited: false,
+            key: String::new(),
+            // Its own id may be what is broken.
+            id: MessageId::derived(self.core.now(), &[&broken.at.seq.to_le_bytes()]),
+            reason,
+        }));
+    }
+
+    pub(super) fn place(&self, lane: u32, at: At, key: String, waited: bool) -> Place {
+        Place {
+            group: self.identity.group,
+            topic: self.topics[at.topic].id,
+            seq: at.seq,
+            lane,
+            key,
+            waited,
+        }
+    }
+
+    pub(super) fn park(&self, park: Park) -> Settling {
+        let place = self.place(park.lane, park.at, park.key.clone(), park.waited);
+        let (token, due, attempts, me) = (park.token, park.due, park.attempts, self.me.clone());
+        self.durably(
+            move |connection| {
+                let held = rows::holds(connection, place.group, place.lane, token)?;
+                if held {
+                    rows::park(connection, &place, due, attempts)?;
+                }
+                Ok(held)
+            },
+            move || {
+                if let Some(member) = me.upgrade() {
+                    member.state.lock().share.parked(&park);
+                    member.work.notify_one();
+                    member.wake.notify_one();
+                }
+            },
+        )
+    }
+
+    fn bury(&self, bury: Bury) -> Settling {
+        let place = self.place(bury.lane, bury.at, bury.key.clone(), bury.waited);
+        let (now, me, burying) = (self.core.now(), self.me.clone(), bury.clone());
+        self.durably(
+            move |connection| {
+                let held = rows::holds(connection, place.group, place.lane, burying.token)?;
+                if held {
+                    rows::bury(connection, &place, burying.id, &burying.reason, now)?;
+                }
+                Ok(held)
+            },
+            move || {
+                if let Some(member) = me.upgrade() {
+                    member.state.lock().share.buried(&bury);
+                    member.work.notify_one();
+                    member.wake.notify_one();
+                }
+            },
+        )
+    }
+
+    fn settle_claimed(&self, place: Place, verdict: Verdict) -> Settling {
+        let (owner, core) = (self.identity.owner.clone(), Arc::downgrade(&self.core));
+        let group = place.group;
+        let answer = self.core.write(
+            move |connection| rows::settle_claimed(connection, &place, &owner, &verdict),
+            move |_| {
+                if let Some(core) = core.upgrade() {
+                    core.regrouped(group, "");
+                }
+            },
+        );
+        Settling::Wait(Box::pin(async move {
+            match answer.get().await {
+                Ok(true) => Settled::Confirmed,
+                Ok(false) | Err(_) => Settled::Stale,
+            }
+        }))
+    }
+
+    /// Makes a change that is `true` if the lease still held, and answers when it is durable.
+    fn durably(
+        &self,
+        change: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<bool> + Send + 'static,
+        then: impl FnOnce() + Send + 'static,
+    ) -> Settling {
+        let me = self.me.clone();
+        let answer = self.core.write(change, move |held| match (held, me.upgrade()) {
+            (Ok(true), _) => then(),
+            (_, None) => {}
+            (Ok(false), Some(member)) => {
+                member.lose("a lease was lost to another instance".into());
+            }
+            // The message is still open: this member, subscribed anew, or another gets it again.
+            (Err(failure), Some(member)) => {
+                member.lose(format!("writing a settlement failed: {failure}"));
+            }
+        });
+        Settling::Wait(Box::pin(async move {
+            match answer.get().await {
+                Ok(true) => Settled::Confirmed,
+                Ok(false) | Err(_) => Settled::Stale,
+            }
+        }))
+    }
+
+    fn settle_one(&self, state: &mut State, token: u64, settlement: Settlement) -> Settling {
+        let wall = self.core.now();
+        match state.share.settle(token, settlement, wall, Instant::now()) {
+            Effect::Stale => Settling::Done(Settled::Stale),
+            Effect::Noted => Settling::Done(Settled::Sent),
+            Effect::Park(park) => self.park(park),
+            Effect::Bury(bury) => self.bury(bury),
+            Effect::Claimed { lane, at, attempts, id, settlement } => {
+                let place = self.place(lane, at, String::new(), true);
+                self.settle_claimed(place, verdict(settlement, attempts, id, wall))
+            }
+        }
+    }
+
+    fn settled(&self, wake: bool) {
+        self.work.notify_one();
+        if wake {
+            self.wake.notify_one();
+        }
+    }
+}
+
+fn verdict(settlement: Settlement, attempts: u32, id: MessageId, now: Timestamp) -> Verdict {
+    match settlement {
+        Settlement::Ack => Verdict::Done,
+        Settlement::Release => Verdict::Again { due: Timestamp::EPOCH, attempts },
+        Settlement::Retry { after, attempts: made } => {
+            Verdict::Again { due: now + after, attempts: attempts.saturating_add(made) }
+        }
+        Settlement::Dead(reason) => Verdict::Dead { id, reason, at: now },
+    }
+}
+
+impl Settle for Member {
+    fn settle(&self, token: u64, settlement: Settlement) -> Settling {
+        let mut state = self.state.lock();
+        let again = matches!(settlement, Settlement::Release);
+        let settling = self.settle_one(&mut state, token, settlement);
+        let wake = again || state.closing;
+        drop(state);
+        self.settled(wake);
+        settling
+    }
+
+    fn settle_batch(&self, batch: Vec<(u64, Settlement)>) -> Vec<Settling> {
+        let mut state = self.state.lock();
+        let again = batch.iter().any(|(_, settlement)| *settlement == Settlement::Release);
+        let settlings = batch
+            .into_iter()
+            .map(|(token, settlement)| self.settle_one(&mut state, token, settlement))
+            .collect();
+        let wake = again || state.closing;
+        drop(state);
+        self.settled(wake);
+        settlings
+    }
+}

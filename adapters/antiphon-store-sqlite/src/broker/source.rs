@@ -1,0 +1,97 @@
+//! The port's [`Source`] of a [`Member`].
+
+use std::sync::Arc;
+
+use antiphon_core::BoxFuture;
+use antiphon_messaging::{Fetched, Source};
+
+use super::keeper;
+use super::member::{Member, State};
+
+/// While it lives, the consumer is asking for messages.
+struct Asking<'a>(&'a Member);
+
+impl<'a> Asking<'a> {
+    fn new(member: &'a Member) -> Self {
+        member.state.lock().asking = true;
+        Self(member)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.asking = false;
+        state.asked = true;
+    }
+}
+
+impl State {
+    /// Whether the consumer has wanted nothing since this was asked last.
+    pub(super) fn take_idle(&mut self) -> bool {
+        let asked = std::mem::take(&mut self.asked);
+        !asked && !self.asking
+    }
+}
+
+/// The port's view of a [`Member`]; leaves the group when it is dropped.
+pub(super) struct MemberSource(pub(super) Arc<Member>);
+
+impl Source for MemberSource {
+    fn fetch(&mut self, credits: usize) -> BoxFuture<'_, Fetched> {
+        Box::pin(async move {
+            let _asking = (credits > 0).then(|| Asking::new(&self.0));
+            loop {
+                {
+                    let mut state = self.0.state.lock();
+                    if let Some(reason) = &state.lost {
+                        return Fetched::Lost(reason.clone());
+                    }
+                    if let Some((lanes, done)) = state.revoked.pop_front() {
+                        return Fetched::Revoked { lanes, done };
+                    }
+                    if credits > 0 {
+                        let deliveries = self.0.take(&mut state, credits);
+                        self.0.ask(&mut state, credits);
+                        if !deliveries.is_empty() {
+                            return Fetched::Deliveries(deliveries);
+                        }
+                    }
+                }
+                self.0.wake.notified().await;
+            }
+        })
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        let mut state = self.0.state.lock();
+        state.closing = true;
+        let lanes: Vec<u32> = state.share.lanes().map(|(number, _)| number).collect();
+        for lane in &lanes {
+            state.share.stop(*lane);
+        }
+        keeper::release_idle(&self.0, &mut state, lanes);
+        drop(state);
+        Box::pin(async move {
+            loop {
+                {
+                    let state = self.0.state.lock();
+                    if state.share.held() == 0 || state.lost.is_some() {
+                        break;
+                    }
+                }
+                self.0.wake.notified().await;
+            }
+            if let Some(left) = self.0.leave() {
+                // Whether it was written or not, nobody holds anything any more.
+                drop(left.get().await);
+            }
+        })
+    }
+}
+
+impl Drop for MemberSource {
+    fn drop(&mut self) {
+        drop(self.0.leave());
+    }
+}
