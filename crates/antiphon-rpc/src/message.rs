@@ -190,7 +190,7 @@ pub fn write<M: Message + Serialize>(message: &M, codec: Codec) -> Result<Encode
 /// A stream of one answer.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_one<M: Message + Serialize>(
     message: &M,
     codec: Codec,

@@ -11,7 +11,7 @@
 //! 8. limits on calls in progress: the process's and the method's adaptive one
 //! 9. deadline, held within bounds
 //! 10. body and message size, silent clients (`body`)
-//! 11. decoding, validation, handler (generated code behind [`Service`](crate::Service))
+//! 11. decoding, validation, handler (generated code behind [`Service`])
 //!
 //! [`Calls::enter`] is 4 to 9; it gives a [`Call`], which runs 10 and 11 and records how they end.
 //! Every protocol uses these two and nothing else, so a layer is written once.
