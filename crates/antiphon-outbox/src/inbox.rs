@@ -4,4 +4,4 @@ mod consumer;
 mod handle;
 
 pub use consumer::{DatabaseConsumer, Transactional};
-pub use handle::{Handle, TxFn};
+pub use handle::{Handle, HandleFn, TxFn, handle_fn};

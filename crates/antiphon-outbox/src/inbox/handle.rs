@@ -1,5 +1,6 @@
 //! What users write to handle a message in a transaction.
 
+use std::fmt;
 use std::marker::PhantomData;
 
 use antiphon_core::BoxFuture;
@@ -14,11 +15,39 @@ use crate::tx::Tx;
 /// elsewhere (calls to other services) may be done again; give such a call the message's id as its
 /// idempotency key.
 ///
-/// Async functions of a payload and a `&mut Tx` are such handlers.
+/// An async function becomes one by [`handle_fn`].
 pub trait Handle<P: Payload, S: Store>: Send + Sync + 'static {
     /// Handles it. On `Ok` the transaction is committed and then the message acknowledged; on
     /// `Err` it is rolled back, and the consumer's retry policy decides.
     fn handle(&self, payload: P, tx: &mut Tx<S>) -> impl Future<Output = Result<(), Fail>> + Send;
+}
+
+/// An async function of a payload and a transaction as a [`Handle`].
+///
+/// ```
+/// # use antiphon_messaging::{Event, Fail};
+/// # use antiphon_outbox::{Database, InboxStore, OutboxStore, Tx, handle_fn};
+/// async fn award<S: OutboxStore, E: Event>(order: E, tx: &mut Tx<S>) -> Result<(), Fail> {
+///     tx.emit(&order);
+///     Ok(())
+/// }
+///
+/// # fn consumer<S: OutboxStore + InboxStore, OrderConfirmed: Event>(db: Database<S>) {
+/// let consumer = db.group("points.orders").on::<OrderConfirmed>(handle_fn(award));
+/// # let _ = consumer; }
+/// ```
+pub fn handle_fn<F>(function: F) -> HandleFn<F> {
+    HandleFn(function)
+}
+
+/// What [`handle_fn`] makes.
+#[derive(Clone, Copy)]
+pub struct HandleFn<F>(F);
+
+impl<F> fmt::Debug for HandleFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HandleFn")
+    }
 }
 
 /// An async function of a payload and a transaction. Never implemented by hand.
@@ -41,14 +70,14 @@ where
     }
 }
 
-impl<P, S, F> Handle<P, S> for F
+impl<P, S, F> Handle<P, S> for HandleFn<F>
 where
     P: Payload,
     S: Store,
     F: for<'t> TxFn<'t, P, S>,
 {
     fn handle(&self, payload: P, tx: &mut Tx<S>) -> impl Future<Output = Result<(), Fail>> + Send {
-        self.call(payload, tx)
+        self.0.call(payload, tx)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use antiphon_core::{Component, Status};
 use antiphon_messaging::{AnyBroker, Fail};
-use antiphon_outbox::{Database, InboxStore, Ledger, OutboxStore, Relay, Tx};
+use antiphon_outbox::{Database, InboxStore, Ledger, OutboxStore, Relay, Tx, handle_fn};
 use antiphon_testing::MemoryStore;
 use antiphon_testing::memory_store::{Fault, Hook};
 use parking_lot::Mutex;
@@ -57,8 +57,9 @@ fn start(world: &mut World, hook: Arc<dyn Hook>) {
     let relay = Relay::new(&database, broker, &world.telemetry);
     assert_eq!(relay.name(), "relay orders");
     world.run(relay);
-    world.consume(database.group("points").on::<Placed>(award).ordered().concurrency(4));
-    world.consume(database.group("mail").on::<Awarded>(thank).batch(8).timeout(secs(15)));
+    world.consume(database.group("points").on::<Placed>(handle_fn(award)).ordered().concurrency(4));
+    world
+        .consume(database.group("mail").on::<Awarded>(handle_fn(thank)).batch(8).timeout(secs(15)));
 }
 
 async fn place_all(database: &Database<MemoryStore>) -> Vec<Result<(), Status>> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use antiphon_core::Context;
 use antiphon_messaging::{Broker, Fail, Message};
-use antiphon_outbox::{Handle, Housekeeping, InboxStore, Retention, Tx};
+use antiphon_outbox::{Handle, Housekeeping, InboxStore, Retention, Tx, handle_fn};
 use antiphon_testing::MemoryStore;
 use antiphon_testing::memory_store::{Fault, Point};
 
@@ -47,8 +47,10 @@ async fn count_award(awarded: Awarded, tx: &mut Tx<Store>) -> Result<(), Fail> {
 async fn an_event_takes_effect_and_causes_the_next_one() {
     let mut world = World::new();
     world.relay();
-    world.consume(world.database.group("points").on::<Placed>(award).ordered().concurrency(4));
-    world.consume(world.database.group("mail").on::<Awarded>(count_award));
+    world.consume(
+        world.database.group("points").on::<Placed>(handle_fn(award)).ordered().concurrency(4),
+    );
+    world.consume(world.database.group("mail").on::<Awarded>(handle_fn(count_award)));
     world.place("a").await;
     world.until("the award is counted", |world| world.number("awarded a") == 1).await;
     assert_eq!(world.number("a"), 1);
@@ -58,7 +60,7 @@ async fn an_event_takes_effect_and_causes_the_next_one() {
 async fn a_repeated_delivery_is_acknowledged_without_effect() {
     let mut world = World::new();
     world.relay();
-    world.consume(world.database.group("points").on::<Placed>(award));
+    world.consume(world.database.group("points").on::<Placed>(handle_fn(award)));
     world.place("a").await;
     world.until("it took effect", |world| world.number("a") == 1).await;
     let mut tx = world.database.begin().await.unwrap();
@@ -83,7 +85,7 @@ async fn a_failure_undoes_everything_and_is_tried_again() {
     world.relay();
     let handler = FailsFirst { failures: 3, seen: AtomicU32::new(0) };
     world.consume(world.database.group("points").on::<Placed>(handler));
-    world.consume(world.database.group("mail").on::<Awarded>(count_award));
+    world.consume(world.database.group("mail").on::<Awarded>(handle_fn(count_award)));
     world.place("a").await;
     world.until("it took effect", |world| world.number("awarded a") == 1).await;
     tokio::time::sleep(secs(60)).await;
@@ -100,7 +102,7 @@ async fn an_unknown_commit_is_found_out_by_the_next_delivery() {
             Point::Commit if count < 20 && (fault == Fault::LostBefore || count == 0) => fault,
             _ => Fault::None,
         }));
-        world.consume(database.group("points").on::<Placed>(award));
+        world.consume(database.group("points").on::<Placed>(handle_fn(award)));
         world.place("a").await;
         world.until("it took effect", |world| world.number("a") == 1).await;
         tokio::time::sleep(secs(600)).await;
@@ -118,7 +120,7 @@ async fn a_database_that_is_away_kills_no_message() {
     let database = world.faulty(faults(move |_, _| {
         if is_away.load(Ordering::Relaxed) { Fault::Fails } else { Fault::None }
     }));
-    world.consume(database.group("points").on::<Placed>(award));
+    world.consume(database.group("points").on::<Placed>(handle_fn(award)));
     world.place("a").await;
     tokio::time::sleep(secs(3_600)).await;
     assert!(world.dead_letters().await.is_empty());
@@ -135,7 +137,7 @@ async fn what_is_older_than_the_inbox_remembers_becomes_a_dead_letter() {
     world.place("a").await;
     tokio::time::sleep(secs(2 * 3_600)).await;
     world.relay();
-    world.consume(world.database.group("points").on::<Placed>(award));
+    world.consume(world.database.group("points").on::<Placed>(handle_fn(award)));
     world.place("b").await;
     world.until("the young one took effect", |world| world.number("b") == 1).await;
     tokio::time::sleep(secs(5)).await;
@@ -149,7 +151,7 @@ async fn what_is_older_than_the_inbox_remembers_becomes_a_dead_letter() {
 async fn a_body_that_cannot_be_read_becomes_a_dead_letter_and_leaves_no_entry() {
     let mut world = World::new();
     world.relay();
-    world.consume(world.database.group("points").on::<Placed>(award));
+    world.consume(world.database.group("points").on::<Placed>(handle_fn(award)));
     let mut tx = world.database.begin().await.unwrap();
     let mut message = tx.message("orders", "a".into(), &Placed::new("a"));
     message.body = bytes::Bytes::from_static(&[0xff, 0xff, 0xff]);
@@ -175,7 +177,7 @@ async fn what_is_emitted_is_caused_by_what_was_handled() {
         }
     }
     world.relay();
-    world.consume(world.database.group("points").on::<Placed>(award).batch(8));
+    world.consume(world.database.group("points").on::<Placed>(handle_fn(award)).batch(8));
     world.consume(world.database.group("mail").on::<Awarded>(Sees(saw)));
     let context = Context::root().with_correlation_id("order-7");
     let trace = context.trace().trace_id;
