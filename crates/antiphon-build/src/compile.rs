@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use antiphon_contract::Contract;
+use buffa::Message;
 use buffa_codegen::generated::descriptor::{FileDescriptorProto, FileDescriptorSet};
 use protox::Compiler;
 use protox::file::{
@@ -19,8 +20,10 @@ pub(crate) struct Compiled {
     pub(crate) files: Vec<FileDescriptorProto>,
     /// The names of the files to generate code for: the user's own, and those that they import.
     pub(crate) generated: Vec<String>,
-    /// `files` as bytes.
+    /// `files` as bytes, to be embedded.
     pub(crate) descriptor_set: Vec<u8>,
+    /// The files that were read from disk.
+    pub(crate) read: Vec<PathBuf>,
 }
 
 /// The files that every contract may import, by the names of `import`.
@@ -61,11 +64,7 @@ pub(crate) fn compile(files: &[PathBuf], includes: &[PathBuf]) -> Result<Compile
     for file in files {
         compiler.open_file(file).map_err(|error| Error(format!("{error:?}")))?;
     }
-    for file in compiler.files() {
-        if let Some(path) = file.path() {
-            watch(path);
-        }
-    }
+    let read = compiler.files().filter_map(|file| file.path().map(Path::to_owned)).collect();
     let descriptor_set = compiler.encode_file_descriptor_set();
     let set: FileDescriptorSet = buffa_codegen::tooling_decode_options()
         .map_err(Error)?
@@ -79,13 +78,20 @@ pub(crate) fn compile(files: &[PathBuf], includes: &[PathBuf]) -> Result<Compile
         .map(|file| file.name().to_owned())
         .collect();
     let generated = with_imports(&opened, &set.file);
-    Ok(Compiled { contract, files: set.file, generated, descriptor_set })
+    let descriptor_set = without_foreign_comments(&set, &generated);
+    Ok(Compiled { contract, files: set.file, generated, descriptor_set, read })
 }
 
-/// Tells cargo to run the build script again when this file changes.
-#[expect(clippy::print_stdout, reason = "that is how build scripts talk to cargo")]
-fn watch(path: &Path) {
-    println!("cargo:rerun-if-changed={}", path.display());
+/// The set to embed: comments and places of the built-in files are most of its size, and nothing
+/// that a program does needs them.
+fn without_foreign_comments(set: &FileDescriptorSet, generated: &[String]) -> Vec<u8> {
+    let mut set = set.clone();
+    for file in &mut set.file {
+        if !generated.iter().any(|name| file.name.as_ref() == Some(name)) {
+            file.source_code_info = Default::default();
+        }
+    }
+    set.encode_to_vec()
 }
 
 /// The opened files, and what they import that is not there for every contract anyway.

@@ -108,12 +108,18 @@ impl Contract {
         self
     }
 
-    /// Compiles and writes [`OUT_FILE`].
+    /// Compiles and writes [`OUT_FILE`]. Tells cargo which files it depends on.
     ///
     /// # Errors
     /// Every mistake in the contract, or why a file cannot be read or written.
     pub fn compile(&self) -> Result<(), Error> {
         let generated = self.generate()?;
+        for path in &generated.read {
+            #[expect(clippy::print_stdout, reason = "that is how build scripts talk to cargo")]
+            {
+                println!("cargo:rerun-if-changed={}", path.display());
+            }
+        }
         let out_dir = self.folder()?;
         let write = |name: &str, content: &[u8]| {
             let path = out_dir.join(name);
@@ -164,9 +170,11 @@ impl Contract {
 pub struct Generated {
     /// The Rust source.
     pub source: String,
-    /// The descriptor set that the source embeds: every file with what it imports, comments
-    /// included.
+    /// The descriptor set that the source embeds: every file with what it imports, with the comments
+    /// of all but the built-in files.
     pub descriptor_set: Vec<u8>,
+    /// The files that were read from disk, imports included.
+    pub read: Vec<PathBuf>,
 }
 
 /// Why a contract cannot be compiled: one line per mistake.

@@ -40,6 +40,7 @@ pub(crate) fn generate(compiled: &Compiled, runtime: &str) -> Result<Generated, 
     Ok(Generated {
         source: through(&source, runtime),
         descriptor_set: compiled.descriptor_set.clone(),
+        read: compiled.read.clone(),
     })
 }
 

@@ -48,7 +48,10 @@ impl Contract {
     /// # Errors
     /// Every mistake that was found.
     pub fn from_descriptor_set(bytes: &[u8]) -> Result<Self, ContractErrors> {
+        // Descriptor sets come from the program itself, and large contracts are wide structs.
+        const MEMORY_MAX: usize = 1 << 30;
         let set: FileDescriptorSet = buffa::DecodeOptions::new()
+            .with_element_memory_limit(MEMORY_MAX)
             .decode_from_slice(bytes)
             .map_err(|error| ContractErrors::unreadable(format!("no descriptor set: {error}")))?;
         let pool = DescriptorPool::new(set)
