@@ -20,6 +20,7 @@ const READY: &str = ".ready";
 /// Prepares everything; returns the variables for the tests.
 pub(crate) fn prepare(root: &Path) -> Result<Vec<(String, PathBuf)>, String> {
     let cache = cache_folder()?;
+    have("curl", || works("curl", &["--version"]), &["curl"])?;
     let mut variables = Vec::new();
     if root.join(PYTHON).join("requirements.txt").exists() {
         variables.push(("ANTIPHON_PYTHON".to_owned(), python(root, &cache)?));
