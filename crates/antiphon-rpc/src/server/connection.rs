@@ -133,18 +133,23 @@ async fn drive<C: Graceful>(
 ) -> Result<(), BoxError> {
     // Connections that began together shall not end together.
     let age_max = settings.connection_age_max.mul_f64(0.9 + 0.2 * fastrand::f64());
+    // Whether what is still open on it gets only so much time.
     let ending = async {
         tokio::select! {
-            () = shutdown.draining() => {}
-            () = sleep(age_max) => {}
-            () = quiet(settings.idle_timeout, requests) => {}
+            () = shutdown.draining() => true,
+            () = sleep(age_max) => true,
+            // What is open then is a stream that has nothing to say yet, which is no fault.
+            () = quiet(settings.idle_timeout, requests) => false,
         }
     };
-    tokio::select! {
+    let hurried = tokio::select! {
         biased;
         ended = connection.as_mut() => return Ok(ended?),
-        () = ending => connection.as_mut().graceful(),
-    }
+        hurried = ending => {
+            connection.as_mut().graceful();
+            hurried
+        }
+    };
     let grace = async {
         // A drain has its own, which may be longer.
         shutdown.draining().await;
@@ -154,7 +159,7 @@ async fn drive<C: Graceful>(
         biased;
         ended = connection.as_mut() => Ok(ended?),
         () = grace => Ok(()),
-        () = sleep(settings.connection_age_grace), if !shutdown.is_draining() => Ok(()),
+        () = sleep(settings.connection_age_grace), if hurried && !shutdown.is_draining() => Ok(()),
     }
 }
 

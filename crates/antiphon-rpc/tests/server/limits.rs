@@ -80,6 +80,19 @@ async fn idle_connections_are_closed() {
 }
 
 #[tokio::test]
+async fn a_stream_with_nothing_to_say_keeps_its_connection() {
+    let server = start_with(ServerSettings {
+        idle_timeout: Duration::from_millis(50),
+        connection_age_grace: Duration::from_millis(50),
+        ..settings()
+    })
+    .await;
+    let client = Http2::connect(server.address).await;
+    let stream = client.try_send(grpc_request("Forever", &[]), frame(b""));
+    assert!(tokio::time::timeout(Duration::from_millis(500), stream).await.is_err());
+}
+
+#[tokio::test]
 async fn old_connections_are_closed_after_their_calls() {
     let connection_age_max = Duration::from_millis(100);
     let server = start_with(ServerSettings { connection_age_max, ..settings() }).await;
