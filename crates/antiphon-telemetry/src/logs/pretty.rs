@@ -30,14 +30,14 @@ pub(super) fn line(line: &Line<'_>, colours: bool) -> String {
         let _ = write!(text, " {dim}{name}={reset}{}", Printable(value));
     }
     if let Some(context) = line.context {
-        let trace = context.trace();
-        let _ = write!(
-            text,
-            " {dim}trace={} span={} correlation={}{reset}",
-            trace.trace_id,
-            trace.written_span_id(),
-            Printable(&context.correlation_id()),
-        );
+        let (trace, span) = (context.trace().trace_id, context.trace().written_span_id());
+        let _ = write!(text, " {dim}trace={trace} span={span}");
+        // It is the trace's own id until somebody gives another.
+        let correlation = context.correlation_id();
+        if correlation != trace.to_string() {
+            let _ = write!(text, " correlation={}", Printable(&correlation));
+        }
+        text.push_str(reset);
     }
     text.push('\n');
     text
