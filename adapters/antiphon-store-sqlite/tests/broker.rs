@@ -260,6 +260,26 @@ async fn a_broken_row_becomes_a_dead_letter_and_blocks_nobody() {
 }
 
 #[tokio::test]
+async fn a_waiting_row_that_breaks_becomes_a_dead_letter_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = open(&folder).await;
+    declare(&broker, "billing").await;
+    publish(&broker, 0..1).await;
+    let mut source = join(&broker, "billing").await;
+    let delivery = fetch(&mut source, 1).await.remove(0);
+    let retry = Settlement::Retry { after: Duration::from_millis(500), attempts: 1 };
+    assert_eq!(delivery.settle(retry).outcome().await, Settled::Confirmed);
+    let mut connection = raw(&folder).await;
+    sqlx::query("UPDATE waiting SET head = x''").execute(&mut connection).await.unwrap();
+    let letters = broker.dead_letters().unwrap();
+    let begun = Instant::now();
+    while letters.list(&DeadFilter::group("billing"), None, 10).await.unwrap().is_empty() {
+        assert!(begun.elapsed() < PATIENCE, "it was not buried");
+        assert!(is_quiet(&mut source).await);
+    }
+}
+
+#[tokio::test]
 async fn handled_messages_are_removed_and_positions_go_on() {
     let folder = tempfile::tempdir().unwrap();
     let broker = open(&folder).await;

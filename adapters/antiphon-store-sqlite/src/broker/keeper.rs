@@ -122,12 +122,12 @@ async fn beat(member: &Arc<Member>, stirred: &mut Option<i64>) -> bool {
     let asked = Instant::now();
     let now = member.core.now();
     let beat = {
-        let mut state = member.state.lock();
+        let state = member.state.lock();
         Beat {
             held: state.share.lanes().map(|(number, lane)| (number, lane.token)).collect(),
             closing: state.closing,
             // What an ordered consumer holds back would hold back the next one, too.
-            idle: state.take_idle() && !state.share.ordered(),
+            idle: state.is_idle() && !state.share.ordered(),
             now,
             until: now + TTL,
         }
@@ -231,7 +231,7 @@ async fn enter(member: &Arc<Member>, taken: Vec<Taken>, until: Instant) {
                 inheritance.again,
             );
             for broken in inheritance.broken {
-                member.bury_broken(broken, taken.token);
+                member.bury_broken(broken, taken.token, false);
             }
         }
         state.unread = true;

@@ -66,9 +66,9 @@ pub(super) struct State {
     pub(super) closing: bool,
     /// Lanes may have to be shared out anew.
     pub(super) regroup: bool,
-    /// Whether the consumer has asked for messages since the last heartbeat, or is asking.
-    pub(super) asked: bool,
+    /// Whether the consumer is asking for messages, and when it has stopped.
     pub(super) asking: bool,
+    pub(super) asked_at: Instant,
     /// There may be unread messages in the logs.
     pub(super) unread: bool,
     reading: bool,
@@ -89,8 +89,8 @@ impl Member {
             over: false,
             closing: false,
             regroup: true,
-            asked: true,
             asking: false,
+            asked_at: Instant::now(),
             unread: true,
             reading: false,
             limit: READ_MIN,
@@ -241,6 +241,11 @@ impl Member {
         for at in found.gone {
             state.share.gone(at);
         }
+        for broken in found.due_broken {
+            if let Some(lane) = state.share.lane(broken.lane) {
+                self.bury_broken(broken, lane.token, true);
+            }
+        }
         if state.share.fits(wanted) {
             state.unread |= found.more;
             for ready in found.ready {
@@ -248,7 +253,7 @@ impl Member {
             }
             for broken in found.broken {
                 if let Some(token) = state.share.read_broken(broken.lane, broken.at) {
-                    self.bury_broken(broken, token);
+                    self.bury_broken(broken, token, false);
                 }
             }
             for (topic, end) in found.ends.into_iter().enumerate() {

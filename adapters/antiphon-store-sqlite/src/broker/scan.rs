@@ -13,7 +13,7 @@ use super::rows::Taken;
 use super::share::{At, Ready, Scan};
 use crate::codec;
 
-/// A row of the log that holds no message.
+/// A row that holds no message.
 #[derive(Debug)]
 pub(super) struct Broken {
     pub(super) lane: u32,
@@ -32,6 +32,7 @@ pub(super) struct Found {
     pub(super) more: bool,
     /// Waiting messages that were due.
     pub(super) due: Vec<Ready>,
+    pub(super) due_broken: Vec<Broken>,
     /// Positions that were asked for as due and do not wait any more.
     pub(super) gone: Vec<At>,
 }
@@ -72,8 +73,10 @@ pub(super) fn scan(
                     message,
                 });
             }
-            // Rows are copied from the log only after they were read from there.
-            Some((_, Err(_), _)) | None => found.gone.push(*at),
+            Some((lane, Err(error), _)) => {
+                found.due_broken.push(Broken { lane, at: *at, error });
+            }
+            None => found.gone.push(*at),
         }
     }
     Ok(found)

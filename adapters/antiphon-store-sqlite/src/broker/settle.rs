@@ -17,19 +17,19 @@ use super::share::{At, Bury, Effect, Park};
 
 impl Member {
     /// A row that holds no message becomes a dead letter, so that it blocks nothing.
-    pub(super) fn bury_broken(&self, broken: Broken, token: i64) {
+    pub(super) fn bury_broken(&self, broken: Broken, token: i64, waited: bool) {
         tracing::error!(
             topic = self.topics[broken.at.topic].name,
             seq = broken.at.seq,
             error = broken.error,
-            "a message in the log is broken; it becomes a dead letter"
+            "a stored message is broken; it becomes a dead letter"
         );
         let reason = DeadReason { code: "decode", error: broken.error, attempts: 0 };
         drop(self.bury(Bury {
             lane: broken.lane,
             token,
             at: broken.at,
-            waited: false,
+            waited,
             key: String::new(),
             // Its own id may be what is broken.
             id: MessageId::derived(self.core.now(), &[&broken.at.seq.to_le_bytes()]),

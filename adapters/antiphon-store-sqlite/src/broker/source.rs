@@ -1,12 +1,18 @@
 //! The port's [`Source`] of a [`Member`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use antiphon_core::BoxFuture;
 use antiphon_messaging::{Fetched, Source};
 
+use tokio::time::Instant;
+
 use super::keeper;
 use super::member::{Member, State};
+
+/// How long a consumer that asks for nothing keeps its claim to a share of the lanes.
+const IDLE_AFTER: Duration = Duration::from_secs(1);
 
 /// While it lives, the consumer is asking for messages.
 struct Asking<'a>(&'a Member);
@@ -22,15 +28,14 @@ impl Drop for Asking<'_> {
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
         state.asking = false;
-        state.asked = true;
+        state.asked_at = Instant::now();
     }
 }
 
 impl State {
-    /// Whether the consumer has wanted nothing since this was asked last.
-    pub(super) fn take_idle(&mut self) -> bool {
-        let asked = std::mem::take(&mut self.asked);
-        !asked && !self.asking
+    /// Whether the consumer has not wanted anything for a while.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.asking && self.asked_at.elapsed() >= IDLE_AFTER
     }
 }
 
