@@ -99,11 +99,11 @@ impl Module {
         }
         for (name, child) in &self.children {
             let name = buffa_codegen::idents::escape_mod_ident(name);
-            let allow = buffa_codegen::allow_lints_attr();
-            out.push_str(&format!(
-                "{allow}\n#[allow(missing_docs, missing_debug_implementations, unreachable_pub, unused, \
-                 clippy::pedantic, clippy::all, rustdoc::all)]\npub mod {name} {{\n",
-            ));
+            out.push_str("#[allow(warnings, clippy::all, clippy::pedantic, clippy::restriction, ");
+            out.push_str(
+                "reason = \"generated code is not checked by the rules of the crate\")]\n",
+            );
+            out.push_str(&format!("pub mod {name} {{\n"));
             out.push_str("use super::*;\n");
             child.write(out);
             out.push_str("}\n");

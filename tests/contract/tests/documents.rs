@@ -11,17 +11,18 @@ use serde_json::Value;
 const INFO: Info<'static> = Info { title: "Sample", version: "1" };
 
 fn contract() -> Contract {
-    Contract::from_descriptor_set(LIBRARY.descriptor_set).unwrap()
+    Contract::from_descriptor_set(LIBRARY.descriptor_set).expect("a contract")
 }
 
 #[track_caller]
 fn is_golden(name: &str, document: &Value) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name);
-    let text = serde_json::to_string_pretty(document).unwrap() + "\n";
+    let text = serde_json::to_string_pretty(document).expect("JSON") + "\n";
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, &text).unwrap();
+        std::fs::write(&path, &text).expect("a file");
     }
-    let golden: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let golden = std::fs::read_to_string(&path).expect("the golden file");
+    let golden: Value = serde_json::from_str(&golden).expect("JSON");
     assert!(*document == golden, "{} differs from\n{text}", path.display());
 }
 

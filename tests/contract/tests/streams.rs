@@ -41,7 +41,7 @@ fn json(numbers: &[&'static str]) -> Streaming<Bytes> {
 
 async fn call(method: usize, requests: Streaming<Bytes>) -> Result<Vec<String>, Status> {
     let answers = EchoServer::new(Echoes).stream(method, requests, Codec::Json).await?;
-    let text = |answer: Encoded| String::from_utf8(answer.message().to_vec()).unwrap();
+    let text = |answer: Encoded| String::from_utf8(answer.message().to_vec()).expect("JSON");
     answers.map_ok(text).try_collect().await
 }
 

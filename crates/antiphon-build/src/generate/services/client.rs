@@ -79,7 +79,8 @@ fn function(scope: &Scope<'_>, names: &Names<'_>, index: usize, call: &Call<'_>)
                 return #rt::rpc::client::local(method, request, |request| service.#boxed(request))
                     .await;
             }
-            self.channel.#remote(method, request).await
+            // Kept apart, so that calls inside the process do not carry its size.
+            ::std::boxed::Box::pin(self.channel.#remote(method, request)).await
         }
     }
 }
