@@ -4,11 +4,16 @@
 //! processes of their own (`antiphon-benches serve …`), pinned to one core while the load comes from
 //! the other. CPU per call is user and system time of the server's process.
 
+mod contract;
 mod echo;
+mod inproc;
 mod load;
+mod messaging;
 mod process;
 mod report;
 mod rpc;
+mod saga;
+mod shop;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -58,6 +63,14 @@ enum Bench {
     Rpc,
     /// The same method over REST, against axum.
     Rest,
+    /// A call to a service of the same process.
+    Inproc,
+    /// The memory broker through the whole consumer stack, the SQL broker, the outbox.
+    Messaging,
+    /// Three-step sagas on SQLite, all durable.
+    Saga,
+    /// The shop in one process: orders per second, start and memory.
+    Shop,
 }
 
 fn main() -> ExitCode {
@@ -81,6 +94,18 @@ fn run(options: &Options) -> Result<(), antiphon_core::BoxError> {
     }
     if wanted(Bench::Rest) {
         rpc::rest(options)?;
+    }
+    if wanted(Bench::Inproc) {
+        inproc::run()?;
+    }
+    if wanted(Bench::Messaging) {
+        messaging::run()?;
+    }
+    if wanted(Bench::Saga) {
+        saga::run()?;
+    }
+    if wanted(Bench::Shop) {
+        shop::run()?;
     }
     Ok(())
 }

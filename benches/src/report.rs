@@ -13,6 +13,12 @@ pub(crate) fn table(title: &str, head: &[&str], rows: &[Vec<String>]) {
     }
 }
 
+/// Prints the output of another program with a title.
+#[expect(clippy::print_stdout, reason = "the figures are the output of the program")]
+pub(crate) fn verbatim(title: &str, text: &str) {
+    println!("\n### {title}\n\n```text\n{text}\n```");
+}
+
 /// Says what is going on.
 #[expect(clippy::print_stderr, reason = "progress stays apart from the tables")]
 pub(crate) fn progress(what: &str) {

@@ -7,11 +7,7 @@ use antiphon_core::{BoxError, Component, Health, ShutdownHandle, Status};
 use antiphon_rpc::server::{Server, ServerSettings};
 use antiphon_telemetry::Telemetry;
 
-mod contract {
-    antiphon::include_contract!();
-}
-
-use contract::bench::v1::{EchoMessage, EchoService, EchoServiceServer};
+use crate::contract::bench::v1::{EchoMessage, EchoService, EchoServiceServer};
 
 struct Echo;
 
@@ -25,7 +21,7 @@ pub(super) async fn serve(address: SocketAddr) -> Result<(), BoxError> {
     let settings = ServerSettings { listen: address, workers: 1, ..ServerSettings::default() };
     let service = Arc::new(EchoServiceServer::new(Echo));
     let server =
-        Server::builder(settings).service(service).telemetry(&Telemetry::new()).health(&Health::new()).bind().await?;
+        Server::bind(vec![service], settings, &Telemetry::new(), &Health::new()).await?;
     let (_handle, shutdown) = ShutdownHandle::new();
     server.run(shutdown).await
 }
