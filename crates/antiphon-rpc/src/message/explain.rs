@@ -23,11 +23,7 @@ pub(crate) fn contract(service: &'static ServiceInfo) -> Arc<Contract> {
     let known = KNOWN.get_or_init(Known::default);
     // Services of one contract share its descriptor set, which lives as long as the program.
     let key = service.descriptor_set.as_ptr() as usize;
-    if let Some(contract) = known
-        .read()
-        .unwrap_or_else(PoisonError::into_inner)
-        .get(&key)
-    {
+    if let Some(contract) = known.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
         return Arc::clone(contract);
     }
     let contract = Contract::from_descriptor_set(service.descriptor_set).unwrap_or_default();
@@ -45,10 +41,7 @@ pub(super) fn explain(contract: &Contract, message: &str, json: &[u8]) -> Vec<Fi
     let Some(message) = contract.message(message) else {
         return Vec::new();
     };
-    let mut explained = Explained {
-        contract,
-        violations: Vec::new(),
-    };
+    let mut explained = Explained { contract, violations: Vec::new() };
     explained.message(message, &json, "");
     explained.violations
 }
@@ -72,11 +65,7 @@ impl Explained<'_> {
             return self.well_known(message, json, path);
         }
         let Json::Object(members) = json else {
-            return self.wrong(
-                path,
-                "type",
-                format!("must be an object, not {}", json.kind()),
-            );
+            return self.wrong(path, "type", format!("must be an object, not {}", json.kind()));
         };
         let mut seen: Vec<&str> = Vec::new();
         let mut chosen: Vec<usize> = Vec::new();
@@ -132,11 +121,7 @@ impl Explained<'_> {
                 }
             }
             (Cardinality::Map(_), _) => {
-                self.wrong(
-                    path,
-                    "type",
-                    format!("must be an object, not {}", json.kind()),
-                );
+                self.wrong(path, "type", format!("must be an object, not {}", json.kind()));
             }
         }
     }
@@ -217,11 +202,7 @@ impl Explained<'_> {
             "FieldMask" => self.read::<FieldMask>(json, path),
             "Any" => self.read::<Any>(json, path),
             "Struct" if !matches!(json, Json::Object(_)) => {
-                self.wrong(
-                    path,
-                    "type",
-                    format!("must be an object, not {}", json.kind()),
-                );
+                self.wrong(path, "type", format!("must be an object, not {}", json.kind()));
             }
             "ListValue" if !matches!(json, Json::List(_)) => {
                 self.wrong(path, "type", format!("must be a list, not {}", json.kind()));
@@ -246,11 +227,7 @@ impl Explained<'_> {
 
 /// The path of a field inside another one.
 fn join(path: &str, name: &str) -> String {
-    if path.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{path}.{name}")
-    }
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
 type Wrong = Option<(&'static str, &'static str)>;
