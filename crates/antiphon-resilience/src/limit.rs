@@ -24,7 +24,8 @@ const CALLS_MIN: u32 = 10;
 pub enum Outcome {
     /// It was worked on to its end, well or not: its time counts.
     Done,
-    /// It ran into its deadline: a sign of overload, however long it took.
+    /// It ran into its deadline: a sign of overload, unless the caller gave it less time than calls
+    /// usually take.
     TimedOut,
     /// It says nothing about the service: the caller went away.
     Ignored,
@@ -40,6 +41,8 @@ pub struct AdaptiveLimit {
     in_flight: AtomicU32,
     window: OpenWindow,
     estimate: Mutex<Estimate>,
+    /// How long calls may take before it is unusual, in microseconds; 0 while nothing is known.
+    patience_micros: AtomicU64,
     origin: Instant,
 }
 
@@ -65,6 +68,7 @@ impl AdaptiveLimit {
             in_flight: AtomicU32::new(0),
             window: OpenWindow::default(),
             estimate: Mutex::new(estimate),
+            patience_micros: AtomicU64::new(0),
             origin: Instant::now(),
             settings,
         }
@@ -88,12 +92,14 @@ impl AdaptiveLimit {
     /// The call that was let in ended at `now`, after `took`.
     pub fn leave(&self, took: Duration, now: Instant, outcome: Outcome) {
         self.in_flight.fetch_sub(1, Relaxed);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         match outcome {
             Outcome::Ignored => return,
+            // One impatient caller must not close the service for all others.
+            Outcome::TimedOut if micros <= self.patience_micros.load(Relaxed) => return,
             Outcome::TimedOut => self.window.timed_out.store(true, Relaxed),
             Outcome::Done => {}
         }
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.window.micros.fetch_add(micros, Relaxed);
         let calls = self.window.calls.fetch_add(1, Relaxed) + 1;
         if calls >= CALLS_MIN {
@@ -118,19 +124,15 @@ impl AdaptiveLimit {
         }
         let window = Window {
             micros_mean: micros as f64 / f64::from(calls),
-            in_flight_max: self
-                .window
-                .in_flight_max
-                .swap(self.in_flight.load(Relaxed), Relaxed),
+            in_flight_max: self.window.in_flight_max.swap(self.in_flight.load(Relaxed), Relaxed),
             timed_out: self.window.timed_out.swap(false, Relaxed),
             shed: self.window.shed.swap(false, Relaxed),
         };
         *estimate = self.settings.step(*estimate, window);
         self.limit.store(estimate.limit(), Relaxed);
+        self.patience_micros.store(self.settings.patience_micros(&estimate), Relaxed);
         let length = u64::try_from(self.settings.window.as_micros()).unwrap_or(u64::MAX);
-        self.window
-            .closes
-            .store(now_micros.saturating_add(length), Relaxed);
+        self.window.closes.store(now_micros.saturating_add(length), Relaxed);
     }
 
     /// The most calls that may be in progress now.
@@ -151,12 +153,7 @@ mod tests {
     use super::*;
 
     fn settings() -> LimitSettings {
-        LimitSettings {
-            initial: 2,
-            min: 2,
-            max: 50,
-            ..LimitSettings::default()
-        }
+        LimitSettings { initial: 2, min: 2, max: 50, ..LimitSettings::default() }
     }
 
     #[tokio::test(start_paused = true)]
@@ -168,6 +165,25 @@ mod tests {
         assert_eq!(limit.in_flight(), 2);
         limit.leave(Duration::from_millis(1), Instant::now(), Outcome::Ignored);
         assert!(limit.try_enter());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn impatient_callers_do_not_lower_the_limit() {
+        let limit = AdaptiveLimit::new(LimitSettings { initial: 40, min: 2, ..settings() });
+        let second = Duration::from_secs(1);
+        let mut calls = async |took: Duration, outcome| {
+            for _ in 0..100 {
+                let entered = (0..20).filter(|_| limit.try_enter()).count();
+                tokio::time::advance(second).await;
+                for _ in 0..entered {
+                    limit.leave(took, Instant::now(), outcome);
+                }
+            }
+            limit.limit()
+        };
+        let usual = calls(Duration::from_millis(20), Outcome::Done).await;
+        assert_eq!(calls(Duration::from_millis(5), Outcome::TimedOut).await, usual);
+        assert!(calls(second, Outcome::TimedOut).await < usual);
     }
 
     #[tokio::test(start_paused = true)]

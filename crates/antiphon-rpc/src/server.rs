@@ -3,6 +3,7 @@
 //! The layers that every call passes are listed in [`layers`].
 
 mod answer;
+mod arrived;
 mod body;
 mod call;
 mod connection;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use antiphon_core::{Code, Retry, Status};
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD_NO_PAD, STANDARD};
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use connectrpc::{ConnectError, ErrorCode, ErrorDetail};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
@@ -231,7 +231,8 @@ mod tests {
             rule: "string.min_len".into(),
             description: "must not be empty".into(),
         };
-        let status = Status::invalid_argument("é".repeat(5_000)).with_violations((0..500).map(violation));
+        let status =
+            Status::invalid_argument("é".repeat(5_000)).with_violations((0..500).map(violation));
         let mut trailers = HeaderMap::new();
         to_trailers(&status, &mut trailers);
         let bytes: usize = trailers.values().map(HeaderValue::len).sum();

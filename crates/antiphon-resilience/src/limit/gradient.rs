@@ -88,16 +88,23 @@ impl LimitSettings {
     /// Nothing was seen yet.
     #[must_use]
     pub fn initial_estimate(&self) -> Estimate {
-        Estimate {
-            limit: self.clamp(f64::from(self.initial)),
-            micros_long: 0.0,
-            windows: 0.0,
-        }
+        Estimate { limit: self.clamp(f64::from(self.initial)), micros_long: 0.0, windows: 0.0 }
     }
 
     fn clamp(&self, limit: f64) -> f64 {
         let min = self.min.max(1);
         limit.clamp(f64::from(min), f64::from(self.max.max(min)))
+    }
+
+    /// How long a call may take before that is unusual, in microseconds.
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a time is not negative, and one too long for u64 is as good as any that fits"
+    )]
+    pub fn patience_micros(&self, estimate: &Estimate) -> u64 {
+        (self.tolerance.max(1.0) * estimate.micros_long) as u64
     }
 
     /// What is known after `window`.
@@ -119,11 +126,7 @@ impl LimitSettings {
         } else {
             (self.tolerance.max(1.0) * next.micros_long / short).clamp(GRADIENT_MIN, 1.0)
         };
-        let room = if gradient < 1.0 {
-            0.0
-        } else {
-            estimate.limit.sqrt()
-        };
+        let room = if gradient < 1.0 { 0.0 } else { estimate.limit.sqrt() };
         let target = estimate.limit * gradient + room;
         let smoothing = self.smoothing.clamp(0.0, 1.0);
         next.limit = self.clamp(estimate.limit + (target - estimate.limit) * smoothing);
@@ -137,19 +140,12 @@ impl Estimate {
         if self.windows < WARM_UP_WINDOWS {
             let windows = self.windows + 1.0;
             let micros_long = self.micros_long + (short - self.micros_long) / windows;
-            return Self {
-                micros_long,
-                windows,
-                ..self
-            };
+            return Self { micros_long, windows, ..self };
         }
         let slower = shed && short > self.micros_long;
         let memory = MEMORY_WINDOWS * if slower { OVERLOAD_MEMORY_FACTOR } else { 1.0 };
         let micros_long = self.micros_long + (short - self.micros_long) * 2.0 / (memory + 1.0);
-        Self {
-            micros_long,
-            ..self
-        }
+        Self { micros_long, ..self }
     }
 }
 
@@ -167,65 +163,30 @@ mod tests {
     };
 
     fn usual() -> Estimate {
-        Estimate {
-            limit: 100.0,
-            micros_long: 1_000.0,
-            windows: WARM_UP_WINDOWS,
-        }
+        Estimate { limit: 100.0, micros_long: 1_000.0, windows: WARM_UP_WINDOWS }
     }
 
     fn window(micros_mean: f64) -> Window {
-        Window {
-            micros_mean,
-            in_flight_max: 100,
-            timed_out: false,
-            shed: false,
-        }
+        Window { micros_mean, in_flight_max: 100, timed_out: false, shed: false }
     }
 
     #[test]
     fn one_window_moves_the_limit_as_it_should() {
         let cases = [
-            (
-                "as usual: up by a fifth of the root",
-                window(1_000.0),
-                102.0,
-            ),
+            ("as usual: up by a fifth of the root", window(1_000.0), 102.0),
             ("within the tolerance: up", window(1_400.0), 102.0),
-            (
-                "twice as slow: down by a fifth of a quarter",
-                window(2_000.0),
-                95.0,
-            ),
-            (
-                "ten times as slow: down by a fifth of a half",
-                window(10_000.0),
-                90.0,
-            ),
-            (
-                "hardly used: as it was",
-                Window {
-                    in_flight_max: 10,
-                    ..window(9_000.0)
-                },
-                100.0,
-            ),
+            ("twice as slow: down by a fifth of a quarter", window(2_000.0), 95.0),
+            ("ten times as slow: down by a fifth of a half", window(10_000.0), 90.0),
+            ("hardly used: as it was", Window { in_flight_max: 10, ..window(9_000.0) }, 100.0),
             (
                 "a time-out: down whatever the time",
-                Window {
-                    timed_out: true,
-                    ..window(10.0)
-                },
+                Window { timed_out: true, ..window(10.0) },
                 90.0,
             ),
         ];
         for (name, window, expected) in cases {
             let next = SETTINGS.step(usual(), window);
-            assert!(
-                (next.limit - expected).abs() < 0.5,
-                "{name}: {}",
-                next.limit
-            );
+            assert!((next.limit - expected).abs() < 0.5, "{name}: {}", next.limit);
         }
     }
 
@@ -237,13 +198,7 @@ mod tests {
         }
         assert_eq!(estimate.limit(), 200);
         for _ in 0..1_000 {
-            estimate = SETTINGS.step(
-                estimate,
-                Window {
-                    timed_out: true,
-                    ..window(1_000.0)
-                },
-            );
+            estimate = SETTINGS.step(estimate, Window { timed_out: true, ..window(1_000.0) });
         }
         assert_eq!(estimate.limit(), 20);
     }
@@ -252,13 +207,7 @@ mod tests {
     fn a_minute_of_overload_does_not_become_the_new_normal() {
         let mut estimate = usual();
         for _ in 0..600 {
-            estimate = SETTINGS.step(
-                estimate,
-                Window {
-                    shed: true,
-                    ..window(3_000.0)
-                },
-            );
+            estimate = SETTINGS.step(estimate, Window { shed: true, ..window(3_000.0) });
         }
         assert!(estimate.micros_long < 1_500.0, "{}", estimate.micros_long);
         assert_eq!(estimate.limit(), 20);
@@ -268,23 +217,14 @@ mod tests {
     fn a_service_that_became_slower_for_good_gets_its_limit_back() {
         let mut estimate = usual();
         for _ in 0..12_000 {
-            estimate = SETTINGS.step(
-                estimate,
-                Window {
-                    shed: true,
-                    ..window(3_000.0)
-                },
-            );
+            estimate = SETTINGS.step(estimate, Window { shed: true, ..window(3_000.0) });
         }
         assert_eq!(estimate.limit(), 200);
     }
 
     #[test]
     fn a_slow_start_is_forgotten_soon() {
-        let mut estimate = Estimate {
-            micros_long: 50_000.0,
-            ..usual()
-        };
+        let mut estimate = Estimate { micros_long: 50_000.0, ..usual() };
         for _ in 0..100 {
             estimate = SETTINGS.step(estimate, window(1_000.0));
         }

@@ -1,5 +1,7 @@
 //! Who answers a request: the lean path, the general path, or REST.
 
+use std::sync::Arc;
+
 use antiphon_core::Status;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -8,8 +10,9 @@ use hyper::body::Incoming;
 
 use super::body::{Body, RequestBody};
 use super::general::{self, General};
-use super::layers::{self, Calls};
+use super::layers::{self, Calls, Protocol};
 use super::lean;
+use super::methods::Method;
 use crate::rest::Rest;
 
 /// Answers the requests of every connection.
@@ -30,19 +33,36 @@ impl Answers {
     }
 
     pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        let idle_max = self.calls.settings().body_idle_timeout;
-        let request = request.map(|incoming| RequestBody::new(incoming, idle_max));
-        match self.calls.method(request.uri().path()) {
-            Some(method) if lean::is_lean(method, &request) => {
-                lean::answer(&self.calls, method, request).await
+        let (head, incoming) = request.into_parts();
+        let body = RequestBody::new(incoming, self.calls.settings().body_idle_timeout);
+        match self.calls.method(head.uri.path()) {
+            Some(method) if lean::is_lean(method, &head) => {
+                let entered = self.calls.enter(method, &head.headers, Protocol::Grpc);
+                // Not kept while the call is answered.
+                drop(head);
+                match entered {
+                    Ok(call) => lean::answer(&self.calls, method, call, body).await,
+                    Err(status) => lean::failed(&status),
+                }
             }
+            // Boxed, so that the future of the lean path stays small.
+            method => Box::pin(self.otherwise(method, Request::from_parts(head, body))).await,
+        }
+    }
+
+    /// Answers what does not take the lean path.
+    async fn otherwise(
+        &self,
+        method: Option<&Arc<Method>>,
+        request: Request<RequestBody>,
+    ) -> Response<Body> {
+        match method {
             Some(_) if is_grpc(request.headers()) && request.version() < Version::HTTP_2 => {
                 needs_http2()
             }
             Some(_) if Rest::is_websocket(&request) => self.rest.handle(request).await,
-            // Boxed, so that the future of the lean path stays small.
-            Some(method) => Box::pin(self.general.answer(method, request)).await,
-            None => Box::pin(self.elsewhere(request)).await,
+            Some(method) => self.general.answer(method, request).await,
+            None => self.elsewhere(request).await,
         }
     }
 

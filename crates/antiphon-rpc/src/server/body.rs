@@ -153,7 +153,9 @@ impl From<BodyError> for Status {
     fn from(error: BodyError) -> Self {
         let message = error.to_string();
         match error {
-            BodyError::Silent(_) => Self::new(Code::DeadlineExceeded, message).with_http_status(408),
+            BodyError::Silent(_) => {
+                Self::new(Code::DeadlineExceeded, message).with_http_status(408)
+            }
             BodyError::Broken(_) => Self::new(Code::Cancelled, message).with_http_status(400),
             BodyError::TooLong(_) => {
                 Self::new(Code::ResourceExhausted, message).with_http_status(413)
@@ -180,6 +182,11 @@ impl RequestBody {
     /// [`BodyError::TooLong`] above `bytes_max`, found out while reading and not only by trusting
     /// `content-length`; the other errors when the body does not arrive.
     pub async fn collect(mut self, bytes_max: usize) -> Result<Bytes, BodyError> {
+        self.read(bytes_max).await
+    }
+
+    /// [`Self::collect`] for a body that stays where it is.
+    pub(crate) async fn read(&mut self, bytes_max: usize) -> Result<Bytes, BodyError> {
         if self.size_hint().lower() > bytes_max as u64 {
             return Err(BodyError::TooLong(bytes_max));
         }
@@ -254,7 +261,9 @@ impl HttpBody for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Wire(incoming) => incoming.size_hint(),
-            Source::Read(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Source::Read(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
+            }
         }
     }
 }

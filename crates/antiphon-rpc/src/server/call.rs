@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
@@ -12,7 +12,6 @@ use antiphon_core::{BoxFuture, Code, Context, Deadline, Retry, Status};
 use antiphon_resilience::Outcome;
 use antiphon_telemetry::Span;
 use futures_util::Stream;
-use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 
 use super::layers::{Calls, Protocol};
@@ -70,8 +69,16 @@ impl Call {
     /// # Cancel safety
     /// When the future is dropped, the call is recorded as CANCELLED and `work` is dropped.
     pub async fn answer<T>(
-        mut self,
+        self,
         work: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
+        self.answer_pinned(pin!(work)).await
+    }
+
+    /// [`Self::answer`] for work that has its place already: moving it would cost.
+    pub(super) async fn answer_pinned<T>(
+        mut self,
+        work: Pin<&mut impl Future<Output = Result<T, Status>>>,
     ) -> Result<T, Status> {
         let outcome = self.run(work).await;
         self.end(outcome.as_ref().err());
@@ -90,7 +97,7 @@ impl Call {
         self,
         work: impl Future<Output = Result<Streaming<T>, Status>>,
     ) -> Result<CallStream<T>, Status> {
-        match self.run(work).await {
+        match self.run(pin!(work)).await {
             Ok(stream) => Ok(CallStream::new(self, stream)),
             Err(status) => Err(self.fail(status)),
         }
@@ -102,7 +109,7 @@ impl Call {
         status
     }
 
-    fn run<F>(&self, work: F) -> Run<'_, F> {
+    fn run<'a, F>(&'a self, work: Pin<&'a mut F>) -> Run<'a, F> {
         Run { call: self, deadline: self.context.deadline(), timer: None, work }
     }
 
@@ -211,40 +218,31 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("no message")
 }
 
-pin_project! {
-    /// Work in the context of a call, until its deadline.
-    struct Run<'a, F> {
-        call: &'a Call,
-        deadline: Option<Deadline>,
-        // Most handlers answer at once; then no timer is ever set.
-        #[pin]
-        timer: Option<Sleep>,
-        #[pin]
-        work: F,
-    }
+/// Work in the context of a call, until its deadline.
+struct Run<'a, F> {
+    call: &'a Call,
+    deadline: Option<Deadline>,
+    // Most handlers answer at once; then no timer is ever set.
+    timer: Option<Pin<Box<Sleep>>>,
+    work: Pin<&'a mut F>,
 }
 
 impl<T, F: Future<Output = Result<T, Status>>> Future for Run<'_, F> {
     type Output = Result<T, Status>;
 
-    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let work = this.work;
+    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let work = this.work.as_mut();
         match this.call.poll_part(|| work.poll(task)) {
             Ok(Poll::Pending) => {}
             Ok(done) => return done,
             Err(panicked) => return Poll::Ready(Err(panicked)),
         }
-        let Some(deadline) = *this.deadline else {
+        let Some(deadline) = this.deadline else {
             return Poll::Pending;
         };
-        if this.timer.is_none() {
-            this.timer.set(Some(tokio::time::sleep_until(deadline)));
-        }
-        match this.timer.as_pin_mut().map(|timer| timer.poll(task)) {
-            Some(Poll::Ready(())) => Poll::Ready(Err(Status::deadline_exceeded())),
-            _ => Poll::Pending,
-        }
+        let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        timer.as_mut().poll(task).map(|()| Err(Status::deadline_exceeded()))
     }
 }
 

@@ -4,14 +4,15 @@
 use std::time::Duration;
 
 use antiphon_core::Status;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 
+use super::arrived::Arrived;
 use crate::service::{MethodInfo, MethodKind};
 
-/// What gRPC and gRPC-Web callers ask for: `250m`, `10S` (gRPC over HTTP/2, "Timeout").
-pub(crate) static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-/// What Connect callers ask for, in milliseconds.
-pub(crate) static CONNECT_TIMEOUT: HeaderName = HeaderName::from_static("connect-timeout-ms");
+/// The header of gRPC and gRPC-Web.
+pub(super) static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// The header of Connect.
+pub(super) static CONNECT_TIMEOUT: HeaderName = HeaderName::from_static("connect-timeout-ms");
 
 /// Bounds of the time that a call may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,11 +40,11 @@ impl Default for Timeouts {
 /// # Errors
 /// INVALID_ARGUMENT for what is neither form, so that a typing mistake does not become a call
 /// without a deadline.
-pub(crate) fn asked(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
-    if let Some(value) = headers.get(&GRPC_TIMEOUT) {
+pub(super) fn asked(arrived: &Arrived<'_>) -> Result<Option<Duration>, Status> {
+    if let Some(value) = arrived.grpc_timeout {
         return parse(&GRPC_TIMEOUT, value, grpc).map(Some);
     }
-    if let Some(value) = headers.get(&CONNECT_TIMEOUT) {
+    if let Some(value) = arrived.connect_timeout {
         return parse(&CONNECT_TIMEOUT, value, connect).map(Some);
     }
     Ok(None)
@@ -95,7 +96,7 @@ fn number(digits: &[u8], digits_max: usize) -> Option<u64> {
 ///
 /// # Errors
 /// DEADLINE_EXCEEDED when the caller's time is already over: nobody waits for the answer.
-pub(crate) fn allowed(
+pub(super) fn allowed(
     asked: Option<Duration>,
     method: &MethodInfo,
     timeouts: &Timeouts,
@@ -121,11 +122,12 @@ mod tests {
     use super::*;
     use crate::service::Idempotency;
     use antiphon_core::Code;
+    use http::HeaderMap;
 
     fn ask(name: &HeaderName, value: &str) -> Result<Option<Duration>, Code> {
         let mut headers = HeaderMap::new();
         headers.insert(name, value.parse().unwrap());
-        asked(&headers).map_err(|status| status.code())
+        asked(&Arrived::new(&headers)).map_err(|status| status.code())
     }
 
     #[test]
@@ -144,7 +146,7 @@ mod tests {
             assert_eq!(ask(&GRPC_TIMEOUT, text), Ok(Some(expected)), "{text}");
         }
         assert_eq!(ask(&CONNECT_TIMEOUT, "1500"), Ok(Some(ms(1_500))));
-        assert_eq!(asked(&HeaderMap::new()).unwrap(), None);
+        assert_eq!(asked(&Arrived::default()).unwrap(), None);
     }
 
     #[test]

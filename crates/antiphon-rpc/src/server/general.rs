@@ -10,8 +10,8 @@ use antiphon_core::{Code, Status};
 use bytes::Bytes;
 use connectrpc::dispatcher::{RequestStream, StreamingResult, UnaryResult};
 use connectrpc::{
-    CodecFormat, CompressionRegistry, ConnectError, ConnectRpcService, Dispatcher,
-    EncodedBody, Limits, MethodDescriptor, Payload, RequestContext,
+    CodecFormat, CompressionRegistry, ConnectError, ConnectRpcService, Dispatcher, EncodedBody,
+    Limits, MethodDescriptor, Payload, RequestContext,
 };
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use http::{HeaderMap, Request, Response, StatusCode};

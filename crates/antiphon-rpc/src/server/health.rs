@@ -68,7 +68,9 @@ impl Serving {
         Encoded::build(32, |out| {
             match codec {
                 Codec::Proto => out.extend_from_slice(&[0x08, self as u8]),
-                Codec::Json => out.extend_from_slice(format!(r#"{{"status":"{name}"}}"#).as_bytes()),
+                Codec::Json => {
+                    out.extend_from_slice(format!(r#"{{"status":"{name}"}}"#).as_bytes())
+                }
             }
             Ok(())
         })

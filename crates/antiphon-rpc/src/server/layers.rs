@@ -26,12 +26,12 @@ use http::HeaderMap;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::arrived::Arrived;
 use super::call::Call;
 use super::deadline;
 use super::methods::{Method, Methods, ServedTwice, procedure};
 use super::metrics::{ServerMetrics, Shed};
 use super::settings::ServerSettings;
-use crate::headers::Headers;
 use crate::service::Service;
 
 /// When a call that was turned away may be tried again.
@@ -138,8 +138,9 @@ impl Calls {
     ) -> Result<Call, Status> {
         let begun = Instant::now();
         let shared = &self.0;
-        let mut context = Context::extract(&Headers(headers));
-        let time = deadline::asked(headers)
+        let arrived = Arrived::new(headers);
+        let mut context = Context::extract(&arrived);
+        let time = deadline::asked(&arrived)
             .and_then(|asked| deadline::allowed(asked, method.info, &shared.settings.timeouts));
         if let Ok(Some(time)) = time {
             context = context.with_deadline(begun + time);
@@ -215,9 +216,8 @@ impl Calls {
 /// # Errors
 /// INVALID_ARGUMENT with what is wrong.
 pub(super) fn sanitise(path: &str) -> Result<(), Status> {
-    let refuse = |what: &str| {
-        Err(Status::invalid_argument(format!("the path must not contain {what}")))
-    };
+    let refuse =
+        |what: &str| Err(Status::invalid_argument(format!("the path must not contain {what}")));
     if path.bytes().any(|byte| byte == b'\\' || byte.is_ascii_control()) {
         return refuse("backslashes or control characters");
     }

@@ -3,15 +3,17 @@
 //! One map look-up, the layers, the service; one data frame and the trailers back. Nothing here is
 //! boxed but the handler's own future. What this cannot do is done by [`general`](super::general).
 
-use std::sync::Arc;
+use std::pin::pin;
 
 use antiphon_core::{Code, Status};
 use bytes::{Buf, Bytes};
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Method as Verb, Request, Response, Version};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Response, Version};
 
 use super::body::{Body, RequestBody};
-use super::layers::{Calls, Protocol};
+use super::call::Call;
+use super::layers::Calls;
 use super::methods::Method;
 use crate::service::{Codec, MethodKind};
 use crate::status_wire;
@@ -20,36 +22,33 @@ use crate::status_wire;
 const FRAME_HEAD: usize = 5;
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
+static GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+
 /// Whether a call can take this path.
-pub(super) fn is_lean(method: &Method, request: &Request<RequestBody>) -> bool {
-    let headers = request.headers();
+pub(super) fn is_lean(method: &Method, head: &Parts) -> bool {
     method.info.kind == MethodKind::Unary
-        && request.version() == Version::HTTP_2
-        && request.method() == Verb::POST
-        && headers.get(CONTENT_TYPE).is_some_and(|kind| {
+        && head.version == Version::HTTP_2
+        && head.method == Verb::POST
+        && head.headers.get(CONTENT_TYPE).is_some_and(|kind| {
             matches!(kind.as_bytes(), b"application/grpc" | b"application/grpc+proto")
         })
-        && headers.get("grpc-encoding").is_none_or(|encoding| encoding == "identity")
+        && head.headers.get(&GRPC_ENCODING).is_none_or(|encoding| encoding == "identity")
 }
 
-/// Answers a call.
+/// Answers a call. What is kept here across waits is kept small: it is moved when the call begins.
 pub(super) async fn answer(
     calls: &Calls,
-    method: &Arc<Method>,
-    request: Request<RequestBody>,
+    method: &Method,
+    call: Call,
+    mut body: RequestBody,
 ) -> Response<Body> {
-    let (head, body) = request.into_parts();
-    let call = match calls.enter(method, &head.headers, Protocol::Grpc) {
-        Ok(call) => call,
-        Err(status) => return failed(&status),
-    };
     let bytes_max = calls.settings().message_bytes_max;
-    let answered = call.answer(async {
-        let frame = body.collect(FRAME_HEAD + bytes_max).await?;
+    let answered = pin!(async {
+        let frame = body.read(FRAME_HEAD + bytes_max).await?;
         let message = unframe(frame)?;
         method.service.unary(method.index, message, Codec::Proto).await
     });
-    match answered.await {
+    match call.answer_pinned(answered).await {
         Ok(message) => {
             let body = Body::trailed(message.into_enveloped(), status_wire::ok_trailers());
             let mut response = Response::new(body);
@@ -73,7 +72,9 @@ pub(super) fn failed(status: &Status) -> Response<Body> {
 /// The message in a frame that must be the only one.
 fn unframe(mut frame: Bytes) -> Result<Bytes, Status> {
     if frame.is_empty() {
-        return Err(Status::unimplemented("a unary call carries exactly one message; there is none"));
+        return Err(Status::unimplemented(
+            "a unary call carries exactly one message; there is none",
+        ));
     }
     if frame.len() < FRAME_HEAD {
         return Err(Status::invalid_argument("the frame of the message breaks off"));
@@ -87,7 +88,9 @@ fn unframe(mut frame: Bytes) -> Result<Bytes, Status> {
             ));
         }
         flags => {
-            return Err(Status::invalid_argument(format!("unknown flags in a frame: {flags:#04x}")));
+            return Err(Status::invalid_argument(format!(
+                "unknown flags in a frame: {flags:#04x}"
+            )));
         }
     }
     let length = frame.get_u32() as usize;
@@ -95,9 +98,9 @@ fn unframe(mut frame: Bytes) -> Result<Bytes, Status> {
         held if held < length => Err(Status::invalid_argument(format!(
             "the message breaks off: {held} bytes out of {length}"
         ))),
-        held if held > length => Err(Status::unimplemented(
-            "a unary call carries exactly one message; there is more",
-        )),
+        held if held > length => {
+            Err(Status::unimplemented("a unary call carries exactly one message; there is more"))
+        }
         _ => Ok(frame),
     }
 }

@@ -24,7 +24,9 @@ pub enum BindError {
     #[error("{0} is in use: stop what listens there, or set another address (server.listen)")]
     InUse(SocketAddr),
     /// The system does not let this process have it.
-    #[error("{0} may not be listened on by this process: choose a port of 1024 or higher, or run with the right to bind it")]
+    #[error(
+        "{0} may not be listened on by this process: choose a port of 1024 or higher, or run with the right to bind it"
+    )]
     Denied(SocketAddr),
     /// The address is none of this machine's.
     #[error("{0} is no address of this machine (server.listen)")]

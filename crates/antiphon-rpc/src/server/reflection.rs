@@ -37,10 +37,8 @@ const fn method(service: &'static str, path: &'static str) -> MethodInfo {
     }
 }
 
-static INFO_V1: ServiceInfo = info(
-    V1,
-    &[method(V1, "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")],
-);
+static INFO_V1: ServiceInfo =
+    info(V1, &[method(V1, "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")]);
 static INFO_V1_ALPHA: ServiceInfo = info(
     V1_ALPHA,
     &[method(V1_ALPHA, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")],

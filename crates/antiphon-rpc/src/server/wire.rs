@@ -146,7 +146,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_preface_means_http_2_however_it_is_cut() {
-        let (version, bytes) = sniffed(&[b"PRI * HT", b"TP/2.0\r\n\r\nSM\r\n\r\nmore"]).await.unwrap();
+        let (version, bytes) =
+            sniffed(&[b"PRI * HT", b"TP/2.0\r\n\r\nSM\r\n\r\nmore"]).await.unwrap();
         assert_eq!((version, &bytes[..]), (Version::Http2, &PREFACE[..]));
     }
 

@@ -214,7 +214,8 @@ fn texts<const N: usize>(bytes: &[u8]) -> Option<[String; N]> {
     let mut texts = [const { String::new() }; N];
     for field in Fields(bytes) {
         if let (number, Value::Bytes(bytes)) = field?
-            && let Some(slot) = usize::try_from(number).ok()?.checked_sub(1).and_then(|n| texts.get_mut(n))
+            && let Some(slot) =
+                usize::try_from(number).ok()?.checked_sub(1).and_then(|n| texts.get_mut(n))
         {
             *slot = text(bytes);
         }

@@ -29,10 +29,6 @@ impl Answer {
         value.map_or("", |value| value.to_str().unwrap())
     }
 
-    pub(crate) fn text(&self) -> &str {
-        std::str::from_utf8(&self.body).unwrap()
-    }
-
     /// The messages in the frames of the body.
     pub(crate) fn messages(&self) -> Vec<Bytes> {
         let mut rest = self.body.clone();
