@@ -1,6 +1,7 @@
 //! connectrpc's own server, thread per core, no layer.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use antiphon_core::BoxError;
 use connectrpc::{RequestContext, Response, ServiceRequest, ServiceResult};
@@ -20,7 +21,7 @@ mod contract {
     include!(concat!(env!("OUT_DIR"), "/connectrpc/_connectrpc.rs"));
 }
 
-use contract::bench::v1::{EchoMessage, EchoService, EchoServiceServer};
+use contract::bench::v1::{EchoMessage, EchoService, EchoServiceExt};
 
 struct Echo;
 
@@ -35,6 +36,6 @@ impl EchoService for Echo {
 }
 
 pub(super) async fn serve(address: SocketAddr) -> Result<(), BoxError> {
-    let service = connectrpc::ConnectRpcService::new(EchoServiceServer::new(Echo));
-    connectrpc::Server::from_service(service).serve(address).await
+    let router = Arc::new(Echo).register(connectrpc::Router::new());
+    connectrpc::Server::new(router).serve(address).await
 }
