@@ -3,5 +3,5 @@
 mod consumer;
 mod handle;
 
-pub use consumer::{DatabaseConsumer, Transactional};
+pub use consumer::DatabaseConsumer;
 pub use handle::{Handle, HandleFn, TxFn, handle_fn};

@@ -48,7 +48,7 @@ mod tx;
 
 pub use calls::{Call, CallTx, RequestHash};
 pub use housekeeping::{Housekeeping, Retention};
-pub use inbox::{DatabaseConsumer, Handle, HandleFn, Transactional, TxFn, handle_fn};
+pub use inbox::{DatabaseConsumer, Handle, HandleFn, TxFn, handle_fn};
 pub use ledger::{Ledger, LedgerLine};
 pub use port::{
     Buried, CallStore, CommitError, Confirmation, HandledCount, InboxEntry, InboxStore, Lease,

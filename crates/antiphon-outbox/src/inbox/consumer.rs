@@ -17,7 +17,7 @@ use crate::port::{CommitError, InboxEntry, InboxStore, OutboxStore, Store, Store
 use crate::tx::Database;
 
 /// Runs the handlers of one group in transactions.
-pub struct Transactional<S: Store> {
+struct Transactional<S: Store> {
     database: Database<S>,
     group: Arc<str>,
     routes: HashMap<&'static str, Arc<dyn Route<S>>>,

@@ -120,11 +120,11 @@ impl<S: OutboxStore> Driver<S> {
     }
 
     async fn publish(&self, messages: Vec<Message>) -> Vec<Result<Receipt, PublishError>> {
-        let topics: Vec<String> = messages.iter().map(|message| message.topic.clone()).collect();
+        let count = messages.len();
         let call = self.broker.publish(messages);
         match tokio::time::timeout(self.settings.publish_timeout, call).await {
             Ok(answers) => answers,
-            Err(_) => topics.into_iter().map(|topic| Err(timed_out(topic))).collect(),
+            Err(_) => std::iter::repeat_with(|| Err(timed_out())).take(count).collect(),
         }
     }
 
@@ -193,9 +193,9 @@ async fn almost_cut(shutdown: &Shutdown) {
     }
 }
 
-fn timed_out(topic: String) -> PublishError {
+fn timed_out() -> PublishError {
     PublishError {
-        topic,
+        topic: "a batch".into(),
         kind: PublishErrorKind::Disconnected,
         sent: Sent::Maybe,
         source: Some("the broker did not answer in time".into()),

@@ -256,17 +256,11 @@ impl Lane {
         let chosen = self.choose(room, now);
         let mut resent = 0;
         for seq in chosen {
-            let Some(row) = self.rows.get_mut(&seq) else {
-                continue;
-            };
-            let Row::Waiting { message, tried } = row else {
-                continue;
-            };
-            resent += u64::from(*tried);
-            let message = message.clone();
-            *row = Row::Underway(message.clone());
+            let Some(Row::Waiting { message, tried }) = self.rows.remove(&seq) else { continue };
+            resent += u64::from(tried);
             self.stop_waiting(&message);
             self.underway += 1;
+            self.rows.insert(seq, Row::Underway(message.clone()));
             batch.push((seq, message));
         }
         resent
