@@ -1,1 +1,0 @@
-//! What the framework costs over the bare parts.
