@@ -171,7 +171,7 @@ mod tests {
     async fn impatient_callers_do_not_lower_the_limit() {
         let limit = AdaptiveLimit::new(LimitSettings { initial: 40, min: 2, ..settings() });
         let second = Duration::from_secs(1);
-        let mut calls = async |took: Duration, outcome| {
+        let calls = async |took: Duration, outcome| {
             for _ in 0..100 {
                 let entered = (0..20).filter(|_| limit.try_enter()).count();
                 tokio::time::advance(second).await;

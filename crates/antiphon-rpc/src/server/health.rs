@@ -48,22 +48,22 @@ static INFO: ServiceInfo = ServiceInfo {
 
 /// `HealthCheckResponse.ServingStatus`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Serving {
-    Serving = 1,
-    NotServing = 2,
-    ServiceUnknown = 3,
+enum State {
+    Up = 1,
+    Down = 2,
+    Unknown = 3,
 }
 
-impl Serving {
+impl State {
     const fn of(ready: bool) -> Self {
-        if ready { Self::Serving } else { Self::NotServing }
+        if ready { Self::Up } else { Self::Down }
     }
 
     fn encode(self, codec: Codec) -> Result<Encoded, Status> {
         let name = match self {
-            Self::Serving => "SERVING",
-            Self::NotServing => "NOT_SERVING",
-            Self::ServiceUnknown => "SERVICE_UNKNOWN",
+            Self::Up => "SERVING",
+            Self::Down => "NOT_SERVING",
+            Self::Unknown => "SERVICE_UNKNOWN",
         };
         Encoded::build(32, |out| {
             match codec {
@@ -97,7 +97,7 @@ impl HealthService {
     fn check(&self, request: &[u8], codec: Codec) -> Result<Encoded, Status> {
         let name = service_name(request, codec)?;
         if self.served.contains(&name.as_str()) {
-            Serving::of(self.health.is_ready()).encode(codec)
+            State::of(self.health.is_ready()).encode(codec)
         } else {
             Err(Status::not_found(format!("no service {name:?} is served here")))
         }
@@ -108,7 +108,7 @@ impl HealthService {
     fn watch(&self, request: &[u8], codec: Codec) -> Result<Streaming<Encoded>, Status> {
         let name = service_name(request, codec)?;
         if !self.served.contains(&name.as_str()) {
-            let unknown = Serving::ServiceUnknown.encode(codec);
+            let unknown = State::Unknown.encode(codec);
             return Ok(Streaming::new(stream::iter([unknown]).chain(stream::pending())));
         }
         let mut states = self.health.watch();
@@ -116,7 +116,7 @@ impl HealthService {
         Ok(Streaming::new(stream::unfold(states, move |mut states| async move {
             states.changed().await.ok()?;
             let ready = *states.borrow_and_update();
-            Some((Serving::of(ready).encode(codec), states))
+            Some((State::of(ready).encode(codec), states))
         })))
     }
 }
