@@ -1,12 +1,14 @@
 //! Keys that the broker holds, because one of their messages waits there for its retry.
 //!
 //! The broker delivers nothing of such a key before the retry is due. What it had handed out before
-//! it knew must not run ahead: it goes back. Once the wait is over the key is forgotten here, since
-//! its messages may come to any consumer of the group.
+//! it knew must not run ahead: it goes back, for as long. Once the wait is over the key is forgotten
+//! here, since its messages may come to any consumer of the group; and also when the very message
+//! that was sent back comes again, since then the broker never heard that it should wait.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use antiphon_core::MessageId;
 use tokio::time::Instant;
 
 use super::executor::{Key, KeyMap};
@@ -18,7 +20,8 @@ const SWEEP_AT: usize = 256;
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct AwayKeys {
-    until: KeyMap<Instant>,
+    /// The message that waits, and until when.
+    until: KeyMap<(MessageId, Instant)>,
     sweep_at: usize,
 }
 
@@ -31,28 +34,24 @@ impl AwayKeys {
     pub(crate) fn note(&mut self, message: &Arc<Message>, now: Instant, after: Duration) {
         let Some(key) = Key::of(message) else { return };
         if self.until.len() >= self.sweep_at {
-            self.until.retain(|_, until| *until > now);
+            self.until.retain(|_, (_, until)| *until > now);
             self.sweep_at = (self.until.len() * 2).max(SWEEP_AT);
         }
-        self.until.insert(key, now + after);
+        self.until.insert(key, (message.id, now + after));
     }
 
-    /// Whether this message must go back, since an earlier one of its key waits at the broker.
-    pub(crate) fn holds(&mut self, message: &Arc<Message>, now: Instant) -> bool {
+    /// For how long this message must go back, since an earlier one of its key waits at the broker.
+    pub(crate) fn holds(&mut self, message: &Arc<Message>, now: Instant) -> Option<Duration> {
         if self.until.is_empty() {
-            return false;
+            return None;
         }
-        let Some(key) = Key::of(message) else {
-            return false;
-        };
-        match self.until.get(&key) {
-            Some(until) if *until > now => true,
-            Some(_) => {
-                self.until.remove(&key);
-                false
-            }
-            None => false,
+        let key = Key::of(message)?;
+        let (waiting, until) = *self.until.get(&key)?;
+        if until <= now || waiting == message.id {
+            self.until.remove(&key);
+            return None;
         }
+        Some(until - now)
     }
 
     /// How many keys are held, including some whose time has come.
@@ -88,11 +87,21 @@ mod tests {
         let mut away = AwayKeys::new();
         let now = Instant::now();
         away.note(&message("a"), now, Duration::from_secs(1));
-        assert!(away.holds(&message("a"), now));
-        assert!(!away.holds(&message("b"), now));
-        assert!(!away.holds(&message(""), now));
-        assert!(!away.holds(&message("a"), now + Duration::from_secs(1)));
+        assert_eq!(away.holds(&message("a"), now), Some(Duration::from_secs(1)));
+        assert_eq!(away.holds(&message("b"), now), None);
+        assert_eq!(away.holds(&message(""), now), None);
+        assert_eq!(away.holds(&message("a"), now + Duration::from_secs(1)), None);
         assert_eq!(away.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_comes_again_early_is_not_waiting() {
+        let mut away = AwayKeys::new();
+        let now = Instant::now();
+        let first = message("a");
+        away.note(&first, now, Duration::from_secs(1));
+        assert_eq!(away.holds(&first, now), None);
+        assert_eq!(away.holds(&message("a"), now), None, "and no longer holds up its key");
     }
 
     #[tokio::test(start_paused = true)]

@@ -194,8 +194,9 @@ impl Driver {
             let message = &delivery.message;
             let kind = self.kinds.get(&message.kind, &*self.pipeline.handler, &self.metrics);
             kind.metrics.consumed.inc();
-            if self.away.holds(message, now) {
-                self.settlements.push((delivery, Settlement::Release));
+            if let Some(after) = self.away.holds(message, now) {
+                // Released, it would come again at once, if the broker does not know of the wait.
+                self.settlements.push((delivery, Settlement::Retry { after, attempts: 0 }));
             } else if kind.known {
                 self.executor.push(Held::new(delivery, kind));
             } else {
