@@ -22,6 +22,8 @@ use crate::port::SagaStore;
 use crate::{Saga, SagaOperator, wire};
 use timers::Timers;
 
+/// How long to wait before asking a store again that did not answer.
+const CHECK_AGAIN: Duration = Duration::from_millis(500);
 /// How many replies are taken in together.
 const BATCH_MAX: usize = 32;
 /// How many such batches run side by side. They share one database, so more does not help.
@@ -136,7 +138,16 @@ impl<S: SagaStore + OutboxStore + InboxStore> Component for Coordinator<S> {
     }
 
     async fn run(self, shutdown: Shutdown) -> Result<(), BoxError> {
-        self.engine.check().await?;
+        while let Some(unknown) = shutdown.unless_draining(self.engine.unknown()).await {
+            match unknown {
+                Ok(None) => break,
+                Ok(Some(unknown)) => return Err(unknown.into()),
+                Err(error) => {
+                    tracing::warn!(%error, "the store of the sagas does not answer");
+                    shutdown.unless_draining(tokio::time::sleep(CHECK_AGAIN)).await;
+                }
+            }
+        }
         let replies = self.replies.run(shutdown.clone());
         tokio::try_join!(biased; replies, self.timers.run(shutdown))?;
         Ok(())

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use antiphon_core::{BoxError, Context};
+use antiphon_core::Context;
 use antiphon_messaging::{Fail, Incoming};
 use antiphon_outbox::{CommitError, Database, InboxEntry, InboxStore, OutboxStore, StoreError, Tx};
 use antiphon_telemetry::{SpanKind, Telemetry};
@@ -50,21 +50,20 @@ impl<S: SagaStore + OutboxStore + InboxStore> Engine<S> {
         machines.find(|machine| machine.kind() == row.kind && machine.version() == row.version)
     }
 
-    /// Refuses to work when there are sagas that nobody here can advance.
+    /// Which sagas there are that nobody here can advance.
     ///
     /// # Errors
-    /// [`UnknownDefinitions`], or the store fails.
-    pub(crate) async fn check(&self) -> Result<(), BoxError> {
+    /// The store fails.
+    pub(crate) async fn unknown(&self) -> Result<Option<UnknownDefinitions>, StoreError> {
         let known = |kind: &str, version| {
             self.machines.keys().any(|(known, number)| *known == kind && *number == version)
         };
-        let mut unknown: Vec<String> = Vec::new();
-        for live in self.database.store().live().await? {
-            if !known(&live.kind, live.version) {
-                unknown.push(format!("{} version {} ({})", live.kind, live.version, live.count));
-            }
-        }
-        if unknown.is_empty() { Ok(()) } else { Err(UnknownDefinitions(unknown).into()) }
+        let live = self.database.store().live().await?;
+        let unknown = live.into_iter().filter(|live| !known(&live.kind, live.version));
+        let unknown: Vec<String> = unknown
+            .map(|live| format!("{} version {} ({})", live.kind, live.version, live.count))
+            .collect();
+        Ok((!unknown.is_empty()).then_some(UnknownDefinitions(unknown)))
     }
 
     /// Advances one saga by an input that is not a message, in a transaction of its own and in the

@@ -14,7 +14,7 @@ use crate::instance::{Failure, Instance, Phase};
 use crate::plan::Plan;
 use crate::port::{SagaRow, Side, State};
 use crate::step::Work;
-use crate::wire::{Command, Coordinates};
+use crate::wire::{self, Command, Coordinates};
 
 /// Work that the coordinator does itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +141,9 @@ impl<D: Protobuf + 'static, S: OutboxStore> Machine<S> for Definition<D, S> {
     ) -> Result<Turned, Fail> {
         let mut turn = Turn::open(self, row, now)?;
         if turn.take(input.into())? {
-            for command in turn.commands(tx.database().service()) {
+            // What follows belongs to the trace of the saga, whoever asked for it.
+            let context = wire::recall(&turn.instance.context);
+            for command in context.sync_scope(|| turn.commands(tx.database().service())) {
                 tx.push(command);
             }
         }
