@@ -33,6 +33,8 @@ const FLUSH_WITHIN: Duration = Duration::from_secs(2);
 /// Everything is bound and checked before anything starts: a port in use, an unknown setting or a
 /// database of a newer version end the process with exit code 2 and one line, with nothing half-done.
 pub struct App {
+    name: String,
+    version: String,
     sections: Sections,
     telemetry: Telemetry,
     health: Health,
@@ -185,7 +187,9 @@ impl App {
             services: self.services.iter().map(|service| service.info().name).collect(),
         };
         if !self.services.is_empty() {
-            let settings = ServerSettings::from(&self.sections.server);
+            let mut settings = ServerSettings::from(&self.sections.server);
+            settings.rest.title.clone_from(&self.name);
+            settings.rest.version.clone_from(&self.version);
             let server = Server::bind(
                 std::mem::take(&mut self.services),
                 settings,

@@ -65,6 +65,8 @@ pub(crate) struct ServerSection {
     timeout_max: HumanDuration,
     slow_call: HumanDuration,
     lame_duck: HumanDuration,
+    /// The origins whose pages may open WebSockets, besides the server's own.
+    websocket_origins: Vec<String>,
 }
 
 impl Default for ServerSection {
@@ -93,6 +95,7 @@ impl Default for ServerSection {
             timeout_max: HumanDuration(own.timeouts.max),
             slow_call: HumanDuration(own.slow_call),
             lame_duck: HumanDuration(own.lame_duck),
+            websocket_origins: own.rest.origins,
         }
     }
 }
@@ -124,6 +127,7 @@ impl From<&ServerSection> for ServerSettings {
         };
         settings.timeouts.default = section.timeout_default.0;
         settings.timeouts.max = section.timeout_max.0;
+        settings.rest.origins.clone_from(&section.websocket_origins);
         settings
     }
 }

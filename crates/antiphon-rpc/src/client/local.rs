@@ -23,13 +23,17 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Dropping the future drops the handler's.
 pub async fn local<Req, Res, Fut>(
     method: &'static MethodInfo,
+    idempotency_key: Option<&str>,
     request: Req,
     handler: impl FnOnce(Req) -> Fut,
 ) -> Result<Res, Status>
 where
     Fut: Future<Output = Result<Res, Status>>,
 {
-    let context = callee_context(method, TIMEOUT);
+    let mut context = callee_context(method, TIMEOUT);
+    if let Some(key) = idempotency_key {
+        context = context.with_idempotency_key(key);
+    }
     if context.is_expired() {
         return Err(Status::deadline_exceeded());
     }

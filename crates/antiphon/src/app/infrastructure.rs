@@ -27,6 +27,8 @@ pub(super) async fn load(
     let mut admin = Admin::new(telemetry.clone(), health.clone());
     admin.config(&settings.describe());
     Ok(App {
+        name: name.to_owned(),
+        version: version.to_owned(),
         admin,
         messaging: Messaging::new(broker, telemetry.clone(), health.clone()),
         services: Vec::new(),

@@ -76,8 +76,9 @@ fn function(scope: &Scope<'_>, names: &Names<'_>, index: usize, call: &Call<'_>)
             let method = &#info.methods[#index];
             if let ::std::option::Option::Some(service) = self.channel.local::<dyn #object>() {
                 #validate
-                return #rt::rpc::client::local(method, request, |request| service.#boxed(request))
-                    .await;
+                let key = self.channel.idempotency_key();
+                let call = |request| service.#boxed(request);
+                return #rt::rpc::client::local(method, key, request, call).await;
             }
             // Kept apart, so that calls inside the process do not carry its size.
             ::std::boxed::Box::pin(self.channel.#remote(method, request)).await
