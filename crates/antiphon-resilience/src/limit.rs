@@ -4,7 +4,7 @@
 //! answered in time. So calls above a limit are refused at once, and the limit follows the service:
 //! it rises while calls take as long as they always did, and falls when they take longer.
 //!
-//! [`gradient`] decides; [`AdaptiveLimit`] counts, without a lock on the way in and out.
+//! [`LimitSettings::step`] decides; [`AdaptiveLimit`] counts, without a lock on the way in and out.
 
 mod gradient;
 
