@@ -34,9 +34,11 @@ impl Load {
             let stream = TcpStream::connect(to).await?;
             stream.set_nodelay(true)?;
             if self.grpc {
-                let (sender, connection) =
-                    hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-                        .await?;
+                let (sender, connection) = hyper::client::conn::http2::handshake(
+                    TokioExecutor::new(),
+                    TokioIo::new(stream),
+                )
+                .await?;
                 tokio::spawn(connection);
                 for _ in 0..self.streams {
                     let (mut sender, load) = (sender.clone(), self.clone());

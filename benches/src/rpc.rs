@@ -53,13 +53,20 @@ fn grpc_go() -> Result<Contender, BoxError> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("go");
     let program = std::env::current_exe()?.with_file_name("echo-grpc-go");
     progress("building the grpc-go echo");
-    let built = Command::new("go").args(["build", "-o"]).arg(&program).arg(".").current_dir(source).status();
+    let built = Command::new("go")
+        .args(["build", "-o"])
+        .arg(&program)
+        .arg(".")
+        .current_dir(source)
+        .status();
     match built {
         Ok(status) if status.success() => {
             Ok(Contender { name: "grpc-go", program, arguments: Vec::new() })
         }
         Ok(status) => Err(format!("go build failed: {status}").into()),
-        Err(error) => Err(format!("the Go toolchain is needed for the grpc-go figures: {error}").into()),
+        Err(error) => {
+            Err(format!("the Go toolchain is needed for the grpc-go figures: {error}").into())
+        }
     }
 }
 
@@ -88,7 +95,8 @@ pub(crate) fn grpc(options: &Options) -> Result<(), BoxError> {
 
 /// The same method over REST.
 pub(crate) fn rest(options: &Options) -> Result<(), BoxError> {
-    let contenders = [ours("antiphon, all default layers", "antiphon")?, ours("axum with serde", "axum")?];
+    let contenders =
+        [ours("antiphon, all default layers", "antiphon")?, ours("axum with serde", "axum")?];
     let text = "x".repeat(64);
     let load = Load {
         connections: 32,

@@ -39,10 +39,15 @@ books!(BookFlight, BookHotel, BookCar);
 
 /// Begins sagas as fast as they end, and prints the rate.
 pub(crate) fn run() -> Result<(), BoxError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let rate = runtime.block_on(measure())?;
     let row = vec![SAGAS.to_string(), format!("{rate:.0}")];
-    table("Sagas of three remote steps on SQLite, synchronous=NORMAL", &["sagas", "sagas/s"], &[row]);
+    table(
+        "Sagas of three remote steps on SQLite, synchronous=NORMAL",
+        &["sagas", "sagas/s"],
+        &[row],
+    );
     Ok(())
 }
 
@@ -64,9 +69,27 @@ async fn measure() -> Result<f64, BoxError> {
     };
     let (trips, agents) = (open("trips").await?, open("agents").await?);
     let saga = Saga::<Trip, Sqlite>::define("trip", 1)
-        .step(Step::remote("flight", |trip: &Trip| BookFlight { id: trip.id.clone(), ..Default::default() }).nothing_to_undo())
-        .step(Step::remote("hotel", |trip: &Trip| BookHotel { id: trip.id.clone(), ..Default::default() }).nothing_to_undo())
-        .step(Step::remote("car", |trip: &Trip| BookCar { id: trip.id.clone(), ..Default::default() }).nothing_to_undo())
+        .step(
+            Step::remote("flight", |trip: &Trip| BookFlight {
+                id: trip.id.clone(),
+                ..Default::default()
+            })
+            .nothing_to_undo(),
+        )
+        .step(
+            Step::remote("hotel", |trip: &Trip| BookHotel {
+                id: trip.id.clone(),
+                ..Default::default()
+            })
+            .nothing_to_undo(),
+        )
+        .step(
+            Step::remote("car", |trip: &Trip| BookCar {
+                id: trip.id.clone(),
+                ..Default::default()
+            })
+            .nothing_to_undo(),
+        )
         .build()?;
     let coordinator = Sagas::of(&trips, &telemetry).saga(&saga).build(&messaging)?;
     let participation = agents

@@ -80,13 +80,22 @@ pub(crate) fn run() -> Result<(), BoxError> {
             .args(arguments)
             .output()?;
         verbatim(title, String::from_utf8_lossy(&output.stdout).trim());
-        if output.status.success() { Ok(()) } else { Err(format!("simulate: {}", output.status).into()) }
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(format!("simulate: {}", output.status).into())
+        }
     };
     simulate("The shop, as fast as it goes", &["--orders", "6000", "--concurrency", "64"])?;
-    simulate("The shop at 200 orders per second", &["--orders", "3000", "--concurrency", "64", "--rate", "200"])?;
+    simulate(
+        "The shop at 200 orders per second",
+        &["--orders", "3000", "--concurrency", "64", "--rate", "200"],
+    )?;
     drop(shop);
     let mut rows = Vec::new();
-    for (name, arguments) in [("the whole shop", &[][..]), ("one service (points)", &["--only", "points"][..])] {
+    for (name, arguments) in
+        [("the whole shop", &[][..]), ("one service (points)", &["--only", "points"][..])]
+    {
         let shop = Shop::open(&program, &data, arguments)?;
         std::thread::sleep(Duration::from_secs(2));
         rows.push(vec![
@@ -95,6 +104,10 @@ pub(crate) fn run() -> Result<(), BoxError> {
             format!("{:.1}", shop.resident_mib()?),
         ]);
     }
-    table("Start on a warm data folder, memory when idle", &["", "ms to ready", "MiB resident"], &rows);
+    table(
+        "Start on a warm data folder, memory when idle",
+        &["", "ms to ready", "MiB resident"],
+        &rows,
+    );
     Ok(())
 }

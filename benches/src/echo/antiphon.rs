@@ -20,8 +20,7 @@ impl EchoService for Echo {
 pub(super) async fn serve(address: SocketAddr) -> Result<(), BoxError> {
     let settings = ServerSettings { listen: address, workers: 1, ..ServerSettings::default() };
     let service = Arc::new(EchoServiceServer::new(Echo));
-    let server =
-        Server::bind(vec![service], settings, &Telemetry::new(), &Health::new()).await?;
+    let server = Server::bind(vec![service], settings, &Telemetry::new(), &Health::new()).await?;
     let (_handle, shutdown) = ShutdownHandle::new();
     server.run(shutdown).await
 }

@@ -7,11 +7,8 @@ use antiphon_core::BoxError;
 use connectrpc::{RequestContext, Response, ServiceRequest, ServiceResult};
 
 #[expect(
-    missing_docs,
     missing_debug_implementations,
     unreachable_pub,
-    unused_qualifications,
-    elided_lifetimes_in_paths,
     clippy::all,
     clippy::restriction,
     clippy::pedantic,
@@ -25,6 +22,7 @@ use contract::bench::v1::{EchoMessage, EchoService, EchoServiceExt};
 
 struct Echo;
 
+#[expect(refining_impl_trait, reason = "an owned answer is what the comparison is about")]
 impl EchoService for Echo {
     async fn echo(
         &self,

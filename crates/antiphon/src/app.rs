@@ -16,8 +16,8 @@ use antiphon_messaging::{Messaging, Topology};
 use antiphon_rpc::Service;
 use antiphon_rpc::client::{Channel, Client, ClientSettings, Hosted, Target};
 use antiphon_rpc::server::{Server, ServerSettings};
-use antiphon_telemetry::admin::Admin;
 use antiphon_telemetry::Telemetry;
+use antiphon_telemetry::admin::Admin;
 
 use crate::error::{Error, Result};
 use crate::lifecycle::{self, End, Part};
@@ -173,9 +173,7 @@ impl App {
         telemetry.flush(FLUSH_WITHIN).await;
         match end? {
             End::Drained => Ok(()),
-            End::Cut(left) => {
-                Err(format!("cut before it was drained: {}", left.join(", ")).into())
-            }
+            End::Cut(left) => Err(format!("cut before it was drained: {}", left.join(", ")).into()),
         }
     }
 

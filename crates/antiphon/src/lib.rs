@@ -3,10 +3,10 @@
 //! One contract (`.proto`) becomes services, events and errors through `antiphon-build`; an [`App`]
 //! puts them together from settings, runs them, and drains them.
 
-mod app;
 #[doc(hidden)]
 #[path = "codegen.rs"]
 pub mod __codegen;
+mod app;
 mod error;
 mod launch;
 mod lifecycle;

@@ -107,9 +107,11 @@ async fn first_end(stages: &mut [Running]) -> BoxError {
     std::future::poll_fn(|task| {
         for stage in stages.iter_mut() {
             if let std::task::Poll::Ready(Some(ended)) = stage.tasks.poll_join_next(task) {
-                return std::task::Poll::Ready(stage.ended(ended).unwrap_or_else(|| {
-                    "a component ended without being asked to".into()
-                }));
+                return std::task::Poll::Ready(
+                    stage
+                        .ended(ended)
+                        .unwrap_or_else(|| "a component ended without being asked to".into()),
+                );
             }
         }
         std::task::Poll::Pending
@@ -227,10 +229,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_takes_too_long_is_named_and_leaves_time_for_the_rest() {
         let log = Log::default();
-        let parts = vec![
-            sample("stuck", Stage::Serve, 100, &log),
-            sample("relay", Stage::Relay, 0, &log),
-        ];
+        let parts =
+            vec![sample("stuck", Stage::Serve, 100, &log), sample("relay", Stage::Relay, 0, &log)];
         let never = std::future::pending();
         let end =
             run(parts, &Health::new(), async {}, never, Duration::from_secs(10)).await.unwrap();

@@ -24,8 +24,9 @@ const ARTICLES: [(&str, i64, i64); 10] = [
 /// # Errors
 /// The database fails.
 pub(crate) async fn seed(inventory: &Inventory) -> antiphon::Result<()> {
-    let articles: i64 =
-        sqlx::query_scalar("select count(*) from stock").fetch_one(inventory.db().store().reader()).await?;
+    let articles: i64 = sqlx::query_scalar("select count(*) from stock")
+        .fetch_one(inventory.db().store().reader())
+        .await?;
     if articles > 0 {
         return Ok(());
     }

@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use antiphon::sqlite::{Database, Migration, Sqlite, Tx, sqlx};
 use antiphon::saga::{Participants, Participate, Rejection};
+use antiphon::sqlite::{Database, Migration, Sqlite, Tx, sqlx};
 use antiphon::{App, Fail, Status, Streaming};
 use futures_util::StreamExt;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use crate::contract::shop::inventory::v1::{
-    GetStockRequest, ImportStockResponse, InventoryError, InventoryService,
-    InventoryServiceServer, ListStockRequest, ListStockResponse, PutStockRequest, Release,
-    Released, Reserve, Reserved, Ship, Shipped, Stock, StockSet,
+    GetStockRequest, ImportStockResponse, InventoryError, InventoryService, InventoryServiceServer,
+    ListStockRequest, ListStockResponse, PutStockRequest, Release, Released, Reserve, Reserved,
+    Ship, Shipped, Stock, StockSet,
 };
 
 /// Where the service keeps its rows and answers calls.
@@ -30,7 +30,12 @@ impl Inventory {
 
 /// Adds the service to the process.
 pub(crate) async fn mount(app: &mut App) -> antiphon::Result<()> {
-    let db = app.database("inventory", &[Migration::new("inventory", include_str!("../migrations/inventory.sql"))]).await?;
+    let db = app
+        .database(
+            "inventory",
+            &[Migration::new("inventory", include_str!("../migrations/inventory.sql"))],
+        )
+        .await?;
     let inventory = Inventory { db: db.clone() };
     crate::catalogue::seed(&inventory).await?;
     app.serve(InventoryServiceServer::new(inventory.clone()));
@@ -206,11 +211,7 @@ impl Participate<Ship, Sqlite> for Inventory {
 }
 
 /// Moves what is set aside for an order into another state, and says what it was.
-async fn reserved(
-    tx: &mut Tx,
-    order_id: &str,
-    state: &str,
-) -> Result<Vec<(String, i64)>, Fail> {
+async fn reserved(tx: &mut Tx, order_id: &str, state: &str) -> Result<Vec<(String, i64)>, Fail> {
     Ok(sqlx::query_as(
         "update reservations set state = ?2 where order_id = ?1 and state = 'reserved'
          returning sku, quantity",

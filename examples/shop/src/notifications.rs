@@ -24,7 +24,12 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Adds the service to the process.
 pub(crate) async fn mount(app: &mut App) -> antiphon::Result<()> {
-    let db = app.database("notifications", &[Migration::new("notifications", include_str!("../migrations/notifications.sql"))]).await?;
+    let db = app
+        .database(
+            "notifications",
+            &[Migration::new("notifications", include_str!("../migrations/notifications.sql"))],
+        )
+        .await?;
     let notifications = Notifications { db: db.clone(), news: watch::Sender::new(0) };
     app.serve(NotificationsServiceServer::new(notifications.clone()));
     app.consume(
@@ -113,19 +118,23 @@ impl NotificationsService for Notifications {
         request: SubscribeRequest,
     ) -> Result<Streaming<Notification>, Status> {
         let place = (self.clone(), self.news.subscribe(), request.customer_id, request.after);
-        let pages = stream::try_unfold(place, |(notifications, mut news, customer, after)| async move {
-            loop {
-                news.mark_unchanged();
-                let page = notifications.after(&customer, after).await?;
-                if let Some(last) = page.last() {
-                    let after = last.number;
-                    let page = stream::iter(page.into_iter().map(Ok::<_, Status>));
-                    return Ok::<_, Status>(Some((page, (notifications, news, customer, after))));
+        let pages =
+            stream::try_unfold(place, |(notifications, mut news, customer, after)| async move {
+                loop {
+                    news.mark_unchanged();
+                    let page = notifications.after(&customer, after).await?;
+                    if let Some(last) = page.last() {
+                        let after = last.number;
+                        let page = stream::iter(page.into_iter().map(Ok::<_, Status>));
+                        return Ok::<_, Status>(Some((
+                            page,
+                            (notifications, news, customer, after),
+                        )));
+                    }
+                    // Either there is news, or it is time to look for what other processes wrote.
+                    let _ = tokio::time::timeout(LOOK_AGAIN, news.changed()).await;
                 }
-                // Either there is news, or it is time to look for what other processes wrote.
-                let _ = tokio::time::timeout(LOOK_AGAIN, news.changed()).await;
-            }
-        });
+            });
         Ok(Streaming::new(pages.try_flatten()))
     }
 

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use antiphon::saga::{Intervention, Saga, SagaOperator, Sagas};
 use antiphon::sqlite::{Database, Migration, Sqlite, Tx, sqlx};
-use antiphon::{App, Call, Code, Context, FieldViolation, MessageId, RequestHash, Status, Streaming};
+use antiphon::{
+    App, Call, Code, Context, FieldViolation, MessageId, RequestHash, Status, Streaming,
+};
 use futures_util::{StreamExt, stream};
 use tokio::sync::watch;
 
@@ -24,7 +26,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Adds the service to the process.
 pub(crate) async fn mount(app: &mut App) -> antiphon::Result<()> {
-    let db = app.database("orders", &[Migration::new("orders", include_str!("../migrations/orders.sql"))]).await?;
+    let db = app
+        .database("orders", &[Migration::new("orders", include_str!("../migrations/orders.sql"))])
+        .await?;
     let place_order = saga::place_order()?;
     let sagas = Sagas::of(&db, app.telemetry()).saga(&place_order);
     let operator = sagas.operator();
@@ -62,10 +66,7 @@ impl OrdersService for Orders {
         self.find(&request.id).await
     }
 
-    async fn list_orders(
-        &self,
-        request: ListOrdersRequest,
-    ) -> Result<ListOrdersResponse, Status> {
+    async fn list_orders(&self, request: ListOrdersRequest) -> Result<ListOrdersResponse, Status> {
         let size = if request.page_size == 0 { 50 } else { request.page_size };
         let before: i64 = match request.page_token.as_str() {
             "" => i64::MAX,
@@ -85,9 +86,9 @@ impl OrdersService for Orders {
         .map_err(Status::internal)?;
         let full = i32::try_from(rows.len()).is_ok_and(|count| count == size);
         let next_page_token = match rows.last() {
-            Some(last) if full => sqlx::Row::try_get::<i64, _>(last, "number")
-                .map_err(Status::internal)?
-                .to_string(),
+            Some(last) if full => {
+                sqlx::Row::try_get::<i64, _>(last, "number").map_err(Status::internal)?.to_string()
+            }
             _ => String::new(),
         };
         let orders = rows.iter().map(rows::order).collect::<Result<_, _>>();
@@ -181,7 +182,8 @@ impl Orders {
         if unknown.is_empty() {
             return Ok(total);
         }
-        let status = OrdersError::unknown_sku("the order names articles that the shop does not sell");
+        let status =
+            OrdersError::unknown_sku("the order names articles that the shop does not sell");
         Err(status.with_violations(unknown))
     }
 

@@ -26,7 +26,12 @@ const UNDECIDED: Duration = Duration::from_millis(250);
 
 /// Adds the service to the process.
 pub(crate) async fn mount(app: &mut App) -> antiphon::Result<()> {
-    let db = app.database("payments", &[Migration::new("payments", include_str!("../migrations/payments.sql"))]).await?;
+    let db = app
+        .database(
+            "payments",
+            &[Migration::new("payments", include_str!("../migrations/payments.sql"))],
+        )
+        .await?;
     let payments = Payments { db: db.clone(), provider: Provider::new(db.clone()) };
     app.serve(PaymentsServiceServer::new(payments.clone()));
     app.consume(
@@ -87,12 +92,7 @@ impl PaymentsService for Payments {
 }
 
 impl ParticipateLater<Charge, Sqlite> for Payments {
-    async fn handle(
-        &self,
-        command: Charge,
-        ticket: Ticket,
-        tx: &mut Tx,
-    ) -> Result<(), Rejection> {
+    async fn handle(&self, command: Charge, ticket: Ticket, tx: &mut Tx) -> Result<(), Rejection> {
         sqlx::query(
             "insert into payments
                  (order_id, customer_id, card, amount_cents, status, update_time, ticket)

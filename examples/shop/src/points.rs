@@ -10,7 +10,9 @@ use crate::contract::shop::points::v1::{
 
 /// Adds the service to the process.
 pub(crate) async fn mount(app: &mut App) -> antiphon::Result<()> {
-    let db = app.database("points", &[Migration::new("points", include_str!("../migrations/points.sql"))]).await?;
+    let db = app
+        .database("points", &[Migration::new("points", include_str!("../migrations/points.sql"))])
+        .await?;
     let points = Points { db: db.clone() };
     app.serve(PointsServiceServer::new(points.clone()));
     app.consume(db.group("points.orders").on::<OrderConfirmed>(points).ordered())?;

@@ -65,7 +65,10 @@ pub(crate) async fn run(options: Run) -> antiphon::Result<()> {
     only.sort();
     only.dedup();
     let name = match only.as_slice() {
-        [one] => format!("shop-{}", one.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())),
+        [one] => format!(
+            "shop-{}",
+            one.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+        ),
         _ => "shop".to_owned(),
     };
     let mut app = App::load(&name, env!("CARGO_PKG_VERSION"), &sources).await?;
@@ -102,7 +105,9 @@ fn welcome(bound: &Bound, data: &str) {
     if let Some(server) = server {
         println!("  API        http://{server}          gRPC, gRPC-Web, Connect and REST");
         println!("  Docs       http://{server}/docs     try it in the browser");
-        println!("  OpenAPI    http://{server}/openapi.json   AsyncAPI http://{server}/asyncapi.json");
+        println!(
+            "  OpenAPI    http://{server}/openapi.json   AsyncAPI http://{server}/asyncapi.json"
+        );
     }
     println!("  Admin      http://{admin}          /livez /readyz /metrics /config");
     println!("  Data       {data}");

@@ -12,7 +12,12 @@ use crate::contract::shop::shipping::v1::{
 
 /// Adds the service to the process.
 pub(crate) async fn mount(app: &mut App) -> antiphon::Result<()> {
-    let db = app.database("shipping", &[Migration::new("shipping", include_str!("../migrations/shipping.sql"))]).await?;
+    let db = app
+        .database(
+            "shipping",
+            &[Migration::new("shipping", include_str!("../migrations/shipping.sql"))],
+        )
+        .await?;
     let shipping = Shipping { db: db.clone() };
     app.serve(ShippingServiceServer::new(shipping.clone()));
     app.consume(db.group("shipping.orders").on::<OrderConfirmed>(shipping).ordered())?;

@@ -79,9 +79,10 @@ pub(crate) async fn run(options: Simulate) -> antiphon::Result<()> {
     let journal = match &options.journal {
         Some(path) => {
             let mut open = tokio::fs::OpenOptions::new();
-            let file = open.create(true).append(true).open(path).await.map_err(|error| {
-                format!("cannot write the journal {}: {error}", path.display())
-            })?;
+            let file =
+                open.create(true).append(true).open(path).await.map_err(|error| {
+                    format!("cannot write the journal {}: {error}", path.display())
+                })?;
             Some(Mutex::new(file))
         }
         None => None,
@@ -166,7 +167,8 @@ async fn customer(run: Arc<Run>) -> Summary {
 
 /// Places one order and follows it.
 async fn order(run: &Run, client: &mut Client, number: u64, summary: &mut Summary) -> Outcome {
-    let mut random = fastrand::Rng::with_seed(run.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let mut random =
+        fastrand::Rng::with_seed(run.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let key = format!("sim-{:016x}-{number}", run.seed);
     let lines: Vec<Value> = (0..random.usize(1..=3))
         .map(|_| json!({"sku": random.choice(&run.skus), "quantity": random.i32(1..=3)}))
@@ -202,12 +204,7 @@ async fn order(run: &Run, client: &mut Client, number: u64, summary: &mut Summar
 }
 
 /// Tries until somebody answers: the idempotency key makes that safe.
-async fn place(
-    run: &Run,
-    client: &mut Client,
-    key: &str,
-    body: &Value,
-) -> Result<Value, Outcome> {
+async fn place(run: &Run, client: &mut Client, key: &str, body: &Value) -> Result<Value, Outcome> {
     let give_up = Instant::now() + Duration::from_secs(run.options.patience);
     let mut wait = Duration::from_millis(20);
     loop {

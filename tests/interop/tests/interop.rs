@@ -3,6 +3,8 @@
 //!
 //! `cargo xtask test` prepares the tools and says in variables where they are.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -59,7 +61,9 @@ fn binary() -> PathBuf {
 fn tool(variable: &str) -> PathBuf {
     match std::env::var_os(variable) {
         Some(path) => path.into(),
-        None => panic!("{variable} is not set; run these tests with `cargo xtask test --only interop`"),
+        None => {
+            panic!("{variable} is not set; run these tests with `cargo xtask test --only interop`")
+        }
     }
 }
 
@@ -94,10 +98,14 @@ fn node() {
 fn curl() {
     let shop = Shop::open();
     let api = &shop.api;
-    let curl = |arguments: &[&str]| passes(Command::new("curl").args(["-sS", "--max-time", "20"]).args(arguments));
-    let order = r#"{"customerId":"curl","card":"tok_ok","lines":[{"sku":"pen-black","quantity":1}]}"#;
+    let curl = |arguments: &[&str]| {
+        passes(Command::new("curl").args(["-sS", "--max-time", "20"]).args(arguments))
+    };
+    let order =
+        r#"{"customerId":"curl","card":"tok_ok","lines":[{"sku":"pen-black","quantity":1}]}"#;
     let json = ["-H", "content-type: application/json", "-d"];
-    let placed = curl(&[&json[..], &[order, "-D", "-", &format!("http://{api}/v1/orders")]].concat());
+    let placed =
+        curl(&[&json[..], &[order, "-D", "-", &format!("http://{api}/v1/orders")]].concat());
     assert!(placed.contains("201 Created"), "{placed}");
     let location = placed.lines().find_map(|line| line.strip_prefix("location: ")).unwrap().trim();
     // The same order over Connect with JSON, and as Server-Sent Events until it is decided.
@@ -112,6 +120,13 @@ fn curl() {
     assert!(lines.lines().last().unwrap().contains("CONFIRMED"), "{lines}");
     // HTTP/2 without TLS, with prior knowledge.
     let stock = format!("http://{api}/v1/stock/pen-black");
-    let version = curl(&["--http2-prior-knowledge", "-o", "/dev/null", "-w", "%{http_version} %{http_code}", &stock]);
+    let version = curl(&[
+        "--http2-prior-knowledge",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_version} %{http_code}",
+        &stock,
+    ]);
     assert_eq!(version, "2 200");
 }

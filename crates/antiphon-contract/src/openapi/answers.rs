@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::operation::{HTTP_BODY, Operation};
-use crate::model::{Body, Contract, Kind, MethodKind, Service};
+use crate::model::{Body, Contract, Idempotency, Kind, MethodKind, Service};
 use crate::schema::Schemas;
 
 /// What the server answers by itself, before and around the handler.
@@ -50,6 +50,13 @@ pub(super) fn responses<'a>(
         };
         responses.insert(status.to_string(), described(&description));
     }
+    if operation.streams_requests() {
+        responses.insert("426".to_owned(), described("The request does not open a WebSocket."));
+    }
+    if operation.method.idempotency == Idempotency::ByKey {
+        let words = "The idempotency key was used for another request (`IDEMPOTENCY_KEY_REUSED`).";
+        responses.insert("422".to_owned(), described(words));
+    }
     for (status, reasons) in reasons {
         responses.insert(status.to_string(), described(&reasons.join("\n")));
     }
@@ -89,7 +96,7 @@ fn good<'a>(
     schemas: &mut Schemas<'a>,
 ) -> (String, Value) {
     let method = operation.method;
-    if matches!(method.kind, MethodKind::ClientStream | MethodKind::Bidi) {
+    if operation.streams_requests() {
         return ("101".to_owned(), json!({"description": "The WebSocket is open."}));
     }
     let output = contract.message(&method.output);

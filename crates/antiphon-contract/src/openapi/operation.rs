@@ -50,11 +50,16 @@ impl<'a> Operation<'a, '_> {
         Value::Object(operation)
     }
 
+    /// Whether the client sends a stream, which over HTTP is a WebSocket.
+    pub(super) fn streams_requests(&self) -> bool {
+        matches!(self.method.kind, MethodKind::ClientStream | MethodKind::Bidi)
+    }
+
     /// The first sentence, and everything where there is more.
     fn docs(&self) -> (String, String) {
         let docs = &self.method.source.docs;
         let mut all = docs.clone();
-        if matches!(self.method.kind, MethodKind::ClientStream | MethodKind::Bidi) {
+        if self.streams_requests() {
             let sentence = "This is a WebSocket; each message is one JSON text.";
             all = if all.is_empty() { sentence.to_owned() } else { format!("{all}\n\n{sentence}") };
         }
@@ -77,15 +82,18 @@ impl<'a> Operation<'a, '_> {
             };
             parameters.push(parameter(name, "path", true, description, &schema));
         }
-        let streams_requests =
-            matches!(self.method.kind, MethodKind::ClientStream | MethodKind::Bidi);
-        if self.binding.body != Body::All && !streams_requests {
+        if self.binding.body != Body::All && !self.streams_requests() {
             self.query(schemas, self.input, &mut Vec::new(), &mut Vec::new(), &mut parameters);
         }
         if self.method.idempotency == Idempotency::ByKey {
             let description = "Chosen by the caller, new for each thing to be done. A second call \
                                with the same key does nothing and gets the first one's answer.";
-            let schema = json!({"type": "string", "minLength": 1, "maxLength": 255});
+            let schema = json!({
+                "type": "string",
+                "minLength": 1,
+                "maxLength": 255,
+                "pattern": "^[!-~]([ -~]*[!-~])?$",
+            });
             let description = Some(description.to_owned());
             parameters.push(parameter("Idempotency-Key", "header", false, description, &schema));
         }
@@ -153,7 +161,7 @@ impl<'a> Operation<'a, '_> {
     }
 
     fn body(&self, schemas: &mut Schemas<'a>) -> Option<Value> {
-        if matches!(self.method.kind, MethodKind::ClientStream | MethodKind::Bidi) {
+        if self.streams_requests() {
             return None;
         }
         let (schema, required) = match &self.binding.body {

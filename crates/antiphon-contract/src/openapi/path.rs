@@ -9,6 +9,9 @@ use crate::model::{Contract, Field, Message};
 use crate::schema::Schemas;
 use crate::template::{Segment, Template};
 
+/// The server refuses paths with backslashes and control characters, escaped or not.
+const PATH_TEXT: &str = r"^[^\\\x00-\x1f\x7f]*$";
+
 /// A parameter in a path.
 pub(super) struct Part<'a> {
     pub(super) name: String,
@@ -24,9 +27,15 @@ impl<'a> Part<'a> {
             Some(field) => schemas.field(field),
             None => json!({"type": "string"}),
         };
+        if schema["type"] != "string" {
+            return schema;
+        }
         // An empty segment never matches.
-        if !self.open_end && schema["type"] == "string" && schema.get("minLength").is_none() {
+        if !self.open_end && schema.get("minLength").is_none() {
             schema["minLength"] = json!(1);
+        }
+        if schema.get("pattern").is_none() {
+            schema["pattern"] = json!(PATH_TEXT);
         }
         schema
     }

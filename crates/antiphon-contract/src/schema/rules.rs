@@ -97,7 +97,12 @@ fn large(schema: &mut Value, rules: Option<&Value>) {
     }
     let low = ["gt", "gte"].iter().find_map(|name| rules.get(name)).and_then(float);
     if low.is_some_and(|low| low >= 0.0) && !outside(rules) {
-        schema["pattern"] = json!("^[0-9]{1,19}$");
+        let most = rules.get("lte").and_then(whole);
+        let most = most.or_else(|| rules.get("lt").and_then(whole)?.checked_sub(1));
+        schema["pattern"] = json!(match most {
+            Some(most) => up_to(most),
+            None => "^[0-9]{1,19}$".to_owned(),
+        });
     }
     let bounds: Vec<String> =
         [("gt", "more than"), ("gte", "at least"), ("lt", "less than"), ("lte", "at most")]
@@ -114,6 +119,26 @@ fn large(schema: &mut Value, rules: Option<&Value>) {
         sentence[..1].make_ascii_uppercase();
         schema["description"] = json!(format!("{sentence}."));
     }
+}
+
+/// What the decimal numbers from 0 to `most` look like: fewer digits, or as many digits of which one
+/// is smaller and all before it are the same.
+fn up_to(most: u64) -> String {
+    let digits = most.to_string();
+    let mut forms = Vec::new();
+    if digits.len() > 1 {
+        forms.push(format!("[0-9]{{1,{}}}", digits.len() - 1));
+    }
+    for (place, digit) in digits.char_indices().filter(|(_, digit)| *digit != '0') {
+        let smaller = char::from(u8::try_from(digit).map_or(b'0', |digit| digit - 1));
+        let rest = match digits.len() - place - 1 {
+            0 => String::new(),
+            rest => format!("[0-9]{{{rest}}}"),
+        };
+        forms.push(format!("{}[0-{smaller}]{rest}", &digits[..place]));
+    }
+    forms.push(digits);
+    format!("^({})$", forms.join("|"))
 }
 
 /// Adds the rules for a list.
@@ -201,4 +226,17 @@ fn whole(value: &Value) -> Option<u64> {
 
 fn float(value: &Value) -> Option<f64> {
     value.as_f64().or_else(|| value.as_str()?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_up_to_a_bound_have_a_form() {
+        assert_eq!(up_to(0), "^(0)$");
+        assert_eq!(up_to(7), "^([0-6]|7)$");
+        assert_eq!(up_to(100), "^([0-9]{1,2}|[0-0][0-9]{2}|100)$");
+        assert_eq!(up_to(250), "^([0-9]{1,2}|[0-1][0-9]{2}|2[0-4][0-9]{1}|250)$");
+    }
 }

@@ -54,9 +54,7 @@ impl Instance {
     ///
     /// # Errors
     /// Connecting failed, now or a moment ago.
-    pub(super) async fn connection(
-        &self,
-    ) -> Result<SendRequest<ClientBody>, Arc<ConnectFailure>> {
+    pub(super) async fn connection(&self) -> Result<SendRequest<ClientBody>, Arc<ConnectFailure>> {
         if let Some(open) = self.open() {
             return Ok(open);
         }

@@ -11,6 +11,9 @@ use parking_lot::RwLock;
 
 use crate::service::MethodInfo;
 
+/// Histograms by method and status code, 0 for OK.
+type Cached = RwLock<HashMap<(&'static str, u8), Histogram>>;
+
 type Labels = [(&'static str, String); 3];
 
 #[derive(Clone)]
@@ -23,7 +26,7 @@ struct Instruments {
 pub(super) struct Metrics {
     target: Arc<str>,
     instruments: Instruments,
-    cached: Arc<RwLock<HashMap<(&'static str, u8), Arc<Histogram>>>>,
+    cached: Arc<Cached>,
 }
 
 impl Metrics {
@@ -50,8 +53,8 @@ impl Metrics {
                 ("rpc_status_code", Code::from_number(code).map_or("OK", Code::name).to_owned()),
                 ("server_address", self.target.to_string()),
             ];
-            let histogram = Arc::new(self.instruments.durations.get_or_create(&labels).clone());
-            self.cached.write().insert(key, Arc::clone(&histogram));
+            let histogram = self.instruments.durations.get_or_create(&labels);
+            self.cached.write().insert(key, histogram.clone());
             histogram
         });
         histogram.observe(took.as_secs_f64());

@@ -270,19 +270,20 @@ impl Remote {
     ) -> Result<Res, Status> {
         let transport = Transport(Arc::clone(self));
         let (abort, mut aborted) = tokio::sync::oneshot::channel();
-        let requests = stream::unfold((requests, Some(abort)), |(mut requests, abort)| async move {
-            match requests.next().await? {
-                Ok(request) => Some((request, (requests, abort))),
-                Err(status) => {
-                    if let Some(abort) = abort {
-                        // The receiver outlives the call; it cannot be gone here.
-                        let _ = abort.send(status);
+        let requests =
+            stream::unfold((requests, Some(abort)), |(mut requests, abort)| async move {
+                match requests.next().await? {
+                    Ok(request) => Some((request, (requests, abort))),
+                    Err(status) => {
+                        if let Some(abort) = abort {
+                            // The receiver outlives the call; it cannot be gone here.
+                            let _ = abort.send(status);
+                        }
+                        // The call is dropped, and so cancelled, before the stream would end.
+                        std::future::pending().await
                     }
-                    // The call is dropped, and so cancelled, before the stream would end.
-                    std::future::pending().await
                 }
-            }
-        });
+            });
         self.call(method, None, |options| async move {
             let call = connectrpc::client::call_client_stream::<_, Req, View<Res>>(
                 &transport,

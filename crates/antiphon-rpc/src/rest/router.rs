@@ -1,7 +1,8 @@
 //! Finds the route of a path: a trie over the segments of all templates.
 //!
-//! The verb is cut off first: of `/v1/orders/7:cancel`, routes with the verb `cancel` are tried before
-//! routes that would take `7:cancel` as a value. Within a segment, a literal goes before `*`, and `*`
+//! The verb is cut off first: `/v1/orders/7:cancel` belongs to the routes with the verb `cancel`, and
+//! only where there is none to routes that would take `7:cancel` as a value (a client that means the
+//! value writes `7%3Acancel`). Otherwise `GET` there would look for an order of that name. Within a segment, a literal goes before `*`, and `*`
 //! before `**`; where the better choice leads nowhere, the next one is tried, so a route is found
 //! whenever one fits. A lookup visits each node of the trie at most twice and allocates nothing unless
 //! the path has escapes. It gives the same answer as
@@ -85,12 +86,19 @@ impl<R> Router<R> {
     pub(super) fn find(&self, path: &str, mut accept: impl FnMut(&R) -> bool) -> Option<&R> {
         let path = path.strip_prefix('/')?;
         let last = path.rfind('/').map_or(0, |slash| slash + 1);
+        let mut verb_is_known = false;
         let with_verb = path[last..].rfind(':').and_then(|colon| {
             let (head, tail) = path.split_at(last + colon);
             let verb = decode::path(&tail[1..], Keep::Nothing).ok()?;
-            self.walk(0, parts(head), Some(&verb), &mut accept)
+            self.walk(0, parts(head), Some(&verb), &mut |route| {
+                verb_is_known = true;
+                accept(route)
+            })
         });
-        let route = with_verb.or_else(|| self.walk(0, parts(path), None, &mut accept))?;
+        let route = match with_verb {
+            None if !verb_is_known => self.walk(0, parts(path), None, &mut accept)?,
+            found => found?,
+        };
         Some(&self.routes[route])
     }
 
@@ -214,6 +222,15 @@ mod tests {
         assert_eq!(found, Some(&"/v1/{rest=**}"));
     }
 
+    #[test]
+    fn a_known_verb_is_never_a_part_of_a_value() {
+        let router = router(&["/v1/{id}", "/v1/{id}:cancel"]);
+        let without_verb = |route: &&str| *route == "/v1/{id}";
+        assert_eq!(router.find("/v1/7:cancel", without_verb), None);
+        assert_eq!(router.find("/v1/7:other", without_verb), Some(&"/v1/{id}"));
+        assert_eq!(router.find("/v1/7%3Acancel", without_verb), Some(&"/v1/{id}"));
+    }
+
     const TEMPLATES: [&str; 10] = [
         "/a/{x}",
         "/a/b",
@@ -237,9 +254,11 @@ mod tests {
                 false
             });
             prop_assert_eq!(found, None);
+            let verb_is_known = tried.iter().any(|source| source.contains(':'));
             for source in TEMPLATES {
                 let template = Template::parse(source).unwrap();
-                let fits = template.matches(&path).is_some();
+                let hidden = verb_is_known && template.verb().is_none();
+                let fits = !hidden && template.matches(&path).is_some();
                 // Broken escapes in values are found when the values are taken out.
                 if fits {
                     prop_assert!(tried.contains(&source), "{} fits {}", source, path);

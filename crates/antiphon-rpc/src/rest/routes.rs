@@ -41,6 +41,8 @@ pub(super) enum Miss {
     Nothing,
     /// Only these methods are answered there.
     Only(String),
+    /// A stream is there that plain HTTP cannot carry.
+    WebSocket,
 }
 
 impl Route {
@@ -140,7 +142,7 @@ impl Routes {
     /// The route of a plain HTTP request.
     pub(super) fn find(&self, verb: &Verb, path: &str) -> Result<&Arc<Route>, Miss> {
         let wanted = |route: &Arc<Route>| route.answers(verb) && !route.is_client_stream();
-        self.router.find(path, wanted).ok_or_else(|| self.miss(path))
+        self.router.find(path, wanted).ok_or_else(|| self.miss(verb, path))
     }
 
     /// The stream that a WebSocket at this path carries. The HTTP method of a WebSocket is always GET
@@ -173,7 +175,11 @@ impl Routes {
         Some(verbs.into_iter().collect::<Vec<_>>().join(", "))
     }
 
-    fn miss(&self, path: &str) -> Miss {
+    fn miss(&self, verb: &Verb, path: &str) -> Miss {
+        let socket = || self.router.find(path, |route| route.is_client_stream()).is_some();
+        if *verb == Verb::GET && socket() {
+            return Miss::WebSocket;
+        }
         self.allowed(path).map_or(Miss::Nothing, Miss::Only)
     }
 }

@@ -17,7 +17,7 @@ use super::negotiate::{self, EVENT_STREAM, JSON, NDJSON};
 use super::request::{BodyPlan, Said};
 use super::routes::{Miss, Route};
 use super::stream::{Format, StreamBody};
-use super::{Shared, problem};
+use super::{Shared, problem, websocket};
 use crate::server::{Body, BodyError, Call, CallStream, Protocol, RequestBody};
 use crate::service::{Codec, Encoded, Streaming};
 
@@ -60,6 +60,7 @@ impl Shared {
                 }
                 response
             }
+            Miss::WebSocket => websocket::needed(path),
         }
     }
 

@@ -38,7 +38,7 @@ use super::routes::Route;
 use crate::server::{Body, Protocol, RequestBody};
 use crate::service::{Codec, MethodKind};
 
-pub(super) use handshake::is_asked_for;
+pub(super) use handshake::{is_asked_for, needed};
 
 /// The WebSockets that are open.
 #[derive(Debug)]

@@ -20,8 +20,7 @@ pub(super) async fn load(
     sections: Sections,
 ) -> Result<App> {
     let service = Service::new(name, version);
-    let telemetry =
-        Telemetry::start(&service, &sections.telemetry).map_err(Error::mistake)?;
+    let telemetry = Telemetry::start(&service, &sections.telemetry).map_err(Error::mistake)?;
     let health = Health::new();
     let broker = open_broker(&sections.broker, &sections.database).await?;
     let mut admin = Admin::new(telemetry.clone(), health.clone());
@@ -90,7 +89,7 @@ impl App {
         let broker = self.messaging.broker.clone();
         self.component(Relay::new(&database, broker, &self.telemetry));
         let horizon = self.sections.database.dedup_horizon.0;
-        let retention = Retention { inbox: horizon, calls: horizon, ..Retention::default() };
+        let retention = Retention { inbox: horizon, calls: horizon };
         let housekeeping = Housekeeping::new(&database, &self.telemetry);
         self.component(housekeeping.with_retention(retention));
         Ok(database)

@@ -81,7 +81,8 @@ impl Books {
             let (group, kind) = (&line.group, &line.kind);
             if line.in_flight + line.lost > 0 {
                 let missing = line.in_flight + line.lost;
-                found.push(format!("{missing} of {} {kind} not handled by {group}", line.committed));
+                found
+                    .push(format!("{missing} of {} {kind} not handled by {group}", line.committed));
             }
             if line.surplus > 0 {
                 found.push(format!("{} {kind} too many handled by {group}", line.surplus));
@@ -137,7 +138,11 @@ impl Books {
             shipments: sqlx::query_scalar("select order_id from shipments")
                 .fetch_all(&self.shipping)
                 .await?,
-            journal: journals.iter().map(|path| journal(path)).collect::<Result<Vec<_>, _>>()?.concat(),
+            journal: journals
+                .iter()
+                .map(|path| journal(path))
+                .collect::<Result<Vec<_>, _>>()?
+                .concat(),
         })
     }
 

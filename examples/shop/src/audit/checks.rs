@@ -113,8 +113,11 @@ fn decided(shop: &Snapshot) -> Check {
         .map(|order| format!("order {} is {}", order.id, order.status))
         .collect();
     let count = confirmed(shop).count();
-    let otherwise =
-        format!("{} orders: {count} confirmed, {} cancelled", shop.orders.len(), shop.orders.len() - count);
+    let otherwise = format!(
+        "{} orders: {count} confirmed, {} cancelled",
+        shop.orders.len(),
+        shop.orders.len() - count
+    );
     check("every order is confirmed or cancelled", breaches, otherwise)
 }
 
@@ -129,10 +132,12 @@ fn money(shop: &Snapshot) -> Check {
         let paid = net.remove(order.id.as_str()).unwrap_or(0);
         let due = if order.status == "CONFIRMED" { order.total_cents } else { 0 };
         if paid != due {
-            breaches.push(format!("order {} is {}: paid {paid}, due {due}", order.id, order.status));
+            breaches
+                .push(format!("order {} is {}: paid {paid}, due {due}", order.id, order.status));
         }
     }
-    breaches.extend(net.keys().map(|order| format!("money of an order that is not there: {order}")));
+    breaches
+        .extend(net.keys().map(|order| format!("money of an order that is not there: {order}")));
     let total: i64 = confirmed(shop).map(|order| order.total_cents).sum();
     check("charges minus refunds equal confirmed totals", breaches, format!("{total} cents"))
 }
@@ -143,14 +148,19 @@ fn payments(shop: &Snapshot) -> Check {
     let wanted: BTreeSet<&str> = confirmed(shop).map(|order| order.id.as_str()).collect();
     let mut breaches: Vec<_> =
         wanted.difference(&charged).map(|o| format!("{o} is confirmed and not charged")).collect();
-    breaches.extend(charged.difference(&wanted).map(|o| format!("{o} is charged and not confirmed")));
+    breaches
+        .extend(charged.difference(&wanted).map(|o| format!("{o} is charged and not confirmed")));
     breaches.extend(
         shop.payments
             .iter()
             .filter(|payment| payment.status == "PENDING")
             .map(|payment| format!("the payment of {} is undecided", payment.order)),
     );
-    check("a payment is charged exactly for confirmed orders", breaches, format!("{} payments", shop.payments.len()))
+    check(
+        "a payment is charged exactly for confirmed orders",
+        breaches,
+        format!("{} payments", shop.payments.len()),
+    )
 }
 
 fn shelves(shop: &Snapshot) -> Check {
@@ -202,7 +212,11 @@ fn reservations(shop: &Snapshot) -> Check {
             breaches.push(format!("{}: {wanted} ordered, {got} set aside", order.id));
         }
     }
-    check("what was set aside was shipped or given back", breaches, format!("{} reservations", shop.reservations.len()))
+    check(
+        "what was set aside was shipped or given back",
+        breaches,
+        format!("{} reservations", shop.reservations.len()),
+    )
 }
 
 fn points(shop: &Snapshot) -> Check {
@@ -216,7 +230,8 @@ fn points(shop: &Snapshot) -> Check {
             got => breaches.push(format!("{}: {due} points due, got {got:?}", order.id)),
         }
     }
-    breaches.extend(awards.keys().map(|order| format!("points for {order}, which is not confirmed")));
+    breaches
+        .extend(awards.keys().map(|order| format!("points for {order}, which is not confirmed")));
     let mut sums = BTreeMap::<&str, i64>::new();
     for (_, customer, points) in &shop.awards {
         *sums.entry(customer).or_default() += points;
@@ -236,7 +251,8 @@ fn shipments(shop: &Snapshot) -> Check {
     let got: BTreeSet<&str> = shop.shipments.iter().map(String::as_str).collect();
     let mut breaches: Vec<_> =
         wanted.difference(&got).map(|order| format!("{order} was not shipped")).collect();
-    breaches.extend(got.difference(&wanted).map(|o| format!("{o} was shipped and is not confirmed")));
+    breaches
+        .extend(got.difference(&wanted).map(|o| format!("{o} was shipped and is not confirmed")));
     check("a shipment once per confirmed order", breaches, format!("{} shipments", got.len()))
 }
 
@@ -258,12 +274,17 @@ fn journal(shop: &Snapshot) -> Check {
         *keys.entry(key).or_default() += 1;
     }
     breaches.extend(
-        keys.iter().filter(|(_, count)| **count > 1).map(|(key, count)| format!("{count} orders for the key {key}")),
+        keys.iter()
+            .filter(|(_, count)| **count > 1)
+            .map(|(key, count)| format!("{count} orders for the key {key}")),
     );
     let customers: BTreeSet<&str> =
         shop.orders.iter().map(|order| order.customer.as_str()).collect();
-    let otherwise =
-        format!("{} accepted by customers' journals, {} customers", shop.journal.len(), customers.len());
+    let otherwise = format!(
+        "{} accepted by customers' journals, {} customers",
+        shop.journal.len(),
+        customers.len()
+    );
     check("accepted orders exist, once per idempotency key", breaches, otherwise)
 }
 
@@ -279,9 +300,9 @@ pub(super) fn to_table(checks: &[Check]) -> String {
 
 /// The checks for programs.
 pub(super) fn to_json(checks: &[Check]) -> Value {
-    let rows = checks.iter().map(|check| {
-        json!({"check": check.name, "holds": check.holds, "detail": check.detail})
-    });
+    let rows = checks
+        .iter()
+        .map(|check| json!({"check": check.name, "holds": check.holds, "detail": check.detail}));
     Value::Array(rows.collect())
 }
 

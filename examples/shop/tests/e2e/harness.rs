@@ -56,9 +56,8 @@ impl Shop {
         let (api, admin) =
             (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
         let data_text = data.to_str().unwrap().to_owned();
-        let mut arguments: Vec<String> = ["run", "--listen", &api, "--admin", &admin, "--data"]
-            .map(str::to_owned)
-            .into();
+        let mut arguments: Vec<String> =
+            ["run", "--listen", &api, "--admin", &admin, "--data"].map(str::to_owned).into();
         arguments.push(data_text);
         arguments.extend(more.iter().map(|&argument| argument.to_owned()));
         let log = data.with_extension(format!("{name}.log"));

@@ -79,9 +79,7 @@ async fn six(data: &Path) -> Vec<Shop> {
     let target = &inventory.api;
     std::fs::write(
         &config,
-        format!(
-            "[client.targets]\n\"shop.inventory.v1.InventoryService\" = \"static:{target}\"\n"
-        ),
+        format!("[client.targets]\n\"shop.inventory.v1.InventoryService\" = \"static:{target}\"\n"),
     )
     .unwrap();
     let config = config.to_str().unwrap();
@@ -92,4 +90,3 @@ async fn six(data: &Path) -> Vec<Shop> {
     }
     shops
 }
-

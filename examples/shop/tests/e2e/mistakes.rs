@@ -20,7 +20,8 @@ async fn refused_settings(folder: &Path, settings: &str) -> String {
     let file = folder.join("antiphon.toml");
     std::fs::write(&file, settings).unwrap();
     let data = folder.join("data");
-    let said = refused(&["--data", data.to_str().unwrap(), "--config", file.to_str().unwrap()]).await;
+    let said =
+        refused(&["--data", data.to_str().unwrap(), "--config", file.to_str().unwrap()]).await;
     assert!(!data.join("orders.db").exists(), "nothing was begun");
     said
 }
@@ -28,7 +29,8 @@ async fn refused_settings(folder: &Path, settings: &str) -> String {
 #[tokio::test]
 async fn settings_are_checked_with_file_and_line() {
     let folder = tempfile::tempdir().unwrap();
-    let said = refused_settings(folder.path(), "[server]\nlisten = '127.0.0.1:0'\nlisten_on = 1\n").await;
+    let said =
+        refused_settings(folder.path(), "[server]\nlisten = '127.0.0.1:0'\nlisten_on = 1\n").await;
     assert!(said.contains("antiphon.toml:3") && said.contains("listen_on"), "{said}");
     let said = refused_settings(folder.path(), "[sever]\nlisten = '127.0.0.1:0'\n").await;
     assert!(said.contains("antiphon.toml:1") && said.contains("server"), "{said}");
@@ -44,7 +46,9 @@ async fn a_port_in_use_is_named() {
     let taken = listener.local_addr().unwrap().to_string();
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().to_str().unwrap();
-    for arguments in [["run", "--listen", &taken, "--admin"], ["run", "--admin", &taken, "--listen"]] {
+    for arguments in
+        [["run", "--listen", &taken, "--admin"], ["run", "--admin", &taken, "--listen"]]
+    {
         let mut all = arguments.to_vec();
         all.extend(["127.0.0.1:0", "--data", data]);
         let output = run(&all).await;

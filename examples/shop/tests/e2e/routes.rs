@@ -105,7 +105,9 @@ async fn orders_are_listed_by_customer_and_page() {
 async fn stock_is_put_read_and_listed() {
     let data = tempfile::tempdir().unwrap();
     let shop = Shop::open(data.path()).await;
-    let put = shop.send("PUT", "/v1/stock/mug%20%2Fblue", &json!({"quantity": "7", "priceCents": 500})).await;
+    let put = shop
+        .send("PUT", "/v1/stock/mug%20%2Fblue", &json!({"quantity": "7", "priceCents": 500}))
+        .await;
     assert_eq!(put.status, 200, "{}", put.json());
     let read = shop.get("/v1/stock/mug%20%2Fblue").await.json();
     assert_eq!(
@@ -179,9 +181,11 @@ async fn bad_orders_are_refused_by_field() {
     for field in ["customer_id", "card", "lines"] {
         assert!(empty.contains(field), "{field}: {empty}");
     }
-    let wrong = r#"{"customerId":"a","card":"tok_ok","lines":[{"sku":"cup-red","quantity":"many"}]}"#;
+    let wrong =
+        r#"{"customerId":"a","card":"tok_ok","lines":[{"sku":"cup-red","quantity":"many"}]}"#;
     assert!(refused(wrong).await.contains("quantity"));
-    let huge = r#"{"customerId":"a","card":"tok_ok","lines":[{"sku":"cup-red","quantity":99999999999}]}"#;
+    let huge =
+        r#"{"customerId":"a","card":"tok_ok","lines":[{"sku":"cup-red","quantity":99999999999}]}"#;
     assert!(refused(huge).await.contains("quantity"));
     let unsold = r#"{"customerId":"a","card":"tok_ok","lines":[{"sku":"unicorn","quantity":1}]}"#;
     assert!(refused(unsold).await.contains("UNKNOWN_SKU"));
@@ -193,7 +197,9 @@ async fn documents_and_health_are_served() {
     let data = tempfile::tempdir().unwrap();
     let shop = Shop::open(data.path()).await;
     assert_eq!(shop.get("/openapi.json").await.json()["openapi"], "3.1.0");
-    assert!(shop.get("/asyncapi.json").await.json()["asyncapi"].as_str().unwrap().starts_with("3."));
+    assert!(
+        shop.get("/asyncapi.json").await.json()["asyncapi"].as_str().unwrap().starts_with("3.")
+    );
     assert_eq!(shop.get("/docs").await.status / 100, 2);
     for path in ["/livez", "/readyz", "/metrics", "/config"] {
         assert_eq!(request(&shop.admin, "GET", path, &[], "").await.status, 200, "{path}");

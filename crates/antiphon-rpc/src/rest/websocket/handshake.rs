@@ -43,6 +43,12 @@ impl Refused {
     }
 }
 
+/// Answers a plain request for what only a WebSocket can carry.
+pub(in super::super) fn needed(path: &str) -> Response<Body> {
+    let message = format!("{path} is a WebSocket; open it over HTTP/1.1 with `Upgrade: websocket`");
+    Refused(Status::new(Code::InvalidArgument, message).with_http_status(426)).response()
+}
+
 /// Whether a request begins a WebSocket.
 pub(in super::super) fn is_asked_for<B>(request: &Request<B>) -> bool {
     request.method() == Method::GET
