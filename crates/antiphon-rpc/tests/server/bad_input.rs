@@ -35,11 +35,9 @@ async fn broken_frames_are_told_apart() {
 
 #[tokio::test]
 async fn messages_that_are_too_large_are_resource_exhausted() {
-    let server = start_with(crate::support::ServerSettings {
-        message_bytes_max: 100_000,
-        ..settings()
-    })
-    .await;
+    let server =
+        start_with(crate::support::ServerSettings { message_bytes_max: 100_000, ..settings() })
+            .await;
     let client = Http2::connect(server.address).await;
     let large = vec![7; 100_000];
     assert_eq!(client.grpc("Echo", &large).await.code(), "0");
@@ -175,7 +173,10 @@ async fn silent_and_dripping_clients_are_closed() {
             let broken = stream.write_all(b"a").await.is_err();
             let mut byte = [0];
             let read = stream.try_read(&mut byte);
-            if broken || matches!(read, Ok(0)) || matches!(&read, Err(e) if e.kind() != std::io::ErrorKind::WouldBlock) {
+            if broken
+                || matches!(read, Ok(0))
+                || matches!(&read, Err(e) if e.kind() != std::io::ErrorKind::WouldBlock)
+            {
                 break;
             }
         }

@@ -66,9 +66,10 @@ async fn streams_get_a_status_before_they_are_cut() {
 async fn the_drain_time_bounds_what_does_not_end() {
     let server = start().await;
     let client = Http2::connect(server.address).await;
-    let waiting = tokio::spawn(async move {
-        client.try_send(grpc_request("Wait", &[]), frame(b"60000")).await
-    });
+    let waiting =
+        tokio::spawn(
+            async move { client.try_send(grpc_request("Wait", &[]), frame(b"60000")).await },
+        );
     tokio::time::sleep(Duration::from_millis(50)).await;
     server.shutdown.drain(Duration::from_millis(200));
     soon(server.ended).await.unwrap();
@@ -79,9 +80,10 @@ async fn the_drain_time_bounds_what_does_not_end() {
 async fn a_second_signal_cuts() {
     let server = start().await;
     let client = Http2::connect(server.address).await;
-    let waiting = tokio::spawn(async move {
-        client.try_send(grpc_request("Wait", &[]), frame(b"60000")).await
-    });
+    let waiting =
+        tokio::spawn(
+            async move { client.try_send(grpc_request("Wait", &[]), frame(b"60000")).await },
+        );
     tokio::time::sleep(Duration::from_millis(50)).await;
     server.shutdown.drain(Duration::from_secs(600));
     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -99,7 +101,8 @@ async fn no_call_fails_while_servers_take_over_from_each_other() {
     let (stop, calls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let clients: Vec<_> = (0..4)
         .map(|_| {
-            let (address, stop, calls) = (Arc::clone(&address), Arc::clone(&stop), Arc::clone(&calls));
+            let (address, stop, calls) =
+                (Arc::clone(&address), Arc::clone(&stop), Arc::clone(&calls));
             tokio::spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
                     let at = *address.lock();
@@ -113,7 +116,9 @@ async fn no_call_fails_while_servers_take_over_from_each_other() {
                         let Ok(ready) = send.clone().ready().await else { break };
                         send = ready;
                         let request = grpc_request("Wait", &[]);
-                        let Ok((answer, mut body)) = send.send_request(request, false) else { break };
+                        let Ok((answer, mut body)) = send.send_request(request, false) else {
+                            break;
+                        };
                         let _ = body.send_data(frame(b"2"), true);
                         match answer.await {
                             Ok(answer) => {

@@ -1,10 +1,10 @@
 //! One port, every protocol.
 
+use crate::support::client::{Http2, frame, grpc_request, http1};
+use crate::support::{soon, start};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use crate::support::client::{Http2, frame, grpc_request, http1};
-use crate::support::{soon, start};
 
 #[tokio::test]
 async fn plain_unary_grpc_is_answered() {

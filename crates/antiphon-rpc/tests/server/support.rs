@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use antiphon_core::{Component, Health, ShutdownHandle};
 use antiphon_rpc::Service;
-pub(crate) use antiphon_rpc::server::ServerSettings;
 use antiphon_rpc::server::Server;
+pub(crate) use antiphon_rpc::server::ServerSettings;
 use antiphon_telemetry::Telemetry;
 use tokio::task::JoinHandle;
 

@@ -75,7 +75,11 @@ impl Http2 {
         self.try_send(request, body).await.unwrap()
     }
 
-    pub(crate) async fn try_send(&self, request: Request<()>, body: Bytes) -> Result<Answer, h2::Error> {
+    pub(crate) async fn try_send(
+        &self,
+        request: Request<()>,
+        body: Bytes,
+    ) -> Result<Answer, h2::Error> {
         let mut send = self.0.clone().ready().await?;
         let (response, mut stream) = send.send_request(request, false)?;
         // The server may have answered already without waiting for the body.

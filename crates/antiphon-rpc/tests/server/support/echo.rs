@@ -1,7 +1,7 @@
 //! A service written by hand, as generated code would be: bytes in, bytes out.
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use antiphon_core::{BoxFuture, Code, Context, Status};
