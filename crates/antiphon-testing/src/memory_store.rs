@@ -50,34 +50,20 @@ impl MemoryStore {
     /// An empty store whose time is `clock`'s.
     #[must_use]
     pub fn new(clock: Clock) -> Self {
-        let data = Data {
-            state: Mutex::new(State::default()),
-            ended: Notify::new(),
-        };
-        Self {
-            data: Arc::new(data),
-            clock,
-            hook: Arc::new(NoFaults),
-        }
+        let data = Data { state: Mutex::new(State::default()), ended: Notify::new() };
+        Self { data: Arc::new(data), clock, hook: Arc::new(NoFaults) }
     }
 
     /// The same data, opened by another process: with faults of its own.
     #[must_use]
     pub fn opened_with(&self, hook: Arc<dyn Hook>) -> Self {
-        Self {
-            hook,
-            ..self.clone()
-        }
+        Self { hook, ..self.clone() }
     }
 
     /// A committed business row.
     #[must_use]
     pub fn row(&self, table: &str, key: &str) -> Option<Bytes> {
-        match self
-            .state()
-            .committed
-            .get(&Key::Row(table.into(), key.into()))
-        {
+        match self.state().committed.get(&Key::Row(table.into(), key.into())) {
             Some(Value::Row(value)) => Some(value.clone()),
             _ => None,
         }
@@ -119,18 +105,14 @@ impl Store for MemoryStore {
     type Connection = Connection;
 
     async fn begin(&self) -> Result<Connection, StoreError> {
-        let number = self
-            .call(Point::Begin, |state| Ok(state.next_transaction()))
-            .await?;
+        let number = self.call(Point::Begin, |state| Ok(state.next_transaction())).await?;
         Ok(Connection::new(self.clone(), number))
     }
 
     async fn commit(&self, connection: Connection) -> Result<(), CommitError> {
         let fault = hook::before_commit(&*self.hook).await?;
         connection.apply();
-        hook::after(fault, Point::Commit)
-            .await
-            .map_err(|error| CommitError::Unknown(error.into()))
+        hook::after(fault, Point::Commit).await.map_err(|error| CommitError::Unknown(error.into()))
     }
 
     fn now(&self) -> Timestamp {
@@ -140,8 +122,6 @@ impl Store for MemoryStore {
 
 impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryStore")
-            .field("now", &self.now())
-            .finish_non_exhaustive()
+        f.debug_struct("MemoryStore").field("now", &self.now()).finish_non_exhaustive()
     }
 }

@@ -93,9 +93,7 @@ impl BarrierStore for MemoryStore {
 
     async fn forget_passed(&self, before: Timestamp, count_max: u32) -> Result<u64, StoreError> {
         self.call(Point::ForgetPassed, |state| {
-            let old = |value: &Value| {
-                matches!(value, Value::Barrier(passed) if passed.at < before)
-            };
+            let old = |value: &Value| matches!(value, Value::Barrier(passed) if passed.at < before);
             let count = usize::try_from(count_max).unwrap_or(usize::MAX);
             let keys: Vec<Key> = state
                 .committed

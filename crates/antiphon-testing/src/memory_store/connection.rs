@@ -143,17 +143,8 @@ impl Connection {
             };
         }
         for (seq, message) in std::mem::take(&mut self.appended) {
-            *state
-                .sent
-                .entry((message.topic.clone(), message.kind.clone()))
-                .or_default() += 1;
-            state.outbox.insert(
-                seq,
-                Committed {
-                    lane: outbox_lane(&message),
-                    message,
-                },
-            );
+            *state.sent.entry((message.topic.clone(), message.kind.clone())).or_default() += 1;
+            state.outbox.insert(seq, Committed { lane: outbox_lane(&message), message });
         }
         for (of, counts) in std::mem::take(&mut self.handled) {
             let totals = state.handled.entry(of).or_default();
@@ -176,8 +167,6 @@ impl Drop for Connection {
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection")
-            .field("number", &self.number)
-            .finish_non_exhaustive()
+        f.debug_struct("Connection").field("number", &self.number).finish_non_exhaustive()
     }
 }

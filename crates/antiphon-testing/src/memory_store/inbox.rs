@@ -27,11 +27,7 @@ impl InboxStore for MemoryStore {
             }
             let key = Key::Entered(consumer.to_owned(), message.id);
             connection.lock(key.clone()).await?;
-            let of = (
-                consumer.to_owned(),
-                message.topic.clone(),
-                message.kind.clone(),
-            );
+            let of = (consumer.to_owned(), message.topic.clone(), message.kind.clone());
             entries.push(if connection.value(&key).is_some() {
                 connection.count_handled(of).duplicates += 1;
                 InboxEntry::Duplicate

@@ -26,18 +26,9 @@ impl LeaseStore for MemoryStore {
             let take = |lane| {
                 let token = state.next_token();
                 let until = now + ttl;
-                let holder = Holder {
-                    token,
-                    owner: owner.to_owned(),
-                    until,
-                };
+                let holder = Holder { token, owner: owner.to_owned(), until };
                 state.leases.insert((scope.to_owned(), lane), holder);
-                Lease {
-                    scope: scope.to_owned(),
-                    lane,
-                    token,
-                    until,
-                }
+                Lease { scope: scope.to_owned(), lane, token, until }
             };
             Ok(free.into_iter().map(take).collect())
         })
@@ -52,10 +43,7 @@ impl LeaseStore for MemoryStore {
                 let holder = state.leases.get_mut(&(lease.scope.clone(), lease.lane));
                 if let Some(holder) = holder.filter(|holder| holder.token == lease.token) {
                     holder.until = until;
-                    renewed.push(Lease {
-                        until,
-                        ..lease.clone()
-                    });
+                    renewed.push(Lease { until, ..lease.clone() });
                 }
             }
             Ok(renewed)
@@ -67,11 +55,7 @@ impl LeaseStore for MemoryStore {
         self.call(Point::Release, |state| {
             for lease in leases {
                 let place = (lease.scope.clone(), lease.lane);
-                if state
-                    .leases
-                    .get(&place)
-                    .is_some_and(|holder| holder.token == lease.token)
-                {
+                if state.leases.get(&place).is_some_and(|holder| holder.token == lease.token) {
                     state.leases.remove(&place);
                 }
             }
@@ -83,9 +67,7 @@ impl LeaseStore for MemoryStore {
     async fn instances(&self, scope: &str, owner: &str, ttl: Duration) -> Result<u32, StoreError> {
         let now = self.clock.now();
         self.call(Point::Instances, |state| {
-            state
-                .instances
-                .insert((scope.to_owned(), owner.to_owned()), now);
+            state.instances.insert((scope.to_owned(), owner.to_owned()), now);
             state.instances.retain(|_, seen| *seen + ttl > now);
             let count = state.instances.keys().filter(|(of, _)| of == scope).count();
             Ok(u32::try_from(count).unwrap_or(u32::MAX))
@@ -95,12 +77,8 @@ impl LeaseStore for MemoryStore {
 
     async fn leave(&self, scope: &str, owner: &str) -> Result<(), StoreError> {
         self.call(Point::Leave, |state| {
-            state
-                .instances
-                .remove(&(scope.to_owned(), owner.to_owned()));
-            state
-                .leases
-                .retain(|(of, _), holder| of != scope || holder.owner != owner);
+            state.instances.remove(&(scope.to_owned(), owner.to_owned()));
+            state.leases.retain(|(of, _), holder| of != scope || holder.owner != owner);
             Ok(())
         })
         .await

@@ -79,18 +79,11 @@ impl OutboxStore for MemoryStore {
         let at = self.clock.now();
         self.call(Point::Bury, |state| {
             if !state.accepts(lease) {
-                return Err(StoreError::Fenced {
-                    scope: lease.scope.clone(),
-                    lane: lease.lane,
-                });
+                return Err(StoreError::Fenced { scope: lease.scope.clone(), lane: lease.lane });
             }
             if let Some(row) = state.outbox.remove(&row) {
                 let reason = reason.to_owned();
-                state.buried.push(Buried {
-                    message: row.message,
-                    reason,
-                    at,
-                });
+                state.buried.push(Buried { message: row.message, reason, at });
             }
             Ok(())
         })
@@ -129,11 +122,7 @@ impl OutboxStore for MemoryStore {
                     committed,
                 }
             };
-            Ok(state
-                .sent
-                .iter()
-                .map(|(of, committed)| count(of, *committed))
-                .collect())
+            Ok(state.sent.iter().map(|(of, committed)| count(of, *committed)).collect())
         })
         .await
     }

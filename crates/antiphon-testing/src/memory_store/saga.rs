@@ -121,11 +121,7 @@ impl SagaStore for MemoryStore {
         .await
     }
 
-    async fn list(
-        &self,
-        filter: &SagaFilter,
-        count_max: u32,
-    ) -> Result<Vec<SagaRow>, StoreError> {
+    async fn list(&self, filter: &SagaFilter, count_max: u32) -> Result<Vec<SagaRow>, StoreError> {
         let wanted = |row: &&SagaRow| {
             filter.kind.as_ref().is_none_or(|kind| *kind == row.kind)
                 && filter.state.is_none_or(|state| state == row.state)
