@@ -5,13 +5,12 @@ JSON Schema but mean something valid in the JSON of protobuf are left out: its r
 for a field that is not given and numbers for 64-bit integers, while the document says what is written.
 """
 
-import itertools
+import uuid
 
 import jsonschema
 import schemathesis
 
 SKU = "pen-black"
-KEYS = itertools.count()
 
 
 @schemathesis.hook
@@ -23,7 +22,7 @@ def map_case(context, case):
         for line in case.body["lines"]:
             line["sku"] = SKU
         # A key is chosen anew for each order.
-        case.headers["Idempotency-Key"] = f"schemathesis-{next(KEYS)}"
+        case.headers["Idempotency-Key"] = str(uuid.uuid4())
     if operation == "OrdersService_ListOrders" or operation == "InventoryService_ListStock":
         # A page token comes out of an answer; nobody makes one up.
         case.query.pop("pageToken", None)

@@ -1,8 +1,11 @@
 //! The headers that the layers read, found in one pass: looking each up by name would cost more than
 //! all the rest of the layers.
 
-use antiphon_core::Carrier;
+use antiphon_core::{Carrier, Status};
 use http::{HeaderMap, HeaderValue};
+
+/// As the documents of the contract say.
+const KEY_BYTES_MAX: usize = 255;
 
 /// The headers of a request that say something about the call. Of several with one name, the first
 /// counts.
@@ -39,6 +42,23 @@ impl<'a> Arrived<'a> {
         }
         arrived
     }
+
+    /// A key that cannot be kept is refused: to pass over it would be to do twice what the caller
+    /// wants done once.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: the key is empty, too long, or not visible ASCII.
+    pub(super) fn check_idempotency_key(&self) -> Result<(), Status> {
+        let Some(key) = self.idempotency_key else { return Ok(()) };
+        let fits = (1..=KEY_BYTES_MAX).contains(&key.len()) && key.to_str().is_ok();
+        if fits {
+            return Ok(());
+        }
+        let message = format!(
+            "the header idempotency-key must have 1 to {KEY_BYTES_MAX} visible ASCII characters"
+        );
+        Err(Status::invalid_argument(message))
+    }
 }
 
 impl Carrier for Arrived<'_> {
@@ -61,6 +81,21 @@ mod tests {
     use super::*;
     use crate::headers::HeadersMut;
     use antiphon_core::Context;
+
+    #[test]
+    fn a_key_that_cannot_be_kept_is_refused_and_not_passed_over() {
+        let check = |key: &[u8]| {
+            let mut headers = HeaderMap::new();
+            headers.insert("idempotency-key", HeaderValue::from_bytes(key).unwrap());
+            Arrived::new(&headers).check_idempotency_key()
+        };
+        assert!(Arrived::new(&HeaderMap::new()).check_idempotency_key().is_ok());
+        assert!(check(b"order 7").is_ok());
+        assert!(check(&[b'k'; 255]).is_ok());
+        for bad in [&b""[..], &[b'k'; 256], "sch\u{f6}n".as_bytes()] {
+            assert_eq!(check(bad).unwrap_err().code(), antiphon_core::Code::InvalidArgument);
+        }
+    }
 
     /// Shows as well that no name is missing here that the context has.
     #[test]

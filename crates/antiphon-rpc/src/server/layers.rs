@@ -145,10 +145,11 @@ impl Calls {
         if let Ok(Some(time)) = time {
             context = context.with_deadline(begun + time);
         }
+        let key = arrived.check_idempotency_key();
         let name = procedure(method.info.path);
         let (context, span) = shared.telemetry.span(SpanKind::Server, name, &context, &[]);
         let mut call = Call::new(self.clone(), Arc::clone(method), protocol, context, span, begun);
-        match self.admit(&mut call).and(time) {
+        match self.admit(&mut call).and(time).and(key) {
             Ok(_) => Ok(call),
             Err(status) => Err(call.fail(status)),
         }

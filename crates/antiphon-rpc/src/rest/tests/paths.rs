@@ -114,10 +114,11 @@ async fn other_methods_are_told_what_is_allowed() {
         ("POST", "/v1/things/a", 405, "DELETE, GET, HEAD, OPTIONS, PATCH, PURGE, PUT"),
         ("OPTIONS", "/v1/things/a", 204, "DELETE, GET, HEAD, OPTIONS, PATCH, PURGE, PUT"),
         ("DELETE", "/v1/things", 405, "GET, HEAD, OPTIONS, POST"),
-        ("GET", "/v1/things/a:cancel", 200, ""),
+        ("GET", "/v1/things/a:cancel", 405, "OPTIONS, POST"),
         ("GET", "/v1/ops/1:cancel", 405, "OPTIONS, POST"),
         ("HEAD", "/v1/things/a:watch", 200, ""),
-        ("GET", "/v1/things:import", 405, "GET, OPTIONS"),
+        ("GET", "/v1/things:import", 426, ""),
+        ("POST", "/v1/things:import", 405, "GET, OPTIONS"),
         ("get", "/v1/things", 405, "GET, HEAD, OPTIONS, POST"),
         ("OPTIONS", "/nowhere", 404, ""),
     ] {
