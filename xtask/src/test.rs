@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use crate::process::{cargo, run as run_command};
 use crate::summary::Summary;
 use crate::tidy;
-use programs::Kind;
+use programs::{Kind, Program};
 
 /// What is tested.
 #[derive(Args, Debug)]
@@ -92,26 +92,43 @@ pub(crate) fn run(root: &Path, options: &Options) -> bool {
             summary.left_out(&name, why);
             continue;
         }
-        match step.kind() {
-            None => summary.step(&name, || check(root, step)),
-            Some(kind) => {
-                // All test programs are built in one go: building them by package would build what
-                // they share several times, with different features.
-                if built.is_none() {
-                    let mut programs = Vec::new();
-                    summary.step("build", || {
-                        programs = programs::build(root)?;
-                        Ok(format!("{} test programs", programs.len()))
-                    });
-                    built = Some(programs);
-                }
-                let programs = built.as_deref().unwrap_or_default();
-                summary.step(&name, || test(root, kind, programs, options));
+        let Some(kind) = step.kind() else {
+            summary.step(&name, || check(root, step));
+            continue;
+        };
+        // All test programs are built in one go: building them by package would build what they share
+        // several times, with different features.
+        let programs = built.get_or_insert_with(|| build(root, options, &mut summary));
+        match programs {
+            None => summary.step(&name, || Err("not run: the tests do not build".to_owned())),
+            Some(programs)
+                if options.filter.is_some() && !programs.iter().any(|p| p.kind == kind) =>
+            {
+                summary.left_out(&name, "no program of that name");
             }
+            Some(programs) => summary.step(&name, || test(root, kind, programs, options)),
         }
     }
     println!("{}", summary.table());
     summary.passed()
+}
+
+/// Builds the test programs, and keeps those that were asked for.
+fn build(root: &Path, options: &Options, summary: &mut Summary) -> Option<Vec<Program>> {
+    let mut built = None;
+    summary.step("build", || {
+        let mut programs = programs::build(root)?;
+        if let Some(filter) = &options.filter {
+            programs.retain(|program| program.name.contains(filter.as_str()));
+        }
+        let count = programs.len();
+        built = Some(programs);
+        match (count, &options.filter) {
+            (0, Some(filter)) => Err(format!("no test program's name contains {filter:?}")),
+            _ => Ok(format!("{count} test programs")),
+        }
+    });
+    built
 }
 
 fn check(root: &Path, step: Step) -> Result<String, String> {
@@ -136,21 +153,14 @@ fn check(root: &Path, step: Step) -> Result<String, String> {
 fn test(
     root: &Path,
     kind: Kind,
-    programs: &[programs::Program],
+    programs: &[Program],
     options: &Options,
 ) -> Result<String, String> {
-    let mut variables = Vec::new();
-    if kind == Kind::Interop {
-        variables = tools::prepare(root)?;
+    let chosen: Vec<&Program> = programs.iter().filter(|program| program.kind == kind).collect();
+    if chosen.is_empty() {
+        return Err("there is no test program for this step".to_owned());
     }
-    let chosen: Vec<&programs::Program> = programs
-        .iter()
-        .filter(|program| program.kind == kind)
-        .filter(|program| options.filter.as_ref().is_none_or(|name| program.name.contains(name)))
-        .collect();
-    if chosen.is_empty() && options.filter.is_none() {
-        return Err("no test program was built for this step".to_owned());
-    }
+    let variables = if kind == Kind::Interop { tools::prepare(root)? } else { Vec::new() };
     programs::run(root, &chosen, options.test.as_deref(), &variables)
 }
 

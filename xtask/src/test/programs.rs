@@ -130,7 +130,12 @@ pub(crate) fn run(
             failed.push(program.name.clone());
         }
     }
-    total.verdict(programs.len(), &failed)
+    match filter {
+        Some(filter) if total == Counts::default() && failed.is_empty() => {
+            Err(format!("no test's name contains {filter:?}"))
+        }
+        _ => total.verdict(programs.len(), &failed),
+    }
 }
 
 /// Tests of one or several programs.
