@@ -12,8 +12,8 @@ use antiphon_messaging::{
 };
 use parking_lot::Mutex;
 
-use crate::faults::{Edge, NodeFaults};
 use crate::Mutant;
+use crate::faults::{Edge, NodeFaults};
 
 /// What was delivered to which group in a run, by any node.
 pub(crate) type Delivered = Arc<Mutex<BTreeSet<(String, MessageId)>>>;

@@ -83,7 +83,9 @@ fn clients_were_told_the_truth(
     for (order, known) in log {
         let exists = sagas.iter().any(|saga| saga.correlation == *order);
         match (known, exists) {
-            (Known::Accepted, false) => return Err(format!("{order} was accepted and is lost (I1)")),
+            (Known::Accepted, false) => {
+                return Err(format!("{order} was accepted and is lost (I1)"));
+            }
             (Known::Absent, true) => return Err(format!("{order} was refused and exists (I3)")),
             _ => {}
         }

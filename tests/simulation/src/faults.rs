@@ -89,6 +89,8 @@ pub struct Bites {
     pub compensated: u64,
     /// Sagas that went through.
     pub completed: u64,
+    /// A hash over all effects and their moments: what tells one run from another.
+    pub fingerprint: u64,
 }
 
 impl Bites {
@@ -103,6 +105,7 @@ impl Bites {
         self.handler_failures += other.handler_failures;
         self.compensated += other.compensated;
         self.completed += other.completed;
+        self.fingerprint = self.fingerprint.rotate_left(1) ^ other.fingerprint;
     }
 }
 
@@ -113,6 +116,7 @@ pub(crate) struct Faults {
     rng: Mutex<Rng>,
     bites: Mutex<Bites>,
     broken: Mutex<Option<String>>,
+    begun: Instant,
 }
 
 impl Faults {
@@ -123,6 +127,7 @@ impl Faults {
             rng: Mutex::new(rng),
             bites: Mutex::default(),
             broken: Mutex::default(),
+            begun: Instant::now(),
         })
     }
 
@@ -158,6 +163,15 @@ impl Faults {
 
     pub(crate) fn bites(&self) -> Bites {
         *self.bites.lock()
+    }
+
+    /// Takes an effect into the fingerprint (FNV-1a over words).
+    fn note(&self, point: Point) {
+        let at = self.begun.elapsed().as_nanos() as u64;
+        let mut bites = self.bites.lock();
+        for word in [point as u64, at] {
+            bites.fingerprint = (bites.fingerprint ^ word).wrapping_mul(0x0000_0100_0000_01b3);
+        }
     }
 
     /// Notes the first promise that was seen broken while running.
@@ -263,6 +277,7 @@ impl NodeFaults {
     }
 
     fn fault_of(&self, point: Point) -> Fault {
+        self.faults.note(point);
         match self.edge() {
             Edge::StopsBefore => return Fault::StopsBefore,
             Edge::StopsAfter => return Fault::StopsAfter,

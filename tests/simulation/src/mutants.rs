@@ -33,7 +33,8 @@ pub(crate) async fn without_unknown_undos(
 ) -> Result<Vec<Message>, StoreError> {
     let mut kept = Vec::with_capacity(messages.len());
     for message in messages {
-        let undo = message.attribute("sagaop") == Some("undo") && message.attribute("replyto").is_some();
+        let undo =
+            message.attribute("sagaop") == Some("undo") && message.attribute("replyto").is_some();
         if undo && !was_known(store, message).await? {
             kept.push(answer_to(message));
         } else {

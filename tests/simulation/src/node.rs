@@ -22,6 +22,7 @@ use crate::contract::{
 use crate::faults::{Faults, NodeFaults};
 use crate::shop::{Points, Shop, Witness, place_order};
 use crate::store::{NodeStore, Seen};
+use crate::world::DRAIN;
 
 /// What outlives the nodes.
 pub(crate) struct Outside {
@@ -143,8 +144,8 @@ impl Life {
             outside.services().map(|service| service.open(faults, outside.mutant));
         let sagas = Sagas::of(&orders, &messaging.telemetry).saga(&place_order);
         let operator = sagas.operator();
-        let retry =
-            RetryPolicy::exponential(Duration::from_millis(50), Duration::from_secs(2)).attempts(20);
+        let retry = RetryPolicy::exponential(Duration::from_millis(50), Duration::from_secs(2))
+            .attempts(20);
 
         let (handle, shutdown) = ShutdownHandle::new();
         let mut starting = Starting { components: JoinSet::new(), shutdown };
@@ -185,7 +186,7 @@ impl Life {
     }
 
     async fn drain(mut self) -> Result<(), BoxError> {
-        self.handle.drain(Duration::from_secs(10));
+        self.handle.drain(DRAIN);
         while let Some(ended) = self.components.join_next().await {
             let (name, outcome) = ended?;
             outcome.map_err(|error| format!("{name} did not drain: {error}"))?;

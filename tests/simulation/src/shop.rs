@@ -15,8 +15,8 @@ use antiphon_saga::{
 use antiphon_testing::memory_store::Connection;
 
 use crate::contract::{
-    Capture, Charge, Done, OrderCancelled, OrderConfirmed, OrderPlaced, PlaceOrder, Refund, Release,
-    Reserve, Ship,
+    Capture, Charge, Done, OrderCancelled, OrderConfirmed, OrderPlaced, PlaceOrder, Refund,
+    Release, Reserve, Ship,
 };
 use crate::faults::NodeFaults;
 use crate::store::NodeStore;

@@ -28,6 +28,9 @@ const CLIENTS: Duration = Duration::from_secs(5);
 /// How long everything may take to come to rest afterwards.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How long the drain of a node may take.
+pub(crate) const DRAIN: Duration = Duration::from_secs(10);
+
 /// What a client knows of its order in the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Known {
@@ -86,10 +89,12 @@ pub(crate) async fn run(seed: u64, mutant: Option<Mutant>) -> Result<Bites, Stri
     if rested.is_err() {
         return Err(check::what_moves(&outside).await);
     }
-    handle.drain(Duration::from_secs(10));
-    while let Some(ended) = nodes.join_next().await {
-        match ended {
-            Ok(Ok(())) => {}
+    handle.drain(DRAIN);
+    // The drain itself is bounded; that it is kept to is what is asked here.
+    loop {
+        match timeout(2 * DRAIN, nodes.join_next()).await {
+            Ok(None) => break,
+            Ok(Some(Ok(Ok(())))) => {}
             other => return Err(format!("a node did not drain: {other:?}")),
         }
     }
@@ -181,10 +186,8 @@ impl Client {
 
     async fn place(&self, front: &Front) -> Result<(), CommitError> {
         let mut tx = front.database.begin().await.map_err(CommitError::RolledBack)?;
-        let known = tx
-            .get_for_update("orders", &self.order)
-            .await
-            .map_err(CommitError::RolledBack)?;
+        let known =
+            tx.get_for_update("orders", &self.order).await.map_err(CommitError::RolledBack)?;
         if known.is_some() {
             return Ok(());
         }
