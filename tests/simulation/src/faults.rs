@@ -89,7 +89,8 @@ pub struct Bites {
     pub compensated: u64,
     /// Sagas that went through.
     pub completed: u64,
-    /// A hash over all effects and their moments: what tells one run from another.
+    /// A hash over all effects and their moments, the final drain left out: what tells one run from
+    /// another.
     pub fingerprint: u64,
 }
 
@@ -113,6 +114,7 @@ impl Bites {
 pub(crate) struct Faults {
     rates: Rates,
     active: AtomicBool,
+    sealed: AtomicBool,
     rng: Mutex<Rng>,
     bites: Mutex<Bites>,
     broken: Mutex<Option<String>>,
@@ -124,11 +126,18 @@ impl Faults {
         Arc::new(Self {
             rates,
             active: AtomicBool::new(true),
+            sealed: AtomicBool::new(false),
             rng: Mutex::new(rng),
             bites: Mutex::default(),
             broken: Mutex::default(),
             begun: Instant::now(),
         })
+    }
+
+    /// From now on the order of effects is no longer that of the seed: who hears first that a drain
+    /// begins is up to the runtime.
+    pub(crate) fn seal(&self) {
+        self.sealed.store(true, Ordering::Relaxed);
     }
 
     /// From now on everything works.
@@ -167,6 +176,9 @@ impl Faults {
 
     /// Takes an effect into the fingerprint (FNV-1a over words).
     fn note(&self, point: Point) {
+        if self.sealed.load(Ordering::Relaxed) {
+            return;
+        }
         let at = self.begun.elapsed().as_nanos() as u64;
         let mut bites = self.bites.lock();
         for word in [point as u64, at] {

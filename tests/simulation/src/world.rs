@@ -89,6 +89,7 @@ pub(crate) async fn run(seed: u64, mutant: Option<Mutant>) -> Result<Bites, Stri
     if rested.is_err() {
         return Err(check::what_moves(&outside).await);
     }
+    faults.seal();
     handle.drain(DRAIN);
     // The drain itself is bounded; that it is kept to is what is asked here.
     loop {
