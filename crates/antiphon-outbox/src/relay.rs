@@ -45,6 +45,7 @@ pub struct Relay<S> {
     broker: AnyBroker,
     settings: RelaySettings,
     metrics: RelayMetrics,
+    telemetry: Telemetry,
 }
 
 impl<S: OutboxStore> Relay<S> {
@@ -57,6 +58,7 @@ impl<S: OutboxStore> Relay<S> {
             database: database.clone(),
             broker,
             settings: RelaySettings::default(),
+            telemetry: telemetry.clone(),
         }
     }
 
@@ -100,6 +102,7 @@ impl<S: OutboxStore> Component for Relay<S> {
             // Fresh for every start: what an earlier process of this machine held is not ours.
             owner: format!("{}-{}", self.database.service(), uuid::Uuid::new_v4()),
             metrics: self.metrics.clone(),
+            telemetry: self.telemetry.clone(),
         };
         tokio::select! {
             biased;

@@ -94,8 +94,7 @@ impl<S: SagaStore + OutboxStore + InboxStore> Engine<S> {
         input: &Input,
         known: &[Known],
     ) -> Result<Turned, TurnError> {
-        let context = Instance::decode(row.state, &row.progress)
-            .map_or_else(|_| Context::root(), |instance| wire::recall(&instance.context));
+        let context = recall(row);
         let name = match input {
             Input::Timer => "saga timer",
             _ => "saga intervention",
@@ -216,20 +215,32 @@ impl<S: SagaStore + OutboxStore + InboxStore> Engine<S> {
     /// Tells operators what a committed turn changed.
     pub(crate) fn note(&self, row: &SagaRow, turned: &Turned) {
         self.metrics.turned(&row.kind, turned);
-        if let Some(failure) = &turned.turned_back {
-            tracing::info!(
-                saga = %row.id, kind = %row.kind, correlation = %row.correlation,
-                step = failure.step.as_deref().unwrap_or_default(),
-                reason = %failure.reason, message = %failure.message,
-                "saga turns back"
-            );
+        if turned.turned_back.is_some() || turned.parked.is_some() {
+            recall(row).sync_scope(|| log(row, turned));
         }
-        if let Some(why) = &turned.parked {
-            tracing::error!(
-                saga = %row.id, kind = %row.kind, correlation = %row.correlation, why = %why,
-                "saga is parked and needs an operator"
-            );
-        }
+    }
+}
+
+/// The context that a saga was begun in.
+fn recall(row: &SagaRow) -> Context {
+    Instance::decode(row.state, &row.progress)
+        .map_or_else(|_| Context::root(), |instance| wire::recall(&instance.context))
+}
+
+fn log(row: &SagaRow, turned: &Turned) {
+    if let Some(failure) = &turned.turned_back {
+        tracing::info!(
+            saga = %row.id, kind = %row.kind, correlation = %row.correlation,
+            step = failure.step.as_deref().unwrap_or_default(),
+            reason = %failure.reason, message = %failure.message,
+            "saga turns back"
+        );
+    }
+    if let Some(why) = &turned.parked {
+        tracing::error!(
+            saga = %row.id, kind = %row.kind, correlation = %row.correlation, why = %why,
+            "saga is parked and needs an operator"
+        );
     }
 }
 

@@ -195,6 +195,12 @@ impl Telemetry {
         }
     }
 
+    /// Whether spans go anywhere: ask before looking for what they would be about.
+    #[must_use]
+    pub fn records_spans(&self) -> bool {
+        self.0.tracer.is_some()
+    }
+
     pub(crate) fn tracer(&self) -> Option<&Tracer> {
         self.0.tracer.as_ref()
     }

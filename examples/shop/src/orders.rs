@@ -225,6 +225,7 @@ impl Orders {
             ..Default::default()
         };
         self.place_order.start(tx, &id, &data).await?;
+        tracing::debug!(order_id = id, total_cents, "order placed");
         rows::order(&row).map_err(Status::internal)
     }
 

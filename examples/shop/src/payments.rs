@@ -158,6 +158,7 @@ impl Payments {
         .fetch_optional(tx.sql())
         .await?;
         let Some((customer_id, amount_cents, ticket)) = payment else { return Ok(()) };
+        tracing::debug!(order_id, status, amount_cents, "payment decided");
         let ticket: Ticket = ticket.parse()?;
         match verdict {
             Verdict::Charged => {

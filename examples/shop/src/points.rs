@@ -57,6 +57,7 @@ impl Handle<OrderConfirmed, Sqlite> for Points {
         .bind(points)
         .execute(tx.sql())
         .await?;
+        tracing::debug!(order_id = order.order_id, points, "points awarded");
         tx.emit(&PointsAwarded {
             customer_id: order.customer_id,
             order_id: order.order_id,

@@ -70,6 +70,7 @@ impl Handle<OrderConfirmed, Sqlite> for Shipping {
         .bind(self.db.now().as_micros())
         .execute(tx.sql())
         .await?;
+        tracing::debug!(order_id = order.order_id, tracking_number, "shipment created");
         tx.emit(&ShipmentCreated {
             order_id: order.order_id,
             customer_id: order.customer_id,

@@ -290,16 +290,18 @@ impl Driver {
             Circumstances { elapsed, outage, draining: self.draining, jitter: fastrand::f64() };
         let verdict = self.rules.ladder.decide(held.tries, fail, circumstances);
         let message = &held.delivery.message;
-        tracing::warn!(
-            group = &*self.pipeline.group,
-            kind = %message.kind,
-            id = %message.id,
-            key = %message.key,
-            attempt,
-            error = %fail,
-            next = ?verdict,
-            "message not handled"
-        );
+        message.context(self.pipeline.clock.now()).sync_scope(|| {
+            tracing::warn!(
+                group = &*self.pipeline.group,
+                kind = %message.kind,
+                id = %message.id,
+                key = %message.key,
+                attempt,
+                error = %fail,
+                next = ?verdict,
+                "message not handled"
+            );
+        });
         let metrics = &held.kind.metrics;
         match verdict {
             Verdict::Here(wait) => {

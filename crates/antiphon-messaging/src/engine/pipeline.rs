@@ -62,7 +62,13 @@ impl Pipeline {
                     span.fail(&Status::new(Code::Unknown, why));
                 }
             }
-            Ran { batch, outcomes, took: begun.elapsed() }
+            let took = begun.elapsed();
+            if let Ok(outcomes) = &outcomes
+                && tracing::enabled!(tracing::Level::DEBUG)
+            {
+                log(&incoming, outcomes, took);
+            }
+            Ran { batch, outcomes, took }
         })
     }
 
@@ -119,6 +125,25 @@ impl Pipeline {
             Ok(Err(panic)) => Err(format!("the handler panicked: {}", panic_text(&*panic))),
             Err(_) => Err(format!("the handler took longer than {:?}", self.timeout)),
         }
+    }
+}
+
+/// One line per message that was handled; what was not is told with what comes of it.
+fn log(incoming: &[Incoming], outcomes: &[Result<(), Fail>], took: Duration) {
+    let duration_ms = took.as_secs_f64() * 1_000.0;
+    for (one, _) in incoming.iter().zip(outcomes).filter(|(_, outcome)| outcome.is_ok()) {
+        let Incoming { message, attempt, group, context } = one;
+        context.sync_scope(|| {
+            tracing::debug!(
+                group = &**group,
+                kind = %message.kind,
+                id = %message.id,
+                key = %message.key,
+                attempt,
+                duration_ms,
+                "message handled"
+            );
+        });
     }
 }
 

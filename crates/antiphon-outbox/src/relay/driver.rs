@@ -1,7 +1,8 @@
 //! Does what the engine decides: store and broker calls, several at a time.
 
-use antiphon_core::{Shutdown, Timestamp};
+use antiphon_core::{Shutdown, Status, Timestamp};
 use antiphon_messaging::{AnyBroker, Message, PublishError, PublishErrorKind, Receipt, Sent};
+use antiphon_telemetry::{Span, SpanKind, Telemetry};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
@@ -31,6 +32,7 @@ pub(super) struct Driver<S> {
     pub(super) settings: RelaySettings,
     pub(super) owner: String,
     pub(super) metrics: RelayMetrics,
+    pub(super) telemetry: Telemetry,
 }
 
 impl<S: OutboxStore> Driver<S> {
@@ -121,11 +123,40 @@ impl<S: OutboxStore> Driver<S> {
 
     async fn publish(&self, messages: Vec<Message>) -> Vec<Result<Receipt, PublishError>> {
         let count = messages.len();
+        let spans = self.spans(&messages);
         let call = self.broker.publish(messages);
-        match tokio::time::timeout(self.settings.publish_timeout, call).await {
+        let answers = match tokio::time::timeout(self.settings.publish_timeout, call).await {
             Ok(answers) => answers,
             Err(_) => std::iter::repeat_with(|| Err(timed_out())).take(count).collect(),
+        };
+        for (index, mut span) in spans {
+            if let Some(Err(error)) = answers.get(index) {
+                span.fail(&Status::unavailable(error.to_string()));
+            }
         }
+        answers
+    }
+
+    /// One span per message whose trace is recorded, beside those of its consumers: all of them are
+    /// below the work that emitted it.
+    fn spans(&self, messages: &[Message]) -> Vec<(usize, Span)> {
+        let mut spans = Vec::new();
+        if !self.telemetry.records_spans() {
+            return spans;
+        }
+        for (index, message) in messages.iter().enumerate() {
+            let context = message.context(Timestamp::EPOCH);
+            if !context.trace().sampled {
+                continue;
+            }
+            let name = format!("publish {}", message.kind);
+            let (_, mut span) = self.telemetry.span(SpanKind::Producer, &name, &context, &[]);
+            span.set("messaging.operation.name", "publish");
+            span.set("messaging.destination.name", message.topic.as_str());
+            span.set("messaging.message.id", message.id.to_string());
+            spans.push((index, span));
+        }
+        spans
     }
 
     fn take_in(&self, engine: &mut Engine, done: Done) {
@@ -153,13 +184,15 @@ impl<S: OutboxStore> Driver<S> {
                 ("remove published rows", engine.on_confirmed(&confirmations, answer, now))
             }
             Done::Buried { burial, answer } => {
-                tracing::error!(
-                    message_id = %burial.message.id,
-                    kind = %burial.message.kind,
-                    topic = %burial.message.topic,
-                    reason = %burial.reason,
-                    "the broker refuses a message for good; it is put aside"
-                );
+                burial.message.context(self.store.now()).sync_scope(|| {
+                    tracing::error!(
+                        message_id = %burial.message.id,
+                        kind = %burial.message.kind,
+                        topic = %burial.message.topic,
+                        reason = %burial.reason,
+                        "the broker refuses a message for good; it is put aside"
+                    );
+                });
                 ("bury a row", engine.on_buried(*burial, answer, now))
             }
         };

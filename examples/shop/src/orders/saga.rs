@@ -68,6 +68,7 @@ async fn confirm(order: &mut PlaceOrder, tx: &mut Tx) -> Result<(), Rejection> {
         .bind(&order.order_id)
         .execute(tx.sql())
         .await?;
+    tracing::debug!(order_id = order.order_id, "order confirmed");
     tx.emit(&OrderConfirmed {
         order_id: order.order_id.clone(),
         customer_id: order.customer_id.clone(),
@@ -84,6 +85,7 @@ async fn cancel(order: &mut PlaceOrder, tx: &mut Tx) -> Result<(), Rejection> {
         .bind(&order.order_id)
         .execute(tx.sql())
         .await?;
+    tracing::debug!(order_id = order.order_id, reason = order.refusal, "order cancelled");
     tx.emit(&OrderCancelled {
         order_id: order.order_id.clone(),
         customer_id: order.customer_id.clone(),

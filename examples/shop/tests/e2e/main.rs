@@ -8,3 +8,4 @@ mod kill;
 mod mistakes;
 mod routes;
 mod shutdown;
+mod trace;

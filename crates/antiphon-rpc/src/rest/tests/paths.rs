@@ -116,7 +116,7 @@ async fn other_methods_are_told_what_is_allowed() {
         ("DELETE", "/v1/things", 405, "GET, HEAD, OPTIONS, POST"),
         ("GET", "/v1/things/a:cancel", 405, "OPTIONS, POST"),
         ("GET", "/v1/ops/1:cancel", 405, "OPTIONS, POST"),
-        ("HEAD", "/v1/things/a:watch", 200, ""),
+        ("HEAD", "/v1/things/a:watch", 405, "GET, OPTIONS"),
         ("GET", "/v1/things:import", 426, ""),
         ("POST", "/v1/things:import", 405, "GET, OPTIONS"),
         ("get", "/v1/things", 405, "GET, HEAD, OPTIONS, POST"),
