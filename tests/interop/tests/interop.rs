@@ -1,5 +1,5 @@
 //! Clients of other languages call the shop: grpcio (Python), Connect, gRPC-Web, gRPC and a WebSocket
-//! (Node), and curl.
+//! (Node), and curl. Tools of others read its documents, and hold it to them.
 //!
 //! `cargo xtask test` prepares the tools and says in variables where they are.
 
@@ -129,4 +129,30 @@ fn curl() {
         &stock,
     ]);
     assert_eq!(version, "2 200");
+}
+
+#[test]
+fn the_documents_are_valid_openapi_and_asyncapi() {
+    let shop = Shop::open();
+    let mut script = Command::new(tool("ANTIPHON_PYTHON"));
+    script.arg(here("python/documents.py")).arg(format!("http://{}", shop.api));
+    passes(script.arg(tool("ANTIPHON_NODE")));
+}
+
+/// Hundreds of requests that the document allows or forbids, made up by schemathesis: nothing is
+/// answered with an error of the server or in a way that the document does not tell.
+#[test]
+fn the_shop_answers_as_its_document_says() {
+    let shop = Shop::open();
+    // Hooks are found, and reports are left, in the folder of the run.
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["schemathesis.toml", "schemathesis_hooks.py"] {
+        std::fs::copy(here("python").join(file), folder.path().join(file)).unwrap();
+    }
+    let mut run = Command::new(tool("ANTIPHON_PYTHON").with_file_name("schemathesis"));
+    run.args(["--config-file", "schemathesis.toml", "run", "--no-color"]);
+    run.arg(format!("http://{}/openapi.json", shop.api)).current_dir(folder.path());
+    let summary = passes(&mut run);
+    // All operations but the one that the settings leave out.
+    assert!(summary.contains("Tested: 13\n"), "{summary}");
 }
