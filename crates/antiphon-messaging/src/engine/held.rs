@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use antiphon_core::Timestamp;
 use antiphon_telemetry::metrics::Counter;
 use tokio::time::Instant;
 
@@ -107,5 +108,10 @@ impl Kinds {
 /// Counts a message of an unknown kind.
 pub(crate) fn ignored(counter: &Counter, group: &str, message: &Message) {
     counter.inc();
-    tracing::debug!(group, kind = %message.kind, id = %message.id, "kind not handled, acknowledged");
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        let (kind, id) = (&message.kind, message.id);
+        message.context(Timestamp::EPOCH).sync_scope(|| {
+            tracing::debug!(group, %kind, %id, "kind not handled, acknowledged");
+        });
+    }
 }

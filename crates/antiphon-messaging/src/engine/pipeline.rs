@@ -130,7 +130,8 @@ impl Pipeline {
 
 /// One line per message that was handled; what was not is told with what comes of it.
 fn log(incoming: &[Incoming], outcomes: &[Result<(), Fail>], took: Duration) {
-    let duration_ms = took.as_secs_f64() * 1_000.0;
+    // To the microsecond: more digits are noise.
+    let duration_ms = (took.as_secs_f64() * 1_000_000.0).round() / 1_000.0;
     for (one, _) in incoming.iter().zip(outcomes).filter(|(_, outcome)| outcome.is_ok()) {
         let Incoming { message, attempt, group, context } = one;
         context.sync_scope(|| {

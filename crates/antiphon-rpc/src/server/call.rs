@@ -156,7 +156,8 @@ impl Call {
         let rpc = procedure(self.method.info.path);
         let protocol = self.protocol.name();
         let code = failed.map_or("OK", |status| status.code().name());
-        let duration_ms = took.as_secs_f64() * 1_000.0;
+        // To the microsecond: more digits are noise.
+        let duration_ms = (took.as_secs_f64() * 1_000_000.0).round() / 1_000.0;
         self.context.sync_scope(|| match failed {
             Some(status) if status.source().is_some() => {
                 let cause = chain(status);
