@@ -77,10 +77,8 @@ impl Recorder {
     pub async fn start() -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
-        let state = Arc::new(State {
-            spans: watch::Sender::new(Vec::new()),
-            status: AtomicU16::new(200),
-        });
+        let state =
+            Arc::new(State { spans: watch::Sender::new(Vec::new()), status: AtomicU16::new(200) });
         let server = tokio::spawn(serve(listener, Arc::clone(&state)));
         Ok(Self { address, state, server })
     }

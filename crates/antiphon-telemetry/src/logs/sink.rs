@@ -125,13 +125,20 @@ mod tests {
 
     /// An output that stands still until it is opened.
     #[derive(Clone, Default)]
-    struct Gate(Arc<(Mutex<(bool, Vec<u8>)>, Condvar)>);
+    struct Gate(Arc<Doorway>);
+
+    #[derive(Default)]
+    struct Doorway {
+        /// Whether it is open, and what came through.
+        state: Mutex<(bool, Vec<u8>)>,
+        opened: Condvar,
+    }
 
     impl Write for Gate {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            let mut state = self.0.0.lock();
+            let mut state = self.0.state.lock();
             while !state.0 {
-                self.0.1.wait(&mut state);
+                self.0.opened.wait(&mut state);
             }
             state.1.extend_from_slice(bytes);
             Ok(bytes.len())
@@ -153,10 +160,10 @@ mod tests {
         let dropped = sink.dropped.get();
         assert!(dropped > 0);
         assert_eq!(sink.lines.get() + dropped, 50_000);
-        gate.0.0.lock().0 = true;
-        gate.0.1.notify_all();
+        gate.0.state.lock().0 = true;
+        gate.0.opened.notify_all();
         sink.flush(Duration::from_secs(10)).await;
-        let text = String::from_utf8(gate.0.0.lock().1.clone()).unwrap();
+        let text = String::from_utf8(gate.0.state.lock().1.clone()).unwrap();
         let told: u64 = text
             .lines()
             .filter_map(|line| line.strip_suffix(" dropped"))

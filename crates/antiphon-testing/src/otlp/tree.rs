@@ -135,14 +135,11 @@ mod tests {
 
     #[test]
     fn a_tree_has_one_root_and_no_gaps() {
-        let tree = Tree::new(vec![
-            span("c", Some("b")),
-            span("a", None),
-            span("b", Some("a")),
-        ]);
+        let tree = Tree::new(vec![span("c", Some("b")), span("a", None), span("b", Some("a"))]);
         let tree = tree.unwrap();
         assert_eq!(tree.root().span_id, "a");
-        let expected = "span a [Internal] 2 µs\n  span b [Internal] 2 µs\n    span c [Internal] 2 µs\n";
+        let expected =
+            "span a [Internal] 2 µs\n  span b [Internal] 2 µs\n    span c [Internal] 2 µs\n";
         assert_eq!(tree.to_string(), expected);
     }
 
