@@ -8,24 +8,41 @@ use super::operation::{HTTP_BODY, Operation};
 use crate::model::{Body, Contract, Idempotency, Kind, MethodKind, Service};
 use crate::schema::Schemas;
 
+const PROBLEM: &str = "application/problem+json";
+
+/// A status of HTTP, its name, the canonical code that it stands for, and what it means.
+type Refusal = (u16, &'static str, &'static str, &'static str);
+
 /// What the server answers by itself, before and around the handler.
-const STATUSES: [(u16, &str); 15] = [
-    (400, "The request is not as the contract says."),
-    (401, "The caller is not known."),
-    (403, "The caller may not."),
-    (404, "There is no such thing."),
-    (406, "None of the media types that the caller takes is there."),
-    (408, "The request did not arrive in time."),
-    (409, "The state does not allow it."),
-    (413, "The request is too large."),
-    (415, "The body is not JSON."),
-    (429, "Too much; try again later."),
-    (499, "The caller went away."),
-    (500, "A bug."),
-    (501, "Not implemented."),
-    (503, "Not now; try again."),
-    (504, "The deadline of the call has passed."),
+const REFUSALS: [Refusal; 15] = [
+    (400, "Bad Request", "INVALID_ARGUMENT", "The request is not as the contract says."),
+    (401, "Unauthorized", "UNAUTHENTICATED", "The caller is not known."),
+    (403, "Forbidden", "PERMISSION_DENIED", "The caller may not."),
+    (404, "Not Found", "NOT_FOUND", "There is no such thing."),
+    (406, "Not Acceptable", "INVALID_ARGUMENT", "No media type that the caller takes is there."),
+    (408, "Request Timeout", "DEADLINE_EXCEEDED", "The request did not arrive in time."),
+    (409, "Conflict", "ABORTED", "The state does not allow it."),
+    (413, "Payload Too Large", "RESOURCE_EXHAUSTED", "The request is too large."),
+    (415, "Unsupported Media Type", "INVALID_ARGUMENT", "The body is not JSON."),
+    (429, "Too Many Requests", "RESOURCE_EXHAUSTED", "Too much; try again later."),
+    (499, "Client Closed Request", "CANCELLED", "The caller went away."),
+    (500, "Internal Server Error", "INTERNAL", "A bug."),
+    (501, "Not Implemented", "UNIMPLEMENTED", "Not implemented."),
+    (503, "Service Unavailable", "UNAVAILABLE", "Not now; try again."),
+    (504, "Gateway Timeout", "DEADLINE_EXCEEDED", "The deadline of the call has passed."),
 ];
+
+/// A stream that only a WebSocket carries.
+const UPGRADE: Refusal =
+    (426, "Upgrade Required", "INVALID_ARGUMENT", "The request does not open a WebSocket.");
+
+/// A second call with a key that was another's.
+const KEY_REUSED: Refusal = (
+    422,
+    "Unprocessable Entity",
+    "FAILED_PRECONDITION",
+    "The idempotency key was used for another request (`IDEMPOTENCY_KEY_REUSED`).",
+);
 
 pub(super) fn responses<'a>(
     contract: &'a Contract,
@@ -37,25 +54,32 @@ pub(super) fn responses<'a>(
     let (status, good) = good(contract, operation, schemas);
     responses.insert(status, good);
     let mut reasons = reasons(contract, service);
-    for (status, words) in STATUSES {
-        if status == 415 && operation.binding.body == Body::None {
-            continue;
-        }
-        let reasons = reasons.remove(&status);
-        let description = match reasons {
+    let mut refusals = REFUSALS.to_vec();
+    if operation.binding.body == Body::None {
+        refusals.retain(|(status, ..)| *status != 415);
+    }
+    if operation.streams_requests() {
+        refusals.push(UPGRADE);
+    }
+    if operation.method.idempotency == Idempotency::ByKey {
+        refusals.push(KEY_REUSED);
+    }
+    for (status, title, code, words) in refusals {
+        let description = match reasons.remove(&status) {
             None => words.to_owned(),
             Some(reasons) => {
                 format!("{words}\n\nReasons of this service:\n\n{}", reasons.join("\n"))
             }
         };
-        responses.insert(status.to_string(), described(&description));
-    }
-    if operation.streams_requests() {
-        responses.insert("426".to_owned(), described("The request does not open a WebSocket."));
-    }
-    if operation.method.idempotency == Idempotency::ByKey {
-        let words = "The idempotency key was used for another request (`IDEMPOTENCY_KEY_REUSED`).";
-        responses.insert("422".to_owned(), described(words));
+        let mut refusal = described(&description);
+        refusal["content"][PROBLEM]["example"] = json!({
+            "type": "about:blank",
+            "title": title,
+            "status": status,
+            "detail": words,
+            "code": code,
+        });
+        responses.insert(status.to_string(), refusal);
     }
     for (status, reasons) in reasons {
         responses.insert(status.to_string(), described(&reasons.join("\n")));
@@ -67,7 +91,7 @@ pub(super) fn responses<'a>(
 fn described(description: &str) -> Value {
     json!({
         "description": description,
-        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}},
     })
 }
 

@@ -1,4 +1,4 @@
-SwaggerUIBundle({
+const ui = SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#swagger-ui",
   deepLinking: true,
@@ -6,4 +6,7 @@ SwaggerUIBundle({
   validatorUrl: null,
   presets: [SwaggerUIBundle.presets.apis],
   layout: "BaseLayout",
+  onComplete() {
+    document.title = ui.specSelectors.info().get("title");
+  },
 });
