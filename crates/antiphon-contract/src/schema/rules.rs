@@ -39,7 +39,9 @@ fn text(schema: &mut Value, rules: Option<&Value>) {
         schema["minLength"] = json!(length);
         schema["maxLength"] = json!(length);
     }
-    for (rule, keyword) in [("pattern", "pattern"), ("const", "const"), ("in", "enum")] {
+    for (rule, keyword) in
+        [("pattern", "pattern"), ("const", "const"), ("in", "enum"), ("example", "examples")]
+    {
         if let Some(value) = rules.get(rule) {
             schema[keyword] = value.clone();
         }
@@ -71,6 +73,7 @@ fn number(schema: &mut Value, rules: Option<&Value>) {
         ("lt", "exclusiveMaximum", "maximum"),
         ("const", "const", ""),
         ("in", "enum", ""),
+        ("example", "examples", ""),
     ] {
         if let Some(value) = rules.get(rule) {
             schema[keyword] = value.clone();
@@ -89,8 +92,10 @@ fn outside(rules: &Value) -> bool {
 
 fn large(schema: &mut Value, rules: Option<&Value>) {
     let Some(rules) = rules else { return };
-    if let Some(values) = rules.get("in") {
-        schema["enum"] = values.clone();
+    for (rule, keyword) in [("in", "enum"), ("example", "examples")] {
+        if let Some(values) = rules.get(rule) {
+            schema[keyword] = values.clone();
+        }
     }
     if let Some(value) = rules.get("const") {
         schema["const"] = value.clone();

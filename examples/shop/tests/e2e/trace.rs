@@ -103,7 +103,6 @@ fn assert_followed(recorder: &Recorder) {
     // The customer's own span is not exported to our collector.
     spans.push(customers_span());
     let tree = Tree::new(spans).unwrap_or_else(|why| panic!("{why:?}"));
-    println!("{tree}");
     assert_everybody(&tree);
 }
 
