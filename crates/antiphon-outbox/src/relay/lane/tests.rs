@@ -1,3 +1,5 @@
+//! Tables of what a lane decides, window by window.
+
 use std::time::Duration;
 
 use antiphon_core::Timestamp;
