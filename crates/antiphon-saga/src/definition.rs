@@ -213,6 +213,9 @@ fn check<D: Protobuf + 'static, S: Store>(
     let compensable = step.role == Role::Compensable;
     match step {
         _ if step.misuse.is_some() => Err(step.misuse.unwrap_or_default()),
+        _ if !is_name(step.name) => {
+            Err("may only be named by lower-case letters, digits and dashes")
+        }
         _ if plans.iter().any(|plan| plan.name == step.name) => Err("has the name of another step"),
         _ if step.retry.attempts_max == 0 => Err("is to be tried 0 times; at least 1 is needed"),
         _ if !compensable && (step.has_undo() || step.nothing_to_undo) => {
@@ -229,6 +232,12 @@ fn check<D: Protobuf + 'static, S: Store>(
         }
         _ => Ok(()),
     }
+}
+
+/// Names of steps stand in attributes, tickets and labels.
+fn is_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    !name.is_empty() && name.bytes().all(plain)
 }
 
 /// Before the pivot everything can be undone; nothing but the pivot itself may fail beside or after

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use antiphon_core::Context;
 use antiphon_messaging::{Fail, Incoming};
@@ -17,6 +18,12 @@ use crate::machine::{Arrival, Known, Machine, TurnError, Turned};
 use crate::metrics::Metrics;
 use crate::port::{SagaRow, SagaStore};
 use crate::wire::{self, Coordinates};
+
+/// The stable word for a saga that another program has to advance.
+pub(crate) const NO_DEFINITION: &str = "no-definition";
+
+/// For how long a saga is left alone that cannot be advanced here.
+const POSTPONED: Duration = Duration::from_secs(60);
 
 /// The definitions of one service and where their sagas are kept.
 pub(crate) struct Engine<S: OutboxStore> {
@@ -77,14 +84,29 @@ impl<S: SagaStore + OutboxStore + InboxStore> Engine<S> {
                 Ok(turned) if !turned.accepted => return Ok(Some(turned)),
                 Ok(turned) => {
                     self.save(&mut tx, &[row.clone()]).await?;
-                    tx.commit().await.map_err(commit_fail)?;
-                    self.note(&row, &turned);
-                    return Ok(Some(turned));
+                    match tx.commit().await {
+                        Ok(()) => {
+                            self.note(&row, &turned);
+                            return Ok(Some(turned));
+                        }
+                        Err(error) => known.push(blame(&turned, error)?),
+                    }
                 }
                 Err(TurnError::Again(piece)) => known.push(piece),
                 Err(TurnError::Failed(fail)) => return Err(fail),
             }
         }
+    }
+
+    /// Puts a saga aside that cannot be advanced at all, so that its timer does not go off again and
+    /// again; `parked` tells an operator.
+    pub(crate) async fn postpone(&self, id: SagaId, parked: bool) -> Result<(), Fail> {
+        let mut tx = self.database.begin().await.map_err(store_fail)?;
+        let Some(mut row) = self.load(&mut tx, &[id]).await?.pop() else { return Ok(()) };
+        row.wake_at = Some(self.database.store().now() + POSTPONED);
+        row.parked |= parked;
+        self.save(&mut tx, &[row]).await?;
+        tx.commit().await.map_err(commit_fail)
     }
 
     async fn turn_in_context(
@@ -160,7 +182,12 @@ impl<S: SagaStore + OutboxStore + InboxStore> Engine<S> {
             .map(|(row, _)| row.clone())
             .collect();
         self.save(&mut tx, &changed).await?;
-        tx.commit().await.map_err(commit_fail)?;
+        if let Err(error) = tx.commit().await {
+            return Err(match sagas.iter().flat_map(|(_, turns)| turns).next_back() {
+                Some(turned) => TurnError::Again(blame(turned, error)?),
+                None => commit_fail(error).into(),
+            });
+        }
         for (row, turns) in &sagas {
             turns.iter().for_each(|turned| self.note(row, turned));
         }
@@ -232,7 +259,7 @@ fn log(row: &SagaRow, turned: &Turned) {
         tracing::info!(
             saga = %row.id, kind = %row.kind, correlation = %row.correlation,
             step = failure.step.as_deref().unwrap_or_default(),
-            reason = %failure.reason, message = %failure.message,
+            reason = %failure.reason, detail = %failure.message,
             "saga turns back"
         );
     }
@@ -258,6 +285,7 @@ pub(crate) fn settled_before(entry: InboxEntry) -> Result<(), Fail> {
 fn foreign(row: &SagaRow) -> Fail {
     // Another instance of the service, newer or older, may have it.
     Fail::defer(format!("no definition of {} version {} here", row.kind, row.version))
+        .with_code(NO_DEFINITION)
 }
 
 fn no_such_saga(id: SagaId) -> Fail {
@@ -282,7 +310,24 @@ pub(crate) fn store_fail(error: StoreError) -> Fail {
     Fail::defer(error)
 }
 
-/// The same; and after an unknown outcome, the message comes again and finds out.
+/// The same; and after an unknown outcome, the message comes again and finds out. What the store
+/// refuses for good may be the message's own fault.
 pub(crate) fn commit_fail(error: CommitError) -> Fail {
-    Fail::defer(error)
+    match error {
+        CommitError::RolledBack(StoreError::Failed { .. }) => Fail::retry(error),
+        _ => Fail::defer(error),
+    }
+}
+
+/// The piece of work that is at fault when a transaction was refused for good: what it wrote goes
+/// with the commit only, and may break a constraint there.
+///
+/// # Errors
+/// No piece is: the commit failed for another reason.
+fn blame(turned: &Turned, error: CommitError) -> Result<Known, Fail> {
+    let blamed = match &error {
+        CommitError::RolledBack(refused @ StoreError::Failed { .. }) => turned.blame(refused),
+        _ => None,
+    };
+    blamed.ok_or_else(|| commit_fail(error))
 }

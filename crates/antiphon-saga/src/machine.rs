@@ -1,12 +1,14 @@
 //! One turn of one saga: decides, and carries out what was decided, inside one transaction.
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use antiphon_core::{BoxFuture, Timestamp};
 use antiphon_messaging::{Fail, Message};
-use antiphon_outbox::{OutboxStore, Tx};
+use antiphon_outbox::{OutboxStore, StoreError, Tx};
 use buffa::Message as Protobuf;
+use futures_util::FutureExt;
 
 use crate::decide::{self, Effect, Input, Op, Outcome};
 use crate::definition::Definition;
@@ -15,6 +17,9 @@ use crate::plan::Plan;
 use crate::port::{SagaRow, Side, State};
 use crate::step::Work;
 use crate::wire::{self, Command, Coordinates};
+
+/// How long a closing handler may take.
+const CLOSING_TIME: Duration = Duration::from_secs(10);
 
 /// Work that the coordinator does itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +59,16 @@ pub(crate) struct Turned {
     pub(crate) ended: Option<State>,
     /// Steps that were done, and how long each took.
     pub(crate) done: Vec<(&'static str, Duration)>,
+    /// The piece of work that was run last: to blame when the commit is refused.
+    pub(crate) ran: Option<Piece>,
+}
+
+impl Turned {
+    /// What is known when the transaction of this turn was refused for good.
+    pub(crate) fn blame(&self, error: &StoreError) -> Option<Known> {
+        let outcome = Outcome::Failed(format!("its transaction was refused: {error}"));
+        self.ran.map(|piece| Known { piece, outcome })
+    }
 }
 
 /// Why a turn cannot be committed.
@@ -195,6 +210,7 @@ impl<'a, D: Protobuf + 'static, S: OutboxStore> Turn<'a, D, S> {
             parked: None,
             ended: None,
             done: Vec::new(),
+            ran: None,
         };
         Ok(Self {
             definition,
@@ -331,16 +347,24 @@ impl<'a, D: Protobuf + 'static, S: OutboxStore> Turn<'a, D, S> {
             },
         };
         let Some(work) = work else { return Ok(Outcome::Done) };
-        match work.run(&mut self.data, tx).await {
-            Ok(()) => Ok(Outcome::Done),
-            Err(rejection) => {
-                let outcome = match rejection.into_refusal() {
-                    Ok((reason, message)) => Outcome::Refused { reason, message },
-                    Err(fail) => Outcome::Failed(fail.describe()),
-                };
-                Err(TurnError::Again(Known { piece, outcome }))
+        let limit = match piece {
+            Piece::Step(step, _) => definition.plan.steps[step].timeout,
+            Piece::Close => CLOSING_TIME,
+        };
+        let work = AssertUnwindSafe(work.run(&mut self.data, tx)).catch_unwind();
+        let outcome = match tokio::time::timeout(limit, work).await {
+            Ok(Ok(Ok(()))) => {
+                self.turned.ran = Some(piece);
+                return Ok(Outcome::Done);
             }
-        }
+            Ok(Ok(Err(rejection))) => match rejection.into_refusal() {
+                Ok((reason, message)) => Outcome::Refused { reason, message },
+                Err(fail) => Outcome::Failed(fail.describe()),
+            },
+            Ok(Err(_)) => Outcome::Failed("it panicked".into()),
+            Err(_) => Outcome::Failed(format!("it took longer than {limit:?}")),
+        };
+        Err(TurnError::Again(Known { piece, outcome }))
     }
 
     /// Writes the outcome into the row.

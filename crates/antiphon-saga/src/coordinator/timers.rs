@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_core::{BoxError, MessageId, Shutdown};
-use antiphon_messaging::LANES;
+use antiphon_core::{BoxError, MessageId, Retry, Shutdown};
+use antiphon_messaging::{Fail, LANES};
 use antiphon_outbox::{InboxStore, Lease, OutboxStore, StoreError};
 use tokio::time::Instant;
 
+use crate::SagaId;
 use crate::decide::Input;
-use crate::engine::Engine;
+use crate::engine::{Engine, NO_DEFINITION};
 use crate::port::SagaStore;
 
 /// What the timers' leases are called.
@@ -101,10 +102,24 @@ impl<S: SagaStore + OutboxStore + InboxStore> Timers<S> {
                 break;
             }
             if let Err(fail) = self.engine.advance(*id, &Input::Timer).await {
-                tracing::warn!(saga = %id, error = %fail, "saga not advanced by its timer");
+                self.failed(*id, &fail).await;
             }
         }
         Ok(due.len())
+    }
+
+    /// A timer that cannot do its work must not go off on every round.
+    async fn failed(&self, id: SagaId, fail: &Fail) {
+        let hint = fail.hint();
+        tracing::warn!(saga = %id, error = %fail, "saga not advanced by its timer");
+        let is_foreign = fail.code() == Some(NO_DEFINITION);
+        if hint == Retry::Outage && !is_foreign {
+            // The store is away, or a reply came in between: the next round finds out.
+            return;
+        }
+        if let Err(fail) = self.engine.postpone(id, hint == Retry::Never).await {
+            tracing::warn!(saga = %id, error = %fail, "saga not postponed");
+        }
     }
 
     async fn keep_house(&self) -> Result<(), StoreError> {

@@ -1,0 +1,8 @@
+//! Sagas from start to end, over the store and the broker in memory, with paused time.
+
+mod commands;
+mod coordinator;
+mod definition;
+mod desk;
+mod messages;
+mod operator;
