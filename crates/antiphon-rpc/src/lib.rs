@@ -4,12 +4,12 @@
 //! out. `server` answers it over gRPC, gRPC-Web, Connect and REST on one port; `client` reaches it,
 //! over the network or in the same process.
 
+pub mod client;
 mod fields;
 mod headers;
 pub mod message;
 pub mod rest;
 pub mod server;
-pub mod client;
 pub mod service;
 mod status_wire;
 

@@ -1,7 +1,7 @@
 //! Conformance suites, simulator, assertions.
 
 pub mod conformance;
-pub mod otlp;
 pub mod memory_store;
+pub mod otlp;
 
 pub use memory_store::MemoryStore;

@@ -134,30 +134,20 @@ impl Site {
     /// A topic with these groups, which begin at its first message.
     pub async fn with_groups(harness: &impl BrokerHarness, groups: &[&str]) -> Self {
         let topic = format!("conformance.{}", MessageId::new(Clock::system().now()));
-        let site = Self {
-            broker: harness.broker(),
-            parking: harness.parking(),
-            topic,
-        };
+        let site = Self { broker: harness.broker(), parking: harness.parking(), topic };
         site.declare(groups, Start::Earliest).await;
         site
     }
 
     /// Declares the topic and groups of it.
     pub async fn declare(&self, groups: &[&str], start: Start) {
-        let group = |name: &&str| Group {
-            name: self.group(name),
-            topics: vec![self.topic.clone()],
-            start,
-        };
+        let group =
+            |name: &&str| Group { name: self.group(name), topics: vec![self.topic.clone()], start };
         let topology = Topology {
             topics: vec![self.topic.clone()],
             groups: groups.iter().map(group).collect(),
         };
-        self.broker
-            .declare(&topology)
-            .await
-            .expect("the topology is declared");
+        self.broker.declare(&topology).await.expect("the topology is declared");
     }
 
     /// The full name of a group of this site.
@@ -169,19 +159,12 @@ impl Site {
     /// What a member of the group asks for.
     #[must_use]
     pub fn subscription(&self, group: &str, ordered: bool) -> Subscription {
-        Subscription {
-            group: self.group(group),
-            topics: vec![self.topic.clone()],
-            ordered,
-        }
+        Subscription { group: self.group(group), topics: vec![self.topic.clone()], ordered }
     }
 
     /// Joins a group.
     pub async fn join(&self, group: &str, ordered: bool) -> Member {
-        let source = self
-            .broker
-            .subscribe(self.subscription(group, ordered))
-            .await;
+        let source = self.broker.subscribe(self.subscription(group, ordered)).await;
         Member(source.expect("the group can be joined"))
     }
 
@@ -204,19 +187,16 @@ impl Site {
 
     /// Publishes new messages, one for each key and text, and returns them.
     pub async fn publish(&self, messages: &[(&str, &str)]) -> Vec<Message> {
-        let batch: Vec<Message> = messages
-            .iter()
-            .map(|(key, text)| self.message(key, text))
-            .collect();
+        let batch: Vec<Message> =
+            messages.iter().map(|(key, text)| self.message(key, text)).collect();
         self.send(batch.clone()).await;
         batch
     }
 
     /// Publishes `count` messages with keys and texts `0`, `1`, ….
     pub async fn publish_numbered(&self, count: usize) -> Vec<Message> {
-        let batch: Vec<Message> = (0..count)
-            .map(|n| self.message(&n.to_string(), &n.to_string()))
-            .collect();
+        let batch: Vec<Message> =
+            (0..count).map(|n| self.message(&n.to_string(), &n.to_string())).collect();
         self.send(batch.clone()).await;
         batch
     }
@@ -250,10 +230,7 @@ impl Member {
             match self.0.fetch(credits).await {
                 Fetched::Deliveries(deliveries) => {
                     assert!(!deliveries.is_empty(), "a fetch yields something");
-                    assert!(
-                        deliveries.len() <= credits,
-                        "a fetch yields at most its credits"
-                    );
+                    assert!(deliveries.len() <= credits, "a fetch yields at most its credits");
                     return deliveries;
                 }
                 Fetched::Revoked { done, .. } => drop(done),
@@ -306,11 +283,7 @@ pub fn text(delivery: &Delivery) -> String {
 /// Settles a delivery, which must not be too late.
 pub async fn settle(delivery: Delivery, settlement: Settlement) {
     let settled = timeout(PATIENCE, delivery.settle(settlement).outcome()).await;
-    assert_ne!(
-        settled.expect("a settlement is answered"),
-        Settled::Stale,
-        "it is not too late"
-    );
+    assert_ne!(settled.expect("a settlement is answered"), Settled::Stale, "it is not too late");
 }
 
 /// Acknowledges a delivery.
@@ -323,8 +296,5 @@ pub fn assert_took(begun: Instant, expected: Duration) {
     let took = begun.elapsed();
     let early = expected.mul_f64(0.8);
     let late = expected.mul_f64(1.2) + Duration::from_millis(250);
-    assert!(
-        (early..=late).contains(&took),
-        "took {took:?}, expected {expected:?}"
-    );
+    assert!((early..=late).contains(&took), "took {took:?}, expected {expected:?}");
 }

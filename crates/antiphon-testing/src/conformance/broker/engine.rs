@@ -40,9 +40,7 @@ struct Running {
 impl Running {
     async fn drain(self, within: Duration) {
         self.shutdown.drain(within);
-        let ended = timeout(PATIENCE, self.task)
-            .await
-            .expect("the consumer ends");
+        let ended = timeout(PATIENCE, self.task).await.expect("the consumer ends");
         ended.expect("the consumer does not panic");
     }
 }
@@ -50,10 +48,7 @@ impl Running {
 fn run(site: &Site, consumer: Consumer) -> Running {
     let mut messaging = Messaging::new(site.broker.clone(), Telemetry::new(), Health::new());
     messaging.parking = site.parking.clone();
-    let worker = consumer
-        .topic(&site.topic)
-        .build(&messaging)
-        .expect("the consumer fits");
+    let worker = consumer.topic(&site.topic).build(&messaging).expect("the consumer fits");
     let (shutdown, drains): (_, Shutdown) = ShutdownHandle::new();
     let task = tokio::spawn(async move {
         worker.run(drains).await.expect("the consumer ends well");
@@ -99,27 +94,18 @@ pub async fn keys_stay_in_order_with_eight_consumers_and_failures(harness: &impl
                     Ok(())
                 }
             });
-            run(
-                &site,
-                Consumer::group(site.group("all"))
-                    .handler(handler)
-                    .ordered()
-                    .retry(quick()),
-            )
+            run(&site, Consumer::group(site.group("all")).handler(handler).ordered().retry(quick()))
         })
         .collect();
     for batch in 0..COUNT / 64 {
         let numbers = batch * 64..(batch + 1) * 64;
-        let messages = numbers
-            .map(|n| site.message(&format!("key-{}", n % 16), &n.to_string()))
-            .collect();
+        let messages =
+            numbers.map(|n| site.message(&format!("key-{}", n % 16), &n.to_string())).collect();
         site.send(messages).await;
     }
     let mut last: BTreeMap<String, usize> = BTreeMap::new();
     for _ in 0..COUNT {
-        let next = timeout(PATIENCE, results.recv())
-            .await
-            .expect("all are handled in time");
+        let next = timeout(PATIENCE, results.recv()).await.expect("all are handled in time");
         let (key, n) = next.expect("consumers go on");
         if let Some(before) = last.insert(key.clone(), n) {
             assert_eq!(n, before + 16, "{key}: {n} after {before}");
@@ -129,10 +115,7 @@ pub async fn keys_stay_in_order_with_eight_consumers_and_failures(harness: &impl
     for consumer in consumers {
         consumer.drain(PATIENCE).await;
     }
-    assert!(
-        results.try_recv().is_err(),
-        "nothing is handled twice without a reason"
-    );
+    assert!(results.try_recv().is_err(), "nothing is handled twice without a reason");
 }
 
 /// Handlers that never end hold as many messages as there are credits; the rest stays with the
@@ -146,10 +129,7 @@ pub async fn stuck_handlers_hold_no_more_than_the_credits(harness: &impl BrokerH
         count.fetch_add(1, Ordering::Relaxed);
         std::future::pending()
     });
-    let consumer = Consumer::group(site.group("all"))
-        .handler(stuck)
-        .concurrency(3)
-        .credits(10);
+    let consumer = Consumer::group(site.group("all")).handler(stuck).concurrency(3).credits(10);
     let running = run(&site, consumer);
     tokio::time::sleep(QUIET).await;
     assert_eq!(started.load(Ordering::Relaxed), 3, "as many run as may");
@@ -157,11 +137,7 @@ pub async fn stuck_handlers_hold_no_more_than_the_credits(harness: &impl BrokerH
     assert_eq!(other.handle(90).await.len(), 90);
     other.stays_quiet().await;
     running.drain(Duration::from_millis(100)).await;
-    assert_eq!(
-        other.handle(10).await.len(),
-        10,
-        "what was cut off comes again"
-    );
+    assert_eq!(other.handle(10).await.len(), 10, "what was cut off comes again");
 }
 
 /// Draining gives back at once what has not started, and finishes what has.
@@ -176,26 +152,14 @@ pub async fn a_drain_gives_back_what_has_not_started(harness: &impl BrokerHarnes
             Ok(())
         }
     });
-    let running = run(
-        &site,
-        Consumer::group(site.group("all"))
-            .handler(slow)
-            .concurrency(2),
-    );
+    let running = run(&site, Consumer::group(site.group("all")).handler(slow).concurrency(2));
     tokio::time::sleep(QUIET).await;
     running.shutdown.drain(PATIENCE);
     let mut other = site.join("all", false).await;
-    assert_eq!(
-        other.handle(18).await.len(),
-        18,
-        "what had not started is given back"
-    );
+    assert_eq!(other.handle(18).await.len(), 18, "what had not started is given back");
     assert!(!running.task.is_finished(), "two handlers still run");
     finish.send_replace(true);
-    timeout(PATIENCE, running.task)
-        .await
-        .expect("the drain ends")
-        .expect("and well");
+    timeout(PATIENCE, running.task).await.expect("the drain ends").expect("and well");
     other.stays_quiet().await;
 }
 
@@ -220,10 +184,7 @@ pub async fn a_poisoned_key_does_not_stop_the_others(harness: &impl BrokerHarnes
     });
     let policy =
         RetryPolicy::exponential(Duration::from_secs(3), Duration::from_secs(60)).attempts(9);
-    let consumer = Consumer::group(site.group("all"))
-        .handler(handler)
-        .ordered()
-        .retry(policy);
+    let consumer = Consumer::group(site.group("all")).handler(handler).ordered().retry(policy);
     // With fewer credits than followers, a key that is held here would stop everything.
     let credits = if capabilities.holds_keys { 8 } else { 64 };
     let running = run(&site, consumer.concurrency(4).credits(credits));
@@ -235,10 +196,7 @@ pub async fn a_poisoned_key_does_not_stop_the_others(harness: &impl BrokerHarnes
         let key = timeout(Duration::from_secs(2), results.recv()).await;
         assert_eq!(key.expect("the other key goes on").as_deref(), Some("good"));
     }
-    assert!(
-        timeout(QUIET, results.recv()).await.is_err(),
-        "the poisoned key waits"
-    );
+    assert!(timeout(QUIET, results.recv()).await.is_err(), "the poisoned key waits");
     running.drain(Duration::from_millis(200)).await;
 }
 
@@ -256,34 +214,21 @@ pub async fn retries_end_in_a_dead_letter_after_the_last_attempt(harness: &impl 
     });
     let policy =
         RetryPolicy::exponential(Duration::from_millis(10), Duration::from_millis(50)).attempts(8);
-    let consumer = Consumer::group(site.group("all"))
-        .handler(handler)
-        .retry(policy);
+    let consumer = Consumer::group(site.group("all")).handler(handler).retry(policy);
     let running = run(&site, consumer);
     let sent = site.publish(&[("k", "hopeless")]).await.remove(0);
     for attempt in 1..=8 {
-        let next = timeout(PATIENCE, attempts.recv())
-            .await
-            .expect("the next attempt comes");
+        let next = timeout(PATIENCE, attempts.recv()).await.expect("the next attempt comes");
         assert_eq!(next, Some(attempt));
     }
-    assert!(
-        timeout(QUIET, attempts.recv()).await.is_err(),
-        "there is no ninth attempt"
-    );
+    assert!(timeout(QUIET, attempts.recv()).await.is_err(), "there is no ninth attempt");
     let keeper = site.parking.as_ref().unwrap_or(&site.broker);
     if let Some(letters) = keeper.dead_letters() {
         let filter = DeadFilter::group(site.group("all"));
-        let kept = letters
-            .list(&filter, None, 10)
-            .await
-            .expect("the list is read");
+        let kept = letters.list(&filter, None, 10).await.expect("the list is read");
         assert_eq!(kept.len(), 1);
         let death = kept[0].deaths.last().expect("a death");
-        assert_eq!(
-            (kept[0].message.id, death.code.as_str()),
-            (sent.id, "attempts")
-        );
+        assert_eq!((kept[0].message.id, death.code.as_str()), (sent.id, "attempts"));
         assert_eq!((death.attempts, death.error.as_str()), (8, "no luck"));
     }
     running.drain(PATIENCE).await;

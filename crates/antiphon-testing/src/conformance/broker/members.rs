@@ -18,20 +18,8 @@ pub async fn groups_copy_and_members_share(harness: &impl BrokerHarness) {
     let mut texts = first.handle(20).await;
     texts.extend(second.handle(40).await);
     assert_eq!(texts.len(), 60);
-    assert_eq!(
-        texts.into_iter().collect::<BTreeSet<_>>().len(),
-        60,
-        "each message once"
-    );
-    assert_eq!(
-        other
-            .handle(60)
-            .await
-            .into_iter()
-            .collect::<BTreeSet<_>>()
-            .len(),
-        60
-    );
+    assert_eq!(texts.into_iter().collect::<BTreeSet<_>>().len(), 60, "each message once");
+    assert_eq!(other.handle(60).await.into_iter().collect::<BTreeSet<_>>().len(), 60);
     first.stays_quiet().await;
     other.stays_quiet().await;
 }
@@ -68,10 +56,7 @@ pub async fn declaring_again_changes_nothing(harness: &impl BrokerHarness) {
 /// `Broker::subscribe`: a group that nobody declared is an error that names it.
 pub async fn an_undeclared_group_cannot_be_joined(harness: &impl BrokerHarness) {
     let site = Site::with_groups(harness, &["all"]).await;
-    let answer = site
-        .broker
-        .subscribe(site.subscription("nobody", false))
-        .await;
+    let answer = site.broker.subscribe(site.subscription("nobody", false)).await;
     let error = answer.err().expect("the group was not declared");
     assert!(error.to_string().contains("nobody"), "{error}");
     assert!(!error.transient, "waiting does not help: {error}");
@@ -82,25 +67,14 @@ pub async fn a_fetch_yields_at_most_its_credits(harness: &impl BrokerHarness) {
     let site = Site::with_groups(harness, &["all"]).await;
     site.publish_numbered(50).await;
     let mut member = site.join("all", false).await;
-    assert!(
-        timeout(QUIET, member.0.fetch(0)).await.is_err(),
-        "nothing comes without credits"
-    );
+    assert!(timeout(QUIET, member.0.fetch(0)).await.is_err(), "nothing comes without credits");
     let mut held = Vec::new();
     for credits in [1, 7, 3] {
         held.extend(member.fetch(credits).await);
     }
     assert!(held.len() <= 11);
     drop(held);
-    assert_eq!(
-        member
-            .handle(50)
-            .await
-            .into_iter()
-            .collect::<BTreeSet<_>>()
-            .len(),
-        50
-    );
+    assert_eq!(member.handle(50).await.into_iter().collect::<BTreeSet<_>>().len(), 50);
 }
 
 /// `Source::fetch` is safe to cancel: what was not returned is not fetched.
@@ -113,10 +87,7 @@ pub async fn a_fetch_can_be_dropped_without_loss(harness: &impl BrokerHarness) {
         let impatient = timeout(Duration::from_micros(n * 40), member.0.fetch(8)).await;
         if let Ok(antiphon_messaging::Fetched::Deliveries(deliveries)) = impatient {
             for delivery in deliveries {
-                assert!(
-                    texts.insert(super::text(&delivery)),
-                    "twice without a failure"
-                );
+                assert!(texts.insert(super::text(&delivery)), "twice without a failure");
                 super::ack(delivery).await;
             }
         }
@@ -142,14 +113,6 @@ pub async fn concurrent_joining_and_leaving_loses_nothing(harness: &impl BrokerH
     });
     futures_util::future::join_all(churn).await;
     let mut member = site.join("all", false).await;
-    assert_eq!(
-        member
-            .handle(50)
-            .await
-            .into_iter()
-            .collect::<BTreeSet<_>>()
-            .len(),
-        50
-    );
+    assert_eq!(member.handle(50).await.into_iter().collect::<BTreeSet<_>>().len(), 50);
     member.stays_quiet().await;
 }

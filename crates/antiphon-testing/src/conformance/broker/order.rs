@@ -16,9 +16,8 @@ pub async fn messages_of_a_key_come_in_order(harness: &impl BrokerHarness) {
     }
     for batch in 0..10 {
         let numbers = batch * 100..(batch + 1) * 100;
-        let messages = numbers
-            .map(|n| site.message(&format!("key-{}", n % 16), &n.to_string()))
-            .collect();
+        let messages =
+            numbers.map(|n| site.message(&format!("key-{}", n % 16), &n.to_string())).collect();
         site.send(messages).await;
     }
     let mut member = site.join("all", true).await;
@@ -39,10 +38,7 @@ async fn refuses_or_keeps_order(site: &Site) -> bool {
     let ordered = site.broker.capabilities().ordered;
     if !ordered {
         let answer = site.broker.subscribe(site.subscription("all", true)).await;
-        assert!(
-            answer.is_err(),
-            "a broker without order must refuse ordered members"
-        );
+        assert!(answer.is_err(), "a broker without order must refuse ordered members");
     }
     ordered
 }
@@ -62,9 +58,7 @@ pub async fn a_key_is_in_one_members_hands_at_a_time(harness: &impl BrokerHarnes
     site.send((40..80).map(twice).collect()).await;
     // Everything that is there is of a key that the first member holds.
     assert!(
-        timeout(super::QUIET, next_deliveries(&mut second))
-            .await
-            .is_err(),
+        timeout(super::QUIET, next_deliveries(&mut second)).await.is_err(),
         "a key came to a second member while the first still held it"
     );
     for delivery in held {
@@ -81,16 +75,9 @@ pub async fn a_key_is_in_one_members_hands_at_a_time(harness: &impl BrokerHarnes
         keys
     };
     let (one, two) = tokio::join!(share(&mut first), share(&mut second));
-    assert_eq!(
-        one.len() + two.len(),
-        40,
-        "every message is handled: {one:?} {two:?}"
-    );
+    assert_eq!(one.len() + two.len(), 40, "every message is handled: {one:?} {two:?}");
     assert!(!two.is_empty(), "the second member gets its share");
-    assert!(
-        one.iter().all(|key| !two.contains(key)),
-        "members do not share keys"
-    );
+    assert!(one.iter().all(|key| !two.contains(key)), "members do not share keys");
 }
 
 async fn next_deliveries(member: &mut Member) -> Vec<antiphon_messaging::Delivery> {
@@ -112,19 +99,11 @@ pub async fn a_waiting_message_holds_back_its_key_and_no_other(harness: &impl Br
         return;
     }
     let mut member = site.join("all", true).await;
-    site.publish(&[("bad", "bad-1"), ("bad", "bad-2"), ("bad", "bad-3")])
-        .await;
+    site.publish(&[("bad", "bad-1"), ("bad", "bad-2"), ("bad", "bad-3")]).await;
     let mut held = member.collect(3).await;
     let begun = Instant::now();
     let (first, followers) = (held.remove(0), held);
-    settle(
-        first,
-        Settlement::Retry {
-            after: DELAY,
-            attempts: 1,
-        },
-    )
-    .await;
+    settle(first, Settlement::Retry { after: DELAY, attempts: 1 }).await;
     for follower in followers {
         settle(follower, Settlement::Release).await;
     }
@@ -138,12 +117,7 @@ pub async fn a_waiting_message_holds_back_its_key_and_no_other(harness: &impl Br
                 assert_took(begun, DELAY);
             }
             let first = texts.is_empty();
-            assert_eq!(
-                delivery.attempt,
-                if first { 2 } else { 1 },
-                "{}",
-                text(&delivery)
-            );
+            assert_eq!(delivery.attempt, if first { 2 } else { 1 }, "{}", text(&delivery));
             texts.push(text(&delivery));
             ack(delivery).await;
         }
@@ -171,8 +145,6 @@ pub async fn released_messages_come_back_in_order(harness: &impl BrokerHarness) 
     }
     // A dropped delivery is released without an answer; give the broker a moment.
     tokio::time::sleep(super::QUIET).await;
-    let again = timeout(PATIENCE, member.handle(20))
-        .await
-        .expect("all come again");
+    let again = timeout(PATIENCE, member.handle(20)).await.expect("all come again");
     assert_eq!(again, texts);
 }

@@ -18,9 +18,7 @@ pub async fn every_message_is_confirmed_and_arrives_unchanged(harness: &impl Bro
         let mut message = site.message(&format!("schlüssel-{n}"), "");
         message.body = Bytes::from(vec![n; usize::from(n)]);
         message.inject(&Context::root().with_correlation_id("Bestellung \"7\", 50 % ✓"));
-        message
-            .attributes
-            .insert("note".into(), format!("naïve ☃ {n}\nsecond line"));
+        message.attributes.insert("note".into(), format!("naïve ☃ {n}\nsecond line"));
         message.attributes.insert("empty".into(), String::new());
         sent.push(message);
     }
@@ -43,11 +41,7 @@ pub async fn answers_come_in_the_order_of_the_messages(harness: &impl BrokerHarn
     let site = Site::with_groups(harness, &["all"]).await;
     let mut lost = site.message("a", "nowhere");
     lost.topic = format!("{}.unknown", site.topic);
-    let batch = vec![
-        site.message("a", "first"),
-        lost,
-        site.message("a", "second"),
-    ];
+    let batch = vec![site.message("a", "first"), lost, site.message("a", "second")];
     let answers = site.broker.publish(batch).await;
     let taken: Vec<bool> = answers.iter().map(Result::is_ok).collect();
     assert_eq!(taken, [true, false, true]);
@@ -66,15 +60,8 @@ pub async fn an_oversized_message_is_refused_and_the_connection_lives(
     let mut too_large = site.message("a", "");
     too_large.body = vec![7; limit - too_large.size() + 1].into();
     let answers = site.broker.publish(vec![too_large]).await;
-    let error = answers
-        .into_iter()
-        .next()
-        .expect("an answer")
-        .expect_err("too large");
-    assert_eq!(
-        (error.kind, error.sent),
-        (PublishErrorKind::TooLarge, Sent::No)
-    );
+    let error = answers.into_iter().next().expect("an answer").expect_err("too large");
+    assert_eq!((error.kind, error.sent), (PublishErrorKind::TooLarge, Sent::No));
     assert!(error.is_permanent());
     site.send(vec![largest.clone()]).await;
     let mut member = site.join("all", false).await;
@@ -89,15 +76,8 @@ pub async fn a_message_for_an_unknown_topic_is_unroutable(harness: &impl BrokerH
     let mut message = site.message("a", "lost?");
     message.topic = format!("{}.unknown", site.topic);
     let answers = site.broker.publish(vec![message]).await;
-    let error = answers
-        .into_iter()
-        .next()
-        .expect("an answer")
-        .expect_err("unroutable");
-    assert_eq!(
-        (error.kind, error.sent),
-        (PublishErrorKind::Unroutable, Sent::No)
-    );
+    let error = answers.into_iter().next().expect("an answer").expect_err("unroutable");
+    assert_eq!((error.kind, error.sent), (PublishErrorKind::Unroutable, Sent::No));
 }
 
 /// `Broker` 4: a group gets the messages of its topics only.
@@ -123,15 +103,10 @@ pub async fn a_delayed_message_is_not_early_and_holds_nothing_back(harness: &imp
     }
     let mut member = site.join("all", true).await;
     let begun = Instant::now();
-    let delayed = site
-        .message("k", "later")
-        .delayed(Clock::system().now(), DELAY);
+    let delayed = site.message("k", "later").delayed(Clock::system().now(), DELAY);
     site.send(vec![delayed, site.message("k", "now")]).await;
     assert_eq!(member.handle(1).await, ["now"]);
-    assert!(
-        begun.elapsed() < DELAY,
-        "a message without a delay waited for one with"
-    );
+    assert!(begun.elapsed() < DELAY, "a message without a delay waited for one with");
     assert_eq!(member.handle(1).await, ["later"]);
     assert_took(begun, DELAY);
     member.stays_quiet().await;
@@ -158,10 +133,7 @@ pub async fn many_publishers_and_subscribers_lose_nothing(harness: &impl BrokerH
         let mut texts = BTreeSet::new();
         while texts.len() < PUBLISHERS * EACH {
             let within = tokio::time::timeout(super::PATIENCE, seen.recv());
-            let text = within
-                .await
-                .expect("all messages come")
-                .expect("members go on");
+            let text = within.await.expect("all messages come").expect("members go on");
             assert!(texts.insert(text), "a message came twice without a failure");
         }
     };

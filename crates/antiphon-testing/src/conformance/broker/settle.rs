@@ -17,17 +17,10 @@ pub async fn a_retry_waits_as_long_as_it_says(harness: &impl BrokerHarness) {
     site.publish(&[("k", "again")]).await;
     let delivery = member.collect(1).await.remove(0);
     let begun = Instant::now();
-    let retry = Settlement::Retry {
-        after: DELAY,
-        attempts: 1,
-    };
+    let retry = Settlement::Retry { after: DELAY, attempts: 1 };
     if site.broker.capabilities().retry_delay_max < DELAY {
         let settled = delivery.settle(retry).outcome().await;
-        assert_eq!(
-            settled,
-            Settled::Stale,
-            "what the broker cannot do it refuses"
-        );
+        assert_eq!(settled, Settled::Stale, "what the broker cannot do it refuses");
         assert_eq!(member.handle(1).await, ["again"]);
         return;
     }
@@ -82,15 +75,9 @@ pub async fn what_a_lost_member_held_comes_back_and_is_stale_to_it(harness: &imp
     drop(lost);
     let mut member = site.join("all", false).await;
     let again = member.collect(3).await;
-    let reason = antiphon_messaging::DeadReason {
-        code: "permanent",
-        error: "too late".into(),
-        attempts: 1,
-    };
-    let retry = Settlement::Retry {
-        after: Duration::ZERO,
-        attempts: 1,
-    };
+    let reason =
+        antiphon_messaging::DeadReason { code: "permanent", error: "too late".into(), attempts: 1 };
+    let retry = Settlement::Retry { after: Duration::ZERO, attempts: 1 };
     for settlement in [Settlement::Ack, retry, Settlement::Dead(reason)] {
         let late = held.remove(0).settle(settlement).outcome();
         let settled = timeout(PATIENCE, late).await.expect("an answer");
@@ -121,10 +108,7 @@ pub async fn stopping_in_the_middle_of_a_batch_loses_nothing(harness: &impl Brok
     drop(first);
     let mut second = site.join("all", false).await;
     for delivery in second.collect(20 - handled.len()).await {
-        assert!(
-            handled.insert(delivery.message.id),
-            "an acknowledged message came again"
-        );
+        assert!(handled.insert(delivery.message.id), "an acknowledged message came again");
         ack(delivery).await;
     }
     assert_eq!(handled, sent.iter().map(|message| message.id).collect());
@@ -138,16 +122,11 @@ pub async fn what_was_delivered_can_be_settled_while_closing(harness: &impl Brok
     let mut leaving = site.join("all", false).await;
     let held = leaving.collect(4).await;
     let mut closing = leaving.0.close();
-    assert!(
-        timeout(super::QUIET, &mut closing).await.is_err(),
-        "closed with deliveries held"
-    );
+    assert!(timeout(super::QUIET, &mut closing).await.is_err(), "closed with deliveries held");
     for delivery in held {
         ack(delivery).await;
     }
-    timeout(PATIENCE, closing)
-        .await
-        .expect("closes when all is settled");
+    timeout(PATIENCE, closing).await.expect("closes when all is settled");
     let mut member = site.join("all", false).await;
     assert_eq!(member.handle(6).await.len(), 6);
     member.stays_quiet().await;
