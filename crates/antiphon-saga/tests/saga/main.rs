@@ -1,5 +1,7 @@
 //! Sagas from start to end, over the store and the broker in memory, with paused time.
 
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
 mod commands;
 mod coordinator;
 mod definition;
