@@ -16,6 +16,7 @@ macro_rules! messages {
         }
 
         impl $name {
+            #[allow(dead_code, reason = "one of them is only ever empty")]
             pub(crate) fn of(order: &str, value: i64) -> Self {
                 Self { order: order.to_owned(), value }
             }
