@@ -8,14 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_core::{BoxError, BoxFuture, Component, Shutdown, Stage};
-use antiphon_messaging::{
-    Consumer, ConsumerError, Fail, Handler, Incoming, Messaging, Topology, Worker,
-};
+use antiphon_messaging::{Consumer, ConsumerError, Handler, Incoming, Messaging, Topology, Worker};
 use antiphon_outbox::{Database, InboxStore, OutboxStore};
 use antiphon_telemetry::Telemetry;
 use buffa::Message as Protobuf;
 
-use crate::engine::{Engine, alone};
+use crate::batch::{self, Batches, Handled};
+use crate::engine::Engine;
 use crate::machine::Machine;
 use crate::metrics::Metrics;
 use crate::port::SagaStore;
@@ -168,22 +167,21 @@ impl<S: SagaStore + OutboxStore + InboxStore> Handler for Replies<S> {
         kind == wire::REPLY
     }
 
-    fn handle<'a>(&'a self, incoming: &'a Incoming) -> BoxFuture<'a, Result<(), Fail>> {
+    fn handle<'a>(&'a self, incoming: &'a Incoming) -> BoxFuture<'a, Handled> {
         Box::pin(self.0.reply(incoming))
     }
 
-    fn handle_batch<'a>(&'a self, batch: &'a [Incoming]) -> BoxFuture<'a, Vec<Result<(), Fail>>> {
-        Box::pin(async move {
-            // What failed before is taken in alone: it must not take others down again.
-            let all_fresh = batch.iter().all(|incoming| incoming.attempt == 1);
-            if all_fresh && let Ok(outcomes) = self.0.replies(batch, &[]).await {
-                return outcomes;
-            }
-            let mut outcomes = Vec::with_capacity(batch.len());
-            for incoming in batch {
-                outcomes.push(alone(incoming, self.0.reply(incoming)).await);
-            }
-            outcomes
-        })
+    fn handle_batch<'a>(&'a self, batch: &'a [Incoming]) -> BoxFuture<'a, Vec<Handled>> {
+        Box::pin(batch::handle(self, batch))
+    }
+}
+
+impl<S: SagaStore + OutboxStore + InboxStore> Batches for Replies<S> {
+    async fn together(&self, batch: &[&Incoming]) -> Option<Vec<Handled>> {
+        self.0.replies(batch, &[]).await.ok()
+    }
+
+    async fn alone(&self, incoming: &Incoming) -> Handled {
+        self.0.reply(incoming).await
     }
 }

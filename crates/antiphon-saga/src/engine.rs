@@ -1,7 +1,6 @@
 //! Advances sagas: one input, one transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,9 +8,9 @@ use antiphon_core::Context;
 use antiphon_messaging::{Fail, Incoming};
 use antiphon_outbox::{CommitError, Database, InboxEntry, InboxStore, OutboxStore, StoreError, Tx};
 use antiphon_telemetry::{SpanKind, Telemetry};
-use futures_util::FutureExt;
 
 use crate::SagaId;
+use crate::batch::Handled;
 use crate::decide::{Input, Outcome};
 use crate::instance::Instance;
 use crate::machine::{Arrival, Known, Machine, TurnError, Turned};
@@ -148,9 +147,9 @@ impl<S: SagaStore + OutboxStore + InboxStore> Engine<S> {
     /// Nothing was committed, or nobody knows whether it was.
     pub(crate) async fn replies(
         &self,
-        batch: &[Incoming],
+        batch: &[&Incoming],
         known: &[Known],
-    ) -> Result<Vec<Result<(), Fail>>, TurnError> {
+    ) -> Result<Vec<Handled>, TurnError> {
         let mut tx = self.database.begin().await.map_err(store_fail)?;
         let messages: Vec<_> = batch.iter().map(|incoming| &*incoming.message).collect();
         let store = self.database.store().clone();
@@ -198,7 +197,7 @@ impl<S: SagaStore + OutboxStore + InboxStore> Engine<S> {
     pub(crate) async fn reply(&self, incoming: &Incoming) -> Result<(), Fail> {
         let mut known = Vec::new();
         loop {
-            match self.replies(std::slice::from_ref(incoming), &known).await {
+            match self.replies(&[incoming], &known).await {
                 Ok(outcomes) => return outcomes.into_iter().collect(),
                 Err(TurnError::Again(piece)) => known.push(piece),
                 Err(TurnError::Failed(fail)) => return Err(fail),
@@ -290,19 +289,6 @@ fn foreign(row: &SagaRow) -> Fail {
 
 fn no_such_saga(id: SagaId) -> Fail {
     Fail::permanent(format!("there is no saga {id} here (any more)"))
-}
-
-/// Handles one message of a batch in its own context; a panic is its own failure, not that of the
-/// others.
-pub(crate) async fn alone(
-    incoming: &Incoming,
-    work: impl Future<Output = Result<(), Fail>>,
-) -> Result<(), Fail> {
-    let work = AssertUnwindSafe(work).catch_unwind();
-    match incoming.context.clone().scope(work).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(Fail::retry("the handler panicked")),
-    }
 }
 
 /// A store that is busy or away is no fault of the message.

@@ -11,6 +11,7 @@
 //!
 //! What happens next is decided by one pure function, [`decide`]; everything else carries it out.
 
+mod batch;
 mod coordinator;
 mod decide;
 mod definition;

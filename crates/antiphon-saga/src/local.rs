@@ -9,7 +9,10 @@ use crate::Rejection;
 /// are such work:
 ///
 /// ```ignore
-/// async fn confirm(order: &mut PlaceOrder, tx: &mut Tx<Sqlite>) -> Result<(), Rejection> { … }
+/// async fn confirm(order: &mut PlaceOrder, tx: &mut Tx<Sqlite>) -> Result<(), Rejection> {
+///     rows::set_status(tx, &order.order_id, Status::Confirmed).await?;
+///     Ok(())
+/// }
 /// ```
 pub trait LocalWork<D, S: Store>: Send + Sync + 'static {
     /// Does the work. What it writes through `tx` and changes in `data` is committed together with

@@ -5,7 +5,7 @@
 //! thread with paused time, over the transactional store in memory and the memory broker; around
 //! both stand wrappers that lose answers, repeat, delay and reorder messages, take leases away,
 //! and end whole nodes at the edge of any effect. After a while everything heals, comes to rest, and
-//! answers the questions of [`check`](mod@check).
+//! answers the questions of `check.rs`.
 //!
 //! Two runs of one seed are the same run. `SEED=17 cargo test -p simulation` repeats one and shows
 //! what happened.

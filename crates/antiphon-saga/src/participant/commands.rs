@@ -6,15 +6,16 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_core::BoxFuture;
+use antiphon_core::{BoxFuture, Retry};
 use antiphon_messaging::{Fail, Handler, Incoming};
 use antiphon_outbox::{Database, InboxEntry, InboxStore, OutboxStore, Tx};
 use bytes::Bytes;
 
 use super::Perform;
 use crate::Ticket;
+use crate::batch::{self, Batches, Handled};
 use crate::decide::Op;
-use crate::engine::{alone, commit_fail, settled_before, store_fail};
+use crate::engine::{commit_fail, settled_before, store_fail};
 use crate::port::{BarrierStore, Passage, StoredReply};
 
 /// For how long passed commands are remembered at least; commands of older sagas are dead letters.
@@ -42,32 +43,29 @@ impl<S: BarrierStore + OutboxStore + InboxStore> Handler for Commands<S> {
         self.commands.contains_key(kind)
     }
 
-    fn handle<'a>(&'a self, incoming: &'a Incoming) -> BoxFuture<'a, Result<(), Fail>> {
-        Box::pin(async move {
-            let outcomes = self.run(std::slice::from_ref(incoming)).await;
-            outcomes.into_iter().collect()
-        })
+    fn handle<'a>(&'a self, incoming: &'a Incoming) -> BoxFuture<'a, Handled> {
+        Box::pin(self.alone(incoming))
     }
 
-    fn handle_batch<'a>(&'a self, batch: &'a [Incoming]) -> BoxFuture<'a, Vec<Result<(), Fail>>> {
-        Box::pin(async move {
-            // What failed before is done alone: it must not take others down again.
-            let mut outcomes = Vec::with_capacity(batch.len());
-            for group in batch.chunk_by(|one, next| one.attempt == 1 && next.attempt == 1) {
-                match group {
-                    [one] => outcomes.push(alone(one, self.handle(one)).await),
-                    fresh => outcomes.extend(self.run(fresh).await),
-                }
-            }
-            outcomes
-        })
+    fn handle_batch<'a>(&'a self, batch: &'a [Incoming]) -> BoxFuture<'a, Vec<Handled>> {
+        Box::pin(batch::handle(self, batch))
+    }
+}
+
+impl<S: BarrierStore + OutboxStore + InboxStore> Batches for Commands<S> {
+    async fn together(&self, batch: &[&Incoming]) -> Option<Vec<Handled>> {
+        Some(self.run(batch).await)
+    }
+
+    async fn alone(&self, incoming: &Incoming) -> Handled {
+        self.run(&[incoming]).await.into_iter().collect()
     }
 }
 
 impl<S: BarrierStore + OutboxStore + InboxStore> Commands<S> {
     /// Does as many commands as possible in one transaction. A command that is refused or fails
     /// takes back what it wrote, and with it the work of those before it, which is then done again.
-    async fn run(&self, batch: &[Incoming]) -> Vec<Result<(), Fail>> {
+    async fn run(&self, batch: &[&Incoming]) -> Vec<Handled> {
         let mut outcomes = Vec::with_capacity(batch.len());
         let mut refusals = BTreeMap::new();
         let mut failures = BTreeMap::new();
@@ -91,6 +89,14 @@ impl<S: BarrierStore + OutboxStore + InboxStore> Commands<S> {
                 Err(Stop::Failed(index, fail)) => {
                     failures.insert(index, fail);
                 }
+                // One of them may be at fault: what it wrote broke a constraint at the commit.
+                Err(Stop::Store(fail)) if fail.hint() == Retry::Later => {
+                    if end - begin > 1 {
+                        limit = begin + 1;
+                    } else {
+                        outcomes.push(Err(fail));
+                    }
+                }
                 Err(Stop::Store(fail)) => {
                     let text = fail.describe();
                     outcomes.extend((begin..end).map(|_| Err(Fail::defer(text.clone()))));
@@ -102,10 +108,10 @@ impl<S: BarrierStore + OutboxStore + InboxStore> Commands<S> {
 
     async fn transact(
         &self,
-        batch: &[Incoming],
+        batch: &[&Incoming],
         range: Range<usize>,
         refusals: &BTreeMap<usize, StoredReply>,
-    ) -> Result<Vec<Result<(), Fail>>, Stop> {
+    ) -> Result<Vec<Handled>, Stop> {
         let store = self.database.store().clone();
         let mut tx = self.database.begin().await.map_err(|error| Stop::Store(store_fail(error)))?;
         let messages: Vec<_> =
@@ -186,7 +192,7 @@ impl<S: BarrierStore + OutboxStore + InboxStore> Commands<S> {
 
 /// How many of the first commands are of different steps: the barrier answers what was committed, so
 /// the commands of one step must not share a transaction.
-fn distinct(batch: &[Incoming]) -> usize {
+fn distinct(batch: &[&Incoming]) -> usize {
     let step = |incoming: &Incoming| {
         Ticket::read(&incoming.message)
             .map(|ticket| (ticket.coordinates.saga, ticket.coordinates.step))

@@ -90,3 +90,21 @@ async fn a_command_that_no_saga_sent_is_a_dead_letter() {
     assert!(error.contains("not sent by a saga"), "{error}");
     assert!(agency.desk.asked().is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_command_whose_commit_is_refused_does_not_take_others_with_it() {
+    let saga = saga();
+    let agency = Agency::open(&[&saga]);
+    let mut ids = Vec::new();
+    let mut tx = agency.trips.begin().await.unwrap();
+    for id in ["t1", "t2", "spoils", "t3", "t4"] {
+        ids.push((id, saga.start(&mut tx, id, &Trip::of(id)).await.unwrap().id));
+    }
+    tx.commit().await.unwrap();
+    for (id, saga) in ids {
+        let view = agency.ends(saga).await;
+        let expected = if id == "spoils" { State::Compensated } else { State::Completed };
+        ended_as(&view, expected);
+    }
+    assert_eq!(agency.desks.store().rows("desk").len(), 4);
+}

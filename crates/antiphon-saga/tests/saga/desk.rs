@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use antiphon_broker_memory::MemoryBroker;
@@ -14,6 +15,7 @@ use antiphon_saga::{
 };
 use antiphon_telemetry::Telemetry;
 use antiphon_testing::MemoryStore;
+use antiphon_testing::memory_store::{Fault, Point};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
@@ -40,6 +42,8 @@ pub(crate) struct Desk {
     answers: Arc<Mutex<BTreeMap<&'static str, Answer>>>,
     asked: Arc<Mutex<Vec<String>>>,
     pub(crate) tickets: Arc<Mutex<Vec<Ticket>>>,
+    /// Whether the next commit of the desks is refused, as by a constraint that is checked late.
+    spoilt: Arc<AtomicBool>,
 }
 
 impl Desk {
@@ -52,6 +56,7 @@ impl Desk {
         self.asked.lock().clone()
     }
 
+    #[expect(clippy::panic, reason = "a handler that panics is what some tests are about")]
     async fn serve<C: Command>(
         &self,
         command: &C,
@@ -62,6 +67,7 @@ impl Desk {
         self.asked.lock().push(format!("{kind} {}", command.key()));
         // What a refusal or a failure leaves in the transaction must not be seen by anybody.
         tx.put("desk", &format!("{kind} {}", command.key()), "x").await?;
+        self.spoilt.fetch_or(command.key().starts_with("spoils"), Ordering::Relaxed);
         match answer {
             Answer::Done | Answer::Later => Ok(Done { note: kind.to_owned(), ..Done::default() }),
             Answer::Refused => Err(Rejection::because("NO", format!("no {kind}"))),
@@ -135,7 +141,14 @@ impl Agency {
         clock: Clock,
         sagas: &[&Saga<Trip, MemoryStore>],
     ) -> Self {
-        let desks = Database::new("desks", MemoryStore::new(clock.clone()));
+        let desk = Desk::default();
+        let spoilt = Arc::clone(&desk.spoilt);
+        let refuses = move |point| match point {
+            Point::Commit if spoilt.swap(false, Ordering::Relaxed) => Fault::Fails,
+            _ => Fault::None,
+        };
+        let desks = MemoryStore::new(clock.clone()).opened_with(Arc::new(refuses));
+        let desks = Database::new("desks", desks);
         let broker = AnyBroker::new(MemoryBroker::new(clock.clone()));
         let messaging =
             Messaging { clock, ..Messaging::new(broker, Telemetry::new(), Health::new()) };
@@ -147,7 +160,6 @@ impl Agency {
         }
         let operator = known.operator();
         let coordinator = known.build(&messaging).unwrap();
-        let desk = Desk::default();
         let retry = RetryPolicy::exponential(Duration::from_millis(10), SECOND).attempts(20);
         let participation = desks
             .participant("desks.commands")
@@ -181,6 +193,7 @@ impl Agency {
     }
 
     /// Waits until the saga is as wanted.
+    #[expect(clippy::panic, reason = "the test has failed")]
     pub(crate) async fn until(&self, id: SagaId, wanted: impl Fn(&SagaView) -> bool) -> SagaView {
         let wait = async {
             loop {
