@@ -6,18 +6,16 @@ use antiphon_core::BoxError;
 
 use crate::report::{progress, verbatim};
 
-/// Package, and the arguments of its `throughput` example.
-const PROGRAMS: [(&str, &[&str]); 2] =
-    [("antiphon-broker-memory", &[]), ("antiphon-store-sqlite", &[])];
+/// Packages and their measuring examples.
+const PROGRAMS: [(&str, &str); 2] =
+    [("antiphon-broker-memory", "throughput"), ("antiphon-store-sqlite", "sql_throughput")];
 
 /// Runs them and shows what they print.
 pub(crate) fn run() -> Result<(), BoxError> {
-    for (package, arguments) in PROGRAMS {
+    for (package, example) in PROGRAMS {
         progress(&format!("messaging: {package}"));
         let output = Command::new("cargo")
-            .args(["run", "--release", "--quiet", "--package", package, "--example", "throughput"])
-            .arg("--")
-            .args(arguments)
+            .args(["run", "--release", "--quiet", "--package", package, "--example", example])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .output()?;
         let text = String::from_utf8_lossy(&output.stdout);

@@ -1,6 +1,6 @@
 //! Measures the SQL broker and what the outbox costs a transaction. Release builds only make sense:
 //!
-//! `cargo run --release -p antiphon-store-sqlite --example throughput [broker|outbox|latency]`
+//! `cargo run --release -p antiphon-store-sqlite --example sql_throughput [broker|outbox|latency]`
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a program for one's own eyes")]
 
