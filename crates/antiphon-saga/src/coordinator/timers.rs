@@ -1,11 +1,13 @@
 //! What happens to sagas because time passes: tries again, deadlines, forgetting, counting.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_core::{BoxError, MessageId, Retry, Shutdown};
 use antiphon_messaging::{Fail, LANES};
 use antiphon_outbox::{InboxStore, Lease, OutboxStore, StoreError};
+use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use crate::SagaId;
@@ -101,8 +103,11 @@ impl<S: SagaStore + OutboxStore + InboxStore> Timers<S> {
             if shutdown.is_draining() {
                 break;
             }
-            if let Err(fail) = self.engine.advance(*id, &Input::Timer).await {
-                self.failed(*id, &fail).await;
+            let advance = AssertUnwindSafe(self.engine.advance(*id, &Input::Timer)).catch_unwind();
+            match advance.await {
+                Ok(Ok(_)) => {}
+                Ok(Err(fail)) => self.failed(*id, &fail).await,
+                Err(_) => self.failed(*id, &Fail::permanent("its definition panicked")).await,
             }
         }
         Ok(due.len())

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use antiphon_core::{Clock, Context, RetryPolicy};
 use antiphon_messaging::Fail;
 use antiphon_outbox::{Database, Store, Tx};
-use antiphon_saga::{LocalWork, Phase, Rejection, Saga, SagaBuilder, SagaStore, State, Step};
+use antiphon_saga::{
+    LocalWork, Phase, Rejection, Saga, SagaBuilder, SagaFilter, SagaStore, State, Step,
+};
 use antiphon_testing::MemoryStore;
 
 use crate::desk::{Agency, Answer, SECOND, START, ended_as};
@@ -310,6 +312,23 @@ async fn a_saga_that_cannot_be_read_is_put_aside_and_blocks_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_definition_that_panics_is_put_aside_and_blocks_nobody() {
+    let panics = |trip: &Trip| match trip.id.as_str() {
+        "bad" => panic!("the definition panics"),
+        id => Refund::of(id),
+    };
+    let first = Step::local("note", confirm).nothing_to_undo();
+    let second = Step::remote("refund", panics).nothing_to_undo();
+    let saga = define(1).step(first).step(second).build().unwrap();
+    let agency = Agency::open(&[&saga]);
+    let bad = agency.start(&saga, "bad").await;
+    let good = agency.start(&saga, "good").await;
+    ended_as(&agency.ends(good).await, State::Completed);
+    let row = agency.trips.store().list(&SagaFilter::default(), 9).await.unwrap();
+    assert!(row.iter().any(|row| row.id == bad && row.parked));
+}
+
+#[tokio::test(start_paused = true)]
 async fn all_of_a_saga_is_in_the_trace_of_the_call_that_started_it() {
     let saga = trip();
     let agency = Agency::open(&[&saga]);
@@ -319,7 +338,7 @@ async fn all_of_a_saga_is_in_the_trace_of_the_call_that_started_it() {
     agency.desk.answers("Pay", Answer::Later);
     agency.ends(id).await;
     // Every message that was ever sent is still known to the broker's topics by its attributes.
-    let rows = agency.trips.store().list(&Default::default(), 1).await.unwrap();
+    let rows = agency.trips.store().list(&SagaFilter::default(), 1).await.unwrap();
     assert!(rows[0].progress.contains(&trace.to_string()));
     assert!(rows[0].progress.contains("c-7"));
     assert!(!rows[0].progress.contains("idempotency"));

@@ -56,7 +56,6 @@ impl Desk {
         self.asked.lock().clone()
     }
 
-    #[expect(clippy::panic, reason = "a handler that panics is what some tests are about")]
     async fn serve<C: Command>(
         &self,
         command: &C,
@@ -193,7 +192,6 @@ impl Agency {
     }
 
     /// Waits until the saga is as wanted.
-    #[expect(clippy::panic, reason = "the test has failed")]
     pub(crate) async fn until(&self, id: SagaId, wanted: impl Fn(&SagaView) -> bool) -> SagaView {
         let wait = async {
             loop {
