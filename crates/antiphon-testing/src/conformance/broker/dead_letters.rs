@@ -1,4 +1,4 @@
-//! Dead letters: rules of [`DeadLetters`](antiphon_messaging::DeadLetters).
+//! Dead letters: rules of [`DeadLetters`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
