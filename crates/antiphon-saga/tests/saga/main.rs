@@ -1,6 +1,6 @@
 //! Sagas from start to end, over the store and the broker in memory, with paused time.
 
-#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod commands;
 mod coordinator;
