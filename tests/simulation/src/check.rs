@@ -65,7 +65,7 @@ pub(crate) async fn everything(
     let sagas = sagas(outside).await;
     let effects = effects(outside);
     clients_were_told_the_truth(&sagas, log)?;
-    each_order_has_one_fate(outside, &sagas, &effects)?;
+    each_order_has_one_fate(&sagas, &effects)?;
     stock_is_conserved(outside)?;
     nothing_has_no_cause(&sagas, &effects)?;
     events_took_effect_in_order(outside, &sagas)?;
@@ -99,7 +99,6 @@ fn clients_were_told_the_truth(
 
 /// I2, I4, I5: each effect as often as the fate of the order says.
 fn each_order_has_one_fate(
-    outside: &Outside,
     sagas: &[SagaRow],
     effects: &BTreeMap<(String, String), i64>,
 ) -> Result<(), String> {
@@ -137,7 +136,6 @@ fn each_order_has_one_fate(
             return Err(format!("{order} was completed with a declined card (I2)"));
         }
     }
-    let _ = outside;
     Ok(())
 }
 

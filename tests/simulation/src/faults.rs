@@ -114,6 +114,7 @@ impl Bites {
 pub(crate) struct Faults {
     rates: Rates,
     active: AtomicBool,
+    healed: Notify,
     sealed: AtomicBool,
     rng: Mutex<Rng>,
     bites: Mutex<Bites>,
@@ -126,6 +127,7 @@ impl Faults {
         Arc::new(Self {
             rates,
             active: AtomicBool::new(true),
+            healed: Notify::new(),
             sealed: AtomicBool::new(false),
             rng: Mutex::new(rng),
             bites: Mutex::default(),
@@ -143,6 +145,19 @@ impl Faults {
     /// From now on everything works.
     pub(crate) fn heal(&self) {
         self.active.store(false, Ordering::Relaxed);
+        self.healed.notify_waiters();
+    }
+
+    /// Waits until this moment, or until everything works.
+    async fn stand_still(&self, until: Instant) {
+        let healed = self.healed.notified();
+        if self.is_active() {
+            tokio::select! {
+                biased;
+                () = healed => {}
+                () = tokio::time::sleep_until(until) => {}
+            }
+        }
     }
 
     pub(crate) fn is_active(&self) -> bool {
@@ -269,13 +284,12 @@ impl NodeFaults {
             *self.frozen_until.lock() = Some(until);
         }
         let frozen_until = *self.frozen_until.lock();
-        if let Some(until) = frozen_until
-            && self.faults.is_active()
-        {
-            tokio::time::sleep_until(until).await;
+        if let Some(until) = frozen_until {
+            self.faults.stand_still(until).await;
         }
         if self.strikes(self.rates().slow) {
-            tokio::time::sleep(self.faults.millis(500..5_000)).await;
+            let until = Instant::now() + self.faults.millis(500..5_000);
+            self.faults.stand_still(until).await;
         }
     }
 
