@@ -149,7 +149,8 @@ impl<D: Protobuf + 'static, S: Store> Step<D, S> {
     }
 
     /// How to ask the participant whether it was done. The reply is that of the action; a refusal
-    /// means that it was not done.
+    /// means that it was not done yet. A step that can be undone is undone then, since its command
+    /// may still be on the way; one from the pivot on is asked for again.
     pub fn query<C: Command>(mut self, command: impl Fn(&D) -> C + Send + Sync + 'static) -> Self {
         match &mut self.work {
             Work::Remote { query, .. } => *query = Some(make(command)),

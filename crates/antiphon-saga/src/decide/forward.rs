@@ -73,13 +73,20 @@ impl Turn<'_> {
         outcome: &Outcome,
     ) -> bool {
         let progress = &self.instance.steps[step];
-        let awaited = matches!(progress.phase, Phase::Running | Phase::Unknown);
+        let awaited = match op {
+            // An answer to an earlier query says nothing of what was asked for since.
+            Op::Query => progress.phase == Phase::Unknown,
+            _ => matches!(progress.phase, Phase::Running | Phase::Unknown),
+        };
         if self.instance.state != State::Running || !awaited {
             return false;
         }
         match (outcome, op) {
             (Outcome::Done, _) => self.done(step),
-            (Outcome::Refused { reason, message }, Op::Action | Op::Query) => {
+            (Outcome::Refused { reason, message }, Op::Action) if self.is_refusable(step) => {
+                self.refused(step, Phase::Refused, reason, message);
+            }
+            (Outcome::Refused { reason, message }, Op::Query) => {
                 self.not_done(step, reason, message);
             }
             _ if progress.tries != attempt => return false,
@@ -102,15 +109,27 @@ impl Turn<'_> {
         self.go_forward();
     }
 
-    /// It is certain that the step was not done.
+    /// The step had not been done when somebody looked. Its command may still be on the way: so a
+    /// step that can be undone is undone all the same, which keeps the action from ever running.
     pub(super) fn not_done(&mut self, step: usize, reason: &str, message: &str) {
-        if self.plan.steps[step].role == Role::ForwardOnly {
+        let plan = &self.plan.steps[step];
+        if plan.role == Role::Compensable {
+            let phase = if plan.undo { Phase::Unknown } else { Phase::Refused };
+            self.refused(step, phase, reason, message);
+        } else {
             self.instance.steps[step].phase = Phase::Running;
             self.unpark();
-            self.ask_again(step, Op::Forward);
-            return;
+            self.ask_again(step, self.action_of(step));
         }
-        self.rest(step, Phase::Refused);
+    }
+
+    fn is_refusable(&self, step: usize) -> bool {
+        self.plan.steps[step].role != Role::ForwardOnly
+    }
+
+    /// The saga turns back because of this step, which rests in this phase.
+    fn refused(&mut self, step: usize, phase: Phase, reason: &str, message: &str) {
+        self.rest(step, phase);
         self.turn_back(Failure {
             step: Some(self.plan.steps[step].name.to_owned()),
             reason: reason.to_owned(),
@@ -132,16 +151,16 @@ impl Turn<'_> {
             return false;
         }
         let plan = &self.plan.steps[step];
-        let turns_back = plan.role != Role::ForwardOnly;
+        let turns_back = self.is_refusable(step);
         match outcome {
             Outcome::Done => self.done(step),
             Outcome::Refused { reason, message } if turns_back => {
-                self.not_done(step, reason, message);
+                self.refused(step, Phase::Refused, reason, message);
             }
             Outcome::Refused { .. } | Outcome::Failed(_) => {
                 let tries = self.instance.steps[step].tries + 1;
                 if turns_back && tries >= plan.retry.attempts_max {
-                    self.not_done(step, "FAILED", &describe(outcome));
+                    self.refused(step, Phase::Refused, "FAILED", &describe(outcome));
                 } else {
                     self.run_later(step, tries, outcome);
                 }

@@ -371,7 +371,7 @@ fn an_at_most_once_step_is_never_asked_for_twice() {
     assert_eq!(done.effects, [run(2)]);
 
     let case = Case::new(once(true, true)).done(0).next().reply(1, Op::Query, no());
-    assert_eq!(case.effects, [send(0, Op::Undo, 1)], "it was not done, so it is not undone");
+    assert_eq!(case.effects, [send(1, Op::Undo, 1)], "its command may still be on the way");
 
     let case = Case::new(once(true, true)).done(0).next().next().next().next();
     assert_eq!(case.effects, [send(1, Op::Undo, 1)], "three queries were allowed");
@@ -397,7 +397,7 @@ fn an_operator_settles_what_nobody_knew() {
     assert_eq!(case.effects, [run(2)]);
     assert_eq!(case.instance.parked, None);
     let case = Case::new(plan()).done(0).next().input(&Input::Settle { step: 1, happened: false });
-    assert_eq!(case.effects, [send(0, Op::Undo, 1)]);
+    assert_eq!(case.effects, [send(0, Op::Undo, 1)], "there is nothing to undo of the step itself");
     let case = Case::new(plan()).done(0).input(&Input::Settle { step: 1, happened: true });
     assert!(!case.accepted, "its answer may still come");
     let late = Case::new(plan()).done(0).next().done(1);
@@ -415,6 +415,26 @@ fn an_at_most_once_forward_step_that_did_not_happen_is_asked_for_again() {
     assert_eq!(case.effects, [send(3, Op::Query, 1)]);
     let case = case.reply(3, Op::Query, no());
     assert_eq!(case.effects, [send(3, Op::Forward, 2)]);
+    let case = case.reply(3, Op::Query, no());
+    assert!(!case.accepted, "an answer to an earlier query says nothing of what was asked since");
+}
+
+#[test]
+fn an_at_most_once_pivot_that_did_not_happen_is_asked_for_again() {
+    let plan = change(order(), 2, |pivot| {
+        pivot.place = Place::Remote;
+        pivot.at_most_once = true;
+        pivot.query = true;
+    });
+    let case = Case::new(plan).done(0).done(1).next();
+    assert_eq!(case.effects, [send(2, Op::Query, 1)]);
+    let case = case.reply(2, Op::Query, no());
+    assert_eq!(
+        case.effects,
+        [send(2, Op::Action, 2)],
+        "it may still arrive, so there is no way back"
+    );
+    assert!(!case.input(&Input::Cancel).accepted);
 }
 
 #[test]
