@@ -5,6 +5,18 @@
 //! ([`Saga::start`]). From then on the [`Coordinator`] advances it: every reply and every timer is
 //! one transaction that holds the saga's progress, the work of local steps and the next commands.
 //!
+//! ```ignore
+//! Saga::<PlaceOrder, Sqlite>::define("place-order", 1)
+//!     .deadline(Duration::from_secs(600))
+//!     .step(Step::remote("reserve", reserve).undo(release))
+//!     .step(Step::remote("charge", charge).undo(refund).timeout(Duration::from_secs(15)))
+//!     .step(Step::local("confirm", confirm).pivot())
+//!     .step(Step::remote("ship", ship).forward_only())
+//!     .on_failure(|order, failure| order.refusal = failure.message.clone())
+//!     .on_compensated(cancel)
+//!     .build()?
+//! ```
+//!
 //! The services that do the steps are participants ([`Participants::participant`]). Each command
 //! passes a barrier in the participant's own transaction, so that it takes effect once, an undo of
 //! what never happened does nothing, and an action that comes after its undo never happens.
