@@ -9,7 +9,6 @@
 //! Files may be shared by the processes of one machine, not over a network file system.
 
 mod broker;
-mod codec;
 mod error;
 mod location;
 mod migrate;

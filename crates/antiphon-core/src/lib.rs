@@ -9,6 +9,7 @@
 pub mod clock;
 pub mod component;
 pub mod context;
+pub mod finding;
 pub mod health;
 pub mod id;
 pub mod retry;
@@ -18,6 +19,7 @@ pub mod status;
 pub use clock::{Clock, Timestamp};
 pub use component::{Component, Stage};
 pub use context::{Carrier, CarrierMut, Context, Deadline, SpanId, TraceContext, TraceId};
+pub use finding::{Finding, Severity};
 pub use health::Health;
 pub use id::MessageId;
 pub use retry::{Retry, RetryPolicy};

@@ -10,8 +10,8 @@ use antiphon_telemetry::Telemetry;
 use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::port::{
-    Broker, Capabilities, DeadLetters, PublishError, Receipt, Sent, Source, SubscribeError,
-    Subscription, Topology,
+    Broker, Capabilities, DeadLetters, Inbox, Operate, PublishError, Receipt, Sent, Source,
+    SubscribeError, Subscription, Topology,
 };
 
 /// Any [`Broker`]: what the application chose by its settings. Cheap to clone; clones share it.
@@ -30,6 +30,13 @@ trait Erased: Send + Sync {
         &self,
         subscription: Subscription,
     ) -> BoxFuture<'_, Result<Box<dyn Source>, SubscribeError>>;
+    fn inbox(&self) -> BoxFuture<'_, Result<Box<dyn Inbox>, SubscribeError>>;
+    fn answer<'a>(
+        &'a self,
+        address: &'a str,
+        message: Message,
+    ) -> BoxFuture<'a, Result<(), PublishError>>;
+    fn operate(&self) -> Option<Arc<dyn Operate>>;
     fn dead_letters(&self) -> Option<Arc<dyn DeadLetters>>;
 }
 
@@ -51,6 +58,22 @@ impl<B: Broker> Erased for B {
         subscription: Subscription,
     ) -> BoxFuture<'_, Result<Box<dyn Source>, SubscribeError>> {
         Box::pin(Broker::subscribe(self, subscription))
+    }
+
+    fn inbox(&self) -> BoxFuture<'_, Result<Box<dyn Inbox>, SubscribeError>> {
+        Box::pin(Broker::inbox(self))
+    }
+
+    fn answer<'a>(
+        &'a self,
+        address: &'a str,
+        message: Message,
+    ) -> BoxFuture<'a, Result<(), PublishError>> {
+        Box::pin(Broker::answer(self, address, message))
+    }
+
+    fn operate(&self) -> Option<Arc<dyn Operate>> {
+        Broker::operate(self)
     }
 
     fn dead_letters(&self) -> Option<Arc<dyn DeadLetters>> {
@@ -120,6 +143,28 @@ impl AnyBroker {
         subscription: Subscription,
     ) -> Result<Box<dyn Source>, SubscribeError> {
         self.broker.subscribe(subscription).await
+    }
+
+    /// See [`Broker::inbox`].
+    ///
+    /// # Errors
+    /// The broker does not answer, or cannot do this.
+    pub async fn inbox(&self) -> Result<Box<dyn Inbox>, SubscribeError> {
+        self.broker.inbox().await
+    }
+
+    /// See [`Broker::answer`].
+    ///
+    /// # Errors
+    /// The broker does not answer, or cannot do this, or the message is too large.
+    pub async fn answer(&self, address: &str, message: Message) -> Result<(), PublishError> {
+        self.broker.answer(address, message).await
+    }
+
+    /// See [`Broker::operate`].
+    #[must_use]
+    pub fn operate(&self) -> Option<Arc<dyn Operate>> {
+        self.broker.operate()
     }
 
     /// See [`Broker::dead_letters`].

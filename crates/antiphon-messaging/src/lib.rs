@@ -9,6 +9,7 @@ mod any_broker;
 mod consumer;
 mod contract;
 mod engine;
+pub mod envelope;
 mod fail;
 mod handler;
 mod lane;
@@ -16,6 +17,7 @@ mod message;
 mod metrics;
 mod port;
 mod redrive;
+pub mod row;
 mod worker;
 
 pub use any_broker::AnyBroker;
@@ -27,9 +29,9 @@ pub use lane::{LANES, lane_of};
 pub use message::Message;
 pub use port::{
     Broker, Capabilities, Dead, DeadError, DeadFilter, DeadLetter, DeadLetters, DeadReason,
-    Delivery, Durability, Fetched, Group, PublishError, PublishErrorKind, Receipt, Sent, Settle,
-    Settled, Settlement, Settling, Source, Start, SubscribeError, Subscription, Topology,
-    settle_all,
+    Delivery, Durability, Fetched, Group, GroupState, Inbox, Operate, OperateError, PublishError,
+    PublishErrorKind, Receipt, Sent, Settle, Settled, Settlement, Settling, Source, Start,
+    SubscribeError, Subscription, TopicState, Topology, settle_all,
 };
 pub use redrive::{Redrive, Redriven};
 pub use worker::Worker;

@@ -4,6 +4,8 @@
 mod broker;
 mod dead;
 mod delivery;
+mod inbox;
+mod operate;
 mod source;
 
 pub use broker::{
@@ -12,4 +14,6 @@ pub use broker::{
 };
 pub use dead::{Dead, DeadError, DeadFilter, DeadLetter, DeadLetters, DeadReason};
 pub use delivery::{Delivery, Settle, Settled, Settlement, Settling, settle_all};
+pub use inbox::Inbox;
+pub use operate::{GroupState, Operate, OperateError, TopicState};
 pub use source::{Fetched, Source};

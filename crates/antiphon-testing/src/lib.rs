@@ -3,5 +3,6 @@
 pub mod conformance;
 pub mod memory_store;
 pub mod otlp;
+pub mod services;
 
 pub use memory_store::MemoryStore;

@@ -8,7 +8,7 @@ use super::Violation;
 use super::workspace::Package;
 
 /// Crate, what it may depend on, and why.
-const ARROWS: [(&str, &[&str], &str); 12] = [
+const ARROWS: [(&str, &[&str], &str); 13] = [
     ("antiphon-core", &[], "the words everybody shares know nobody"),
     ("antiphon-config", &[], "settings are read before there is anything else"),
     ("antiphon-contract", &[], "contracts are read at build time, without the framework"),
@@ -37,6 +37,11 @@ const ARROWS: [(&str, &[&str], &str); 12] = [
         "the relay publishes",
     ),
     (
+        "antiphon-sqlbroker",
+        &["antiphon-core", "antiphon-messaging"],
+        "a broker; databases implement what it needs",
+    ),
+    (
         "antiphon-saga",
         &[
             "antiphon-config",
@@ -61,7 +66,12 @@ const ARROWS: [(&str, &[&str], &str); 12] = [
     (
         "antiphon",
         &[
+            "antiphon-broker-kafka",
             "antiphon-broker-memory",
+            "antiphon-broker-mqtt",
+            "antiphon-broker-nats",
+            "antiphon-broker-rabbitmq",
+            "antiphon-broker-redis",
             "antiphon-config",
             "antiphon-contract",
             "antiphon-core",
@@ -70,6 +80,8 @@ const ARROWS: [(&str, &[&str], &str); 12] = [
             "antiphon-resilience",
             "antiphon-rpc",
             "antiphon-saga",
+            "antiphon-store-mysql",
+            "antiphon-store-postgres",
             "antiphon-store-sqlite",
             "antiphon-telemetry",
         ],
@@ -78,19 +90,30 @@ const ARROWS: [(&str, &[&str], &str); 12] = [
 ];
 
 /// What an adapter may depend on: where the ports are.
-const PORTS: [&str; 6] = [
+const PORTS: [&str; 7] = [
     "antiphon-config",
     "antiphon-core",
     "antiphon-messaging",
     "antiphon-outbox",
     "antiphon-saga",
+    "antiphon-sqlbroker",
     "antiphon-telemetry",
 ];
 
 /// Foreign client, and the folders of the packages that may name it.
 const CLIENTS: [(&str, &[&str]); 9] = [
     // The facade re-exports it: what users write in their transactions is plain sqlx.
-    ("sqlx", &["adapters/antiphon-store-sqlite", "crates/antiphon", "examples/", "benches"]),
+    (
+        "sqlx",
+        &[
+            "adapters/antiphon-store-mysql",
+            "adapters/antiphon-store-postgres",
+            "adapters/antiphon-store-sqlite",
+            "crates/antiphon",
+            "examples/",
+            "benches",
+        ],
+    ),
     ("rusqlite", &["adapters/antiphon-store-sqlite"]),
     ("rdkafka", &["adapters/antiphon-broker-kafka"]),
     ("lapin", &["adapters/antiphon-broker-rabbitmq"]),

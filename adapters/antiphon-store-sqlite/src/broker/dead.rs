@@ -13,7 +13,7 @@ use super::core::{Core, declare_topic, find};
 use super::publish::lane;
 use super::rows;
 use super::writer::Failure;
-use crate::codec;
+use antiphon_messaging::row;
 
 /// Rows that are looked at in one read, so that a filter that matches little blocks nobody.
 const LOOK_AT_ONCE: usize = 1_000;
@@ -163,7 +163,7 @@ fn bury(
             lane(message),
             message.key,
             message.kind,
-            codec::encode_head(message),
+            row::encode_head(message),
             message.body.as_ref(),
         ])?;
     rows::note_death(connection, group, id, reason, at)?;
@@ -224,9 +224,9 @@ fn letter(connection: &Connection, row: &Row<'_>) -> Result<DeadLetter> {
     let (id, topic): (Vec<u8>, String) = (row.get(1)?, row.get(2)?);
     let head: Vec<u8> = row.get_ref(5)?.as_bytes()?.to_vec();
     let body = Bytes::copy_from_slice(row.get_ref(6)?.as_bytes()?);
-    let message_id = codec::decode_id(&id).unwrap_or(MessageId::from_bytes([0; 16]));
+    let message_id = row::decode_id(&id).unwrap_or(MessageId::from_bytes([0; 16]));
     let kind: String = row.get(4)?;
-    let message = codec::decode(message_id, topic.clone(), kind.clone(), &head, body.clone());
+    let message = row::decode(message_id, topic.clone(), kind.clone(), &head, body.clone());
     // A message that is dead because it is broken is shown as far as it can be.
     let message = message.unwrap_or_else(|_| Message {
         id: message_id,

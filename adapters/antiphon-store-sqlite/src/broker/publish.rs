@@ -9,7 +9,7 @@ use rusqlite::{Connection, Result, params};
 
 use super::core::{Core, PUBLISHING_MAX};
 use super::writer::Failure;
-use crate::codec;
+use antiphon_messaging::row;
 
 /// The largest message that is taken, in bytes.
 pub(super) const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -93,7 +93,7 @@ fn row(topic: i64, message: Message, now: Timestamp) -> Row {
         lane: lane(&message),
         due: message.not_before.filter(|due| *due > now),
         id: *message.id.as_bytes(),
-        head: codec::encode_head(&message),
+        head: row::encode_head(&message),
         kind: message.kind,
         body: message.body,
     }

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 use super::member::Topic;
 use super::rows::Taken;
 use super::share::{At, Ready, Scan};
-use crate::codec;
+use antiphon_messaging::row;
 
 /// A row that holds no message.
 #[derive(Debug)]
@@ -199,10 +199,10 @@ fn read_open(
 fn message(row: &Row<'_>, topic: &Topic) -> std::result::Result<Arc<Message>, String> {
     let blob = |index| row.get_ref(index)?.as_bytes().map_err(rusqlite::Error::from);
     let read = || -> std::result::Result<Message, BadRow> {
-        let id = codec::decode_id(blob(2)?)?;
+        let id = row::decode_id(blob(2)?)?;
         let kind = row.get(3)?;
         let body = Bytes::copy_from_slice(blob(5)?);
-        Ok(codec::decode(id, topic.name.clone(), kind, blob(4)?, body)?)
+        Ok(row::decode(id, topic.name.clone(), kind, blob(4)?, body)?)
     };
     read().map(Arc::new).map_err(|error| error.to_string())
 }
@@ -212,5 +212,5 @@ enum BadRow {
     #[error(transparent)]
     Column(#[from] rusqlite::Error),
     #[error(transparent)]
-    Head(#[from] codec::DecodeError),
+    Head(#[from] row::DecodeError),
 }

@@ -12,8 +12,8 @@ use sqlx::Row;
 
 use super::connection::Connection;
 use super::{SqliteStore, commit, json};
-use crate::codec;
 use crate::error::store_error;
+use antiphon_messaging::row;
 
 /// Entries that are forgotten in one transaction, so that others get their turn in between.
 const FORGET_AT_ONCE: u32 = 5_000;
@@ -45,7 +45,7 @@ impl InboxStore for SqliteStore {
             .await
             .map_err(store_error("entering the inbox"))?;
         let mut new: HashSet<MessageId> =
-            entered.iter().filter_map(|row| codec::decode_id(row.get(0)).ok()).collect();
+            entered.iter().filter_map(|row| row::decode_id(row.get(0)).ok()).collect();
         let horizon =
             if new.len() == messages.len() { None } else { Some(read_horizon(connection).await?) };
         let mut entries = Vec::with_capacity(messages.len());
@@ -121,7 +121,7 @@ async fn read_horizon(connection: &mut Connection) -> Result<MessageId, StoreErr
             .fetch_one(&mut **connection)
             .await
             .map_err(store_error("reading the horizon"))?;
-    codec::decode_id(&bytes)
+    row::decode_id(&bytes)
         .map_err(|error| StoreError::Failed { action: "reading the horizon", source: error.into() })
 }
 

@@ -17,8 +17,8 @@ use sqlx::sqlite::SqliteRow;
 
 use super::connection::Connection;
 use super::{SqliteStore, commit, json};
-use crate::codec;
 use crate::error::store_error;
+use antiphon_messaging::row;
 
 /// Rows per statement: what is prepared once is used again for transactions of the same shape.
 const ROWS_PER_STATEMENT: usize = 64;
@@ -169,7 +169,7 @@ impl OutboxStore for SqliteStore {
         .await
         .map_err(store_error("counting the outbox"))?;
         let oldest: Option<Vec<u8>> = row.get(1);
-        let since = oldest.and_then(|id| codec::decode_id(&id).ok()).and_then(|id| id.made_at());
+        let since = oldest.and_then(|id| row::decode_id(&id).ok()).and_then(|id| id.made_at());
         Ok((count(row.get(0)), since))
     }
 
@@ -261,7 +261,7 @@ fn defer_insert(connection: &mut Connection, messages: &[Message]) -> Result<(),
         deferred.bind(message.id.as_bytes().as_slice())?;
         deferred.bind(message.topic.as_str())?;
         deferred.bind(message.kind.as_str())?;
-        deferred.bind(codec::encode_head(message))?;
+        deferred.bind(row::encode_head(message))?;
         deferred.bind(message.body.as_ref())?;
     }
     Ok(())
@@ -280,9 +280,9 @@ fn defer_removal(
 }
 
 /// The message in the columns id, topic, kind, head, body, the first of which is `at`.
-fn message(row: &SqliteRow, at: usize) -> Result<Message, codec::DecodeError> {
-    codec::decode(
-        codec::decode_id(row.get(at))?,
+fn message(row: &SqliteRow, at: usize) -> Result<Message, row::DecodeError> {
+    row::decode(
+        row::decode_id(row.get(at))?,
         row.get(at + 1),
         row.get(at + 2),
         row.get(at + 3),
@@ -293,7 +293,7 @@ fn message(row: &SqliteRow, at: usize) -> Result<Message, codec::DecodeError> {
 /// What is left of a message whose head is broken, for the operator.
 fn remains(row: &SqliteRow, at: usize) -> Message {
     Message {
-        id: codec::decode_id(row.get(at)).unwrap_or(MessageId::from_bytes([0; 16])),
+        id: row::decode_id(row.get(at)).unwrap_or(MessageId::from_bytes([0; 16])),
         topic: row.get(at + 1),
         kind: row.get(at + 2),
         source: String::new(),

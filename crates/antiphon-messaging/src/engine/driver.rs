@@ -24,6 +24,7 @@ use super::ladder::{Circumstances, Ladder, Verdict};
 use super::parking::{self, Parked};
 use super::pipeline::{Pipeline, Ran};
 use crate::any_broker::AnyBroker;
+use crate::envelope;
 use crate::fail::Fail;
 use crate::metrics::GroupMetrics;
 use crate::port::{
@@ -197,6 +198,10 @@ impl Driver {
             if let Some(after) = self.away.holds(message, now) {
                 // Released, it would come again at once, if the broker does not know of the wait.
                 self.settlements.push((delivery, Settlement::Retry { after, attempts: 0 }));
+            } else if let Some(defect) = envelope::defect(message) {
+                let error = format!("the envelope does not read: {defect}");
+                let reason = DeadReason { code: "decode", error, attempts: 0 };
+                self.bury(Held::new(delivery, kind), reason);
             } else if kind.known {
                 self.executor.push(Held::new(delivery, kind));
             } else {

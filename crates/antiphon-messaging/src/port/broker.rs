@@ -6,6 +6,8 @@ use std::time::Duration;
 use antiphon_core::BoxError;
 
 use super::dead::DeadLetters;
+use super::inbox::Inbox;
+use super::operate::Operate;
 use super::source::Source;
 use crate::Message;
 
@@ -42,6 +44,8 @@ pub struct Capabilities {
     pub dead_letters: bool,
     /// Whether deliveries count their attempts across redeliveries.
     pub counts_attempts: bool,
+    /// Whether this process can be answered directly: [`Broker::inbox`] and [`Broker::answer`].
+    pub answers: bool,
     /// The largest [`Message::size`] that is taken, in bytes.
     pub message_bytes_max: usize,
 }
@@ -171,6 +175,9 @@ pub struct SubscribeError {
 /// 9. With [`Capabilities::holds_keys`], a delivery of an ordered group that is settled by `Retry`
 ///    or `Release`, or was dropped, comes again before any later message of its key.
 /// 10. `publish` slows its caller down or answers `Overloaded`; it never queues without bound.
+/// 11. With [`Capabilities::answers`], what `answer` sends to the address of a living [`Inbox`]
+///     arrives there; an address whose inbox has ended takes nobody's time. Without it, `inbox` and
+///     `answer` are refused.
 pub trait Broker: Send + Sync + 'static {
     /// What it can do.
     fn capabilities(&self) -> Capabilities;
@@ -201,6 +208,42 @@ pub trait Broker: Send + Sync + 'static {
         &self,
         subscription: Subscription,
     ) -> impl Future<Output = Result<Box<dyn Source>, SubscribeError>> + Send;
+
+    /// Opens an address of this process for answers.
+    ///
+    /// # Errors
+    /// The broker does not answer, or cannot do this.
+    fn inbox(&self) -> impl Future<Output = Result<Box<dyn Inbox>, SubscribeError>> + Send {
+        std::future::ready(Err(SubscribeError {
+            context: "this broker carries no answers".to_owned(),
+            transient: false,
+            source: None,
+        }))
+    }
+
+    /// Sends an answer to the address of an [`Inbox`]. Its topic does not matter. Success says that
+    /// the broker has it, not that anybody does.
+    ///
+    /// # Errors
+    /// The broker does not answer, or cannot do this, or the message is too large.
+    fn answer(
+        &self,
+        address: &str,
+        message: Message,
+    ) -> impl Future<Output = Result<(), PublishError>> + Send {
+        let _ = message;
+        std::future::ready(Err(PublishError {
+            topic: address.to_owned(),
+            kind: PublishErrorKind::Rejected,
+            sent: Sent::No,
+            source: Some("this broker carries no answers".into()),
+        }))
+    }
+
+    /// The operator's view; `None` for brokers that exist for tests only.
+    fn operate(&self) -> Option<Arc<dyn Operate>> {
+        None
+    }
 
     /// The dead letters it keeps; `None` without [`Capabilities::dead_letters`].
     fn dead_letters(&self) -> Option<Arc<dyn DeadLetters>> {

@@ -1,4 +1,4 @@
-//! How the envelope of a message is written into a row.
+//! How the envelope of a message is written into a row of a database.
 //!
 //! Id, topic, kind and body have columns of their own; everything else is one block of bytes, the
 //! head: a version byte, then source and key, the times, then the attributes. Texts and counts are
@@ -8,28 +8,35 @@
 use std::collections::BTreeMap;
 
 use antiphon_core::{MessageId, Timestamp};
-use antiphon_messaging::Message;
 use bytes::Bytes;
+
+use crate::Message;
 
 const VERSION: u8 = 1;
 
 /// The bytes of a row are not what this version of the program writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum DecodeError {
+pub enum DecodeError {
+    /// It ends too early.
     #[error("the head of the message ends early")]
     Short,
+    /// A newer program wrote it.
     #[error("the head of the message has version {0}; this program knows {VERSION}")]
     Version(u8),
+    /// A text in it is none.
     #[error("the head of the message has a text that is not UTF-8")]
     Utf8,
+    /// It is too long.
     #[error("the head of the message goes on after its end")]
     Long,
+    /// The id has the wrong length.
     #[error("the id of the message has not 16 bytes")]
     Id,
 }
 
 /// The head of `message`.
-pub(crate) fn encode_head(message: &Message) -> Vec<u8> {
+#[must_use]
+pub fn encode_head(message: &Message) -> Vec<u8> {
     let attributes = &message.attributes;
     let texts: usize = attributes.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
     let mut head = Vec::with_capacity(32 + message.source.len() + message.key.len() + texts);
@@ -49,12 +56,18 @@ pub(crate) fn encode_head(message: &Message) -> Vec<u8> {
 }
 
 /// The id in a column.
-pub(crate) fn decode_id(bytes: &[u8]) -> Result<MessageId, DecodeError> {
+///
+/// # Errors
+/// It has not 16 bytes.
+pub fn decode_id(bytes: &[u8]) -> Result<MessageId, DecodeError> {
     bytes.try_into().map(MessageId::from_bytes).map_err(|_| DecodeError::Id)
 }
 
 /// The message of a row.
-pub(crate) fn decode(
+///
+/// # Errors
+/// The head is not what this version of the program writes.
+pub fn decode(
     id: MessageId,
     topic: String,
     kind: String,

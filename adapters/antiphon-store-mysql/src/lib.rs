@@ -1,0 +1,1 @@
+//! Store and SQL broker on MySQL and MariaDB.

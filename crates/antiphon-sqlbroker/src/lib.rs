@@ -1,0 +1,1 @@
+//! The SQL broker without the SQL.
