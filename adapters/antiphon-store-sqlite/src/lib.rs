@@ -16,8 +16,8 @@ mod schema;
 mod settings;
 mod store;
 
+pub use antiphon_outbox::Migration;
 pub use broker::SqliteBroker;
 pub use error::OpenError;
-pub use migrate::Migration;
 pub use settings::{Settings, Synchronous};
 pub use store::{Connection, SqliteStore};

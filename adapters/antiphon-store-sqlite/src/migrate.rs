@@ -8,34 +8,11 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use antiphon_core::Timestamp;
+use antiphon_outbox::Migration;
 use sqlx::{AssertSqlSafe, Row, SqliteConnection};
 
 use crate::error::{OpenError, open_error, primary_code};
 use crate::schema::Component;
-
-/// One change of a service's own tables. The order in a service's list is the order of their
-/// application; a migration that was released is never changed, moved or removed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Migration {
-    name: String,
-    sql: String,
-}
-
-impl Migration {
-    /// The statements `sql`, under a name that is unique in its service: `0001-orders`.
-    #[must_use]
-    pub fn new(name: impl Into<String>, sql: impl Into<String>) -> Self {
-        Self { name: name.into(), sql: sql.into() }
-    }
-
-    /// FNV-1a, 64 bits: whether the text is still what it was; no protection from intent.
-    fn checksum(&self) -> i64 {
-        let hash = self.sql.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
-        hash.cast_signed()
-    }
-}
 
 const BOOKKEEPING: &str = "
 CREATE TABLE IF NOT EXISTS antiphon_schema (
@@ -147,14 +124,14 @@ pub(crate) async fn pending<'a>(
             .collect();
     let mut pending = Vec::new();
     for migration in migrations {
-        match applied.remove(&migration.name) {
+        match applied.remove(migration.name()) {
             None => pending.push(migration),
             Some(checksum) if checksum == migration.checksum() => {}
             Some(_) => {
                 return Err(OpenError::Changed {
                     path: path.to_owned(),
                     service: service.to_owned(),
-                    name: migration.name.clone(),
+                    name: migration.name().to_owned(),
                 });
             }
         }
@@ -164,7 +141,7 @@ pub(crate) async fn pending<'a>(
             path: path.to_owned(),
             component: format!("migration of {service}"),
             found: unknown,
-            known: migrations.last().map_or_else(|| "none".into(), |last| last.name.clone()),
+            known: migrations.last().map_or_else(|| "none".into(), |last| last.name().to_owned()),
         });
     }
     Ok(pending)
@@ -178,13 +155,13 @@ pub(crate) async fn apply_one(
     migration: &Migration,
     now: Timestamp,
 ) -> Result<(), OpenError> {
-    sqlx::raw_sql(AssertSqlSafe(migration.sql.as_str()))
+    sqlx::raw_sql(AssertSqlSafe(migration.sql()))
         .execute(&mut *connection)
         .await
-        .map_err(|source| migration_error(path, service, &migration.name, source))?;
+        .map_err(|source| migration_error(path, service, migration.name(), source))?;
     sqlx::query("INSERT INTO antiphon_migration (service, name, checksum, at) VALUES (?, ?, ?, ?)")
         .bind(service)
-        .bind(&migration.name)
+        .bind(migration.name())
         .bind(migration.checksum())
         .bind(now.as_micros())
         .execute(connection)

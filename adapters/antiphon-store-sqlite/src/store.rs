@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use antiphon_core::Timestamp;
 use antiphon_messaging::Durability;
-use antiphon_outbox::{CommitError, Store, StoreError};
+use antiphon_outbox::{CommitError, Migration, Store, StoreError};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, SqlitePool};
 
@@ -27,7 +27,7 @@ pub use connection::Connection;
 
 use crate::error::{OpenError, open_error};
 use crate::location;
-use crate::migrate::{self, Migration};
+use crate::migrate;
 use crate::schema;
 use crate::settings::{Settings, Synchronous};
 use writer::Writer;

@@ -41,6 +41,7 @@ mod housekeeping;
 mod inbox;
 mod ledger;
 mod metrics;
+mod migration;
 mod port;
 mod relay;
 mod transact;
@@ -50,6 +51,7 @@ pub use calls::{Call, CallTx, RequestHash};
 pub use housekeeping::{Housekeeping, Retention};
 pub use inbox::{DatabaseConsumer, Handle, HandleFn, TxFn, handle_fn};
 pub use ledger::{Ledger, LedgerLine};
+pub use migration::Migration;
 pub use port::{
     Buried, CallStore, CommitError, Confirmation, HandledCount, InboxEntry, InboxStore, Lease,
     LeaseStore, OutboxRow, OutboxStore, Position, SentCount, Seq, Store, StoreError, StoredCall,
