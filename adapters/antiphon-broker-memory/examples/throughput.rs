@@ -77,7 +77,8 @@ async fn measure(count: usize, consumer: Consumer) -> Result<f64, BoxError> {
         },
         Clock::system(),
     ));
-    let group = Group { name: "bench".into(), topics: vec![TOPIC.into()], start: Start::Earliest };
+    let (topics, start) = (vec![TOPIC.to_owned()], Start::Earliest);
+    let group = Group { name: "bench".into(), topics, start, ordered: false };
     broker.declare(&Topology { topics: vec![TOPIC.into()], groups: vec![group] }).await?;
     let (handled, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
     let handler = Count { handled, target: count, done: Arc::clone(&done) };

@@ -43,6 +43,7 @@ impl Default for Settings {
                 publish_delay_max: 365 * day,
                 dead_letters: true,
                 counts_attempts: true,
+                replays: true,
                 answers: false,
                 message_bytes_max: 4 * 1024 * 1024,
             },

@@ -39,7 +39,8 @@ async fn broker(settings: Settings) -> MemoryBroker {
 }
 
 async fn declare(broker: &MemoryBroker, group: &str) {
-    let group = Group { name: group.into(), topics: vec!["t".into()], start: Start::Earliest };
+    let (topics, start) = (vec!["t".to_owned()], Start::Earliest);
+    let group = Group { name: group.into(), topics, start, ordered: false };
     let topology = Topology { topics: vec!["t".into()], groups: vec![group] };
     broker.declare(&topology).await.expect("it is declared");
 }

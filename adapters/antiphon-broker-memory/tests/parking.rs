@@ -66,7 +66,8 @@ fn message(key: &str) -> Message {
 #[tokio::test(start_paused = true)]
 async fn what_is_parked_comes_back_as_it_was_and_dead_letters_can_be_redriven() {
     let (broker, parking) = (limited(), MemoryBroker::default());
-    let group = Group { name: "g".into(), topics: vec!["t".into()], start: Start::Earliest };
+    let (topics, start) = (vec!["t".to_owned()], Start::Earliest);
+    let group = Group { name: "g".into(), topics, start, ordered: false };
     let topology = Topology { topics: vec!["t".into()], groups: vec![group] };
     broker.declare(&topology).await.expect("it is declared");
     let (seen, mut incoming) = mpsc::unbounded_channel();

@@ -61,8 +61,8 @@ fn message(n: usize) -> Message {
 
 async fn open(location: &str) -> (SqliteBroker, Box<dyn Source>) {
     let broker = SqliteBroker::open(location, Settings::default()).await.unwrap();
-    let group =
-        Group { name: "billing".into(), topics: vec!["orders".into()], start: Start::Earliest };
+    let (topics, start) = (vec!["orders".to_owned()], Start::Earliest);
+    let group = Group { name: "billing".into(), topics, start, ordered: true };
     let topology = Topology { topics: vec!["orders".into()], groups: vec![group] };
     broker.declare(&topology).await.unwrap();
     let subscription =

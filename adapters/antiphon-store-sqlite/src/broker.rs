@@ -88,6 +88,7 @@ impl Broker for SqliteBroker {
             publish_delay_max: DELAY_MAX,
             dead_letters: true,
             counts_attempts: true,
+            replays: true,
             answers: false,
             message_bytes_max: publish::MESSAGE_BYTES_MAX,
         }

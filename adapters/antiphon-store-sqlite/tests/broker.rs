@@ -28,7 +28,8 @@ async fn open(folder: &TempDir) -> SqliteBroker {
 }
 
 async fn declare(broker: &SqliteBroker, group: &str) {
-    let group = Group { name: group.into(), topics: vec!["orders".into()], start: Start::Earliest };
+    let (topics, start) = (vec!["orders".to_owned()], Start::Earliest);
+    let group = Group { name: group.into(), topics, start, ordered: true };
     let topology = Topology { topics: vec!["orders".into()], groups: vec![group] };
     broker.declare(&topology).await.unwrap();
 }

@@ -46,7 +46,7 @@ impl Post {
         metrics: GroupMetrics,
     ) -> Self {
         let ordered = rules.ordered;
-        let declared = Group { name: group.to_owned(), topics: topics.clone(), start };
+        let declared = Group { name: group.to_owned(), topics: topics.clone(), start, ordered };
         Self {
             broker: broker.clone(),
             topology: Topology { topics: topics.clone(), groups: vec![declared] },

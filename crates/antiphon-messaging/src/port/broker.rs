@@ -44,6 +44,11 @@ pub struct Capabilities {
     pub dead_letters: bool,
     /// Whether deliveries count their attempts across redeliveries.
     pub counts_attempts: bool,
+    /// Whether a group that begins at [`Start::Earliest`] gets what was published before it was
+    /// declared. Without it every group begins with what is published from then on, and a message
+    /// for a topic that no group reads may be refused as [`PublishErrorKind::Unroutable`], since
+    /// nobody would ever get it.
+    pub replays: bool,
     /// Whether this process can be answered directly: [`Broker::inbox`] and [`Broker::answer`].
     pub answers: bool,
     /// The largest [`Message::size`] that is taken, in bytes.
@@ -68,12 +73,15 @@ pub struct Group {
     pub topics: Vec<String>,
     /// Where a new group begins.
     pub start: Start,
+    /// What [`Subscription::ordered`] of its members will be: some brokers keep the messages of an
+    /// ordered group in another way, and refuse members that ask for the other.
+    pub ordered: bool,
 }
 
 /// Where a group begins that did not exist before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Start {
-    /// With the oldest message that the broker still has.
+    /// With the oldest message that the broker still has; see [`Capabilities::replays`].
     #[default]
     Earliest,
     /// With what is published from now on.

@@ -28,6 +28,7 @@ pub(crate) fn able() -> Capabilities {
         publish_delay_max: Duration::from_secs(86_400),
         dead_letters: true,
         counts_attempts: true,
+        replays: true,
         answers: false,
         message_bytes_max: 1 << 20,
     }

@@ -54,6 +54,7 @@ impl TestBroker {
                 publish_delay_max,
                 dead_letters: false,
                 counts_attempts: false,
+                replays: true,
                 answers: false,
                 message_bytes_max: 1_024,
             },

@@ -128,21 +128,38 @@ pub struct Site {
     pub parking: Option<AnyBroker>,
     /// The topic.
     pub topic: String,
+    /// Whether its groups are declared as ordered.
+    pub ordered: bool,
 }
 
 impl Site {
     /// A topic with these groups, which begin at its first message.
     pub async fn with_groups(harness: &impl BrokerHarness, groups: &[&str]) -> Self {
+        Self::new(harness, groups, false).await
+    }
+
+    /// A topic with these groups, which begin at its first message and are read in order, if the
+    /// broker keeps any.
+    pub async fn with_ordered_groups(harness: &impl BrokerHarness, groups: &[&str]) -> Self {
+        let ordered = harness.broker().capabilities().ordered;
+        Self::new(harness, groups, ordered).await
+    }
+
+    async fn new(harness: &impl BrokerHarness, groups: &[&str], ordered: bool) -> Self {
         let topic = format!("conformance.{}", MessageId::new(Clock::system().now()));
-        let site = Self { broker: harness.broker(), parking: harness.parking(), topic };
+        let site = Self { broker: harness.broker(), parking: harness.parking(), topic, ordered };
         site.declare(groups, Start::Earliest).await;
         site
     }
 
     /// Declares the topic and groups of it.
     pub async fn declare(&self, groups: &[&str], start: Start) {
-        let group =
-            |name: &&str| Group { name: self.group(name), topics: vec![self.topic.clone()], start };
+        let group = |name: &&str| Group {
+            name: self.group(name),
+            topics: vec![self.topic.clone()],
+            start,
+            ordered: self.ordered,
+        };
         let topology = Topology {
             topics: vec![self.topic.clone()],
             groups: groups.iter().map(group).collect(),

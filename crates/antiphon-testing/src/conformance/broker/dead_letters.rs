@@ -18,7 +18,7 @@ async fn letters_or_refusal(site: &Site) -> Option<Arc<dyn DeadLetters>> {
     assert_eq!(letters.is_some(), site.broker.capabilities().dead_letters);
     if letters.is_none() {
         site.publish(&[("k", "kept")]).await;
-        let mut member = site.join("all", false).await;
+        let mut member = site.join("all", site.ordered).await;
         let settled = member.collect(1).await.remove(0).settle(dead("permanent", 1)).outcome();
         assert_eq!(settled.await, Settled::Stale, "what the broker cannot do it refuses");
         assert_eq!(member.handle(1).await, ["kept"]);
@@ -38,14 +38,14 @@ async fn list(letters: &dyn DeadLetters, group: &str) -> Vec<DeadLetter> {
 /// `DeadLetters` 1: everything of the message is kept, with why and when, and the other messages go
 /// on.
 pub async fn a_dead_letter_keeps_message_reason_and_history(harness: &impl BrokerHarness) {
-    let site = Site::with_groups(harness, &["all"]).await;
+    let site = Site::with_ordered_groups(harness, &["all"]).await;
     let Some(letters) = letters_or_refusal(&site).await else {
         return;
     };
     let mut message = site.message("schlüssel", "lost cause");
     message.attributes.insert("note".into(), "naïve ☃".into());
     site.send(vec![message.clone(), site.message("schlüssel", "next")]).await;
-    let mut member = site.join("all", true).await;
+    let mut member = site.join("all", site.ordered).await;
     bury(&mut member, "permanent", 3).await;
     assert_eq!(member.handle(1).await, ["next"]);
     member.stays_quiet().await;
@@ -65,12 +65,13 @@ pub async fn a_dead_letter_keeps_message_reason_and_history(harness: &impl Broke
 pub async fn a_redrive_goes_to_the_failing_group_only_with_the_same_id(
     harness: &impl BrokerHarness,
 ) {
-    let site = Site::with_groups(harness, &["all", "other"]).await;
+    let site = Site::with_ordered_groups(harness, &["all", "other"]).await;
     let Some(letters) = letters_or_refusal(&site).await else {
         return;
     };
     let sent = site.publish(&[("k", "again")]).await.remove(0);
-    let (mut member, mut other) = (site.join("all", true).await, site.join("other", true).await);
+    let (mut member, mut other) =
+        (site.join("all", site.ordered).await, site.join("other", site.ordered).await);
     assert_eq!(other.handle(1).await, ["again"]);
     let group = site.group("all");
     for redrives in 0..2 {
@@ -125,12 +126,12 @@ pub async fn dead_letters_are_listed_in_pages_and_by_filter(harness: &impl Broke
 
 /// `DeadLetters` 4: discarding is for good, and counts what was there.
 pub async fn a_discarded_letter_is_gone(harness: &impl BrokerHarness) {
-    let site = Site::with_groups(harness, &["all"]).await;
+    let site = Site::with_ordered_groups(harness, &["all"]).await;
     let Some(letters) = letters_or_refusal(&site).await else {
         return;
     };
     let sent = site.publish(&[("k", "one"), ("k", "two")]).await;
-    let mut member = site.join("all", true).await;
+    let mut member = site.join("all", site.ordered).await;
     bury(&mut member, "permanent", 1).await;
     bury(&mut member, "permanent", 1).await;
     let group = site.group("all");

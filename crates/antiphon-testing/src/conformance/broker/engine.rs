@@ -68,7 +68,7 @@ fn text(incoming: &Incoming) -> String {
 /// key overlap, and everything is handled.
 pub async fn keys_stay_in_order_with_eight_consumers_and_failures(harness: &impl BrokerHarness) {
     const COUNT: usize = 640;
-    let site = Site::with_groups(harness, &["all"]).await;
+    let site = Site::with_ordered_groups(harness, &["all"]).await;
     if !site.broker.capabilities().ordered {
         return;
     }
@@ -166,7 +166,7 @@ pub async fn a_drain_gives_back_what_has_not_started(harness: &impl BrokerHarnes
 /// One key fails all the time; the others are handled as if it were not there, and nothing of the
 /// key is handled before the failing message.
 pub async fn a_poisoned_key_does_not_stop_the_others(harness: &impl BrokerHarness) {
-    let site = Site::with_groups(harness, &["all"]).await;
+    let site = Site::with_ordered_groups(harness, &["all"]).await;
     let capabilities = site.broker.capabilities();
     if !capabilities.ordered {
         return;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use antiphon_messaging::Start;
+use antiphon_messaging::{PublishErrorKind, Sent, Start};
 use tokio::time::timeout;
 
 use super::{BrokerHarness, QUIET, Site};
@@ -24,17 +24,30 @@ pub async fn groups_copy_and_members_share(harness: &impl BrokerHarness) {
     other.stays_quiet().await;
 }
 
-/// [`Start`]: a new group gets what the broker still has, or only what comes.
+/// [`Start`] and `Capabilities::replays`: a new group gets what the broker still has, or only what
+/// comes.
 pub async fn a_new_group_begins_where_it_says(harness: &impl BrokerHarness) {
-    let site = Site::with_groups(harness, &[]).await;
-    site.publish(&[("a", "before")]).await;
+    let site = Site::with_ordered_groups(harness, &[]).await;
+    let replays = site.broker.capabilities().replays;
+    for answer in site.broker.publish(vec![site.message("a", "before")]).await {
+        match answer {
+            Ok(_receipt) => {}
+            // Nobody would ever get it.
+            Err(error) => {
+                assert_eq!((error.kind, error.sent), (PublishErrorKind::Unroutable, Sent::No));
+                assert!(!replays, "what is published before the first group is kept for it");
+            }
+        }
+    }
     site.declare(&["early"], Start::Earliest).await;
     site.declare(&["late"], Start::Latest).await;
     site.publish(&[("a", "after")]).await;
-    let mut early = site.join("early", true).await;
-    let mut late = site.join("late", true).await;
-    assert_eq!(early.handle(2).await, ["before", "after"]);
+    let mut early = site.join("early", site.ordered).await;
+    let mut late = site.join("late", site.ordered).await;
+    let expected: &[&str] = if replays { &["before", "after"] } else { &["after"] };
+    assert_eq!(early.handle(expected.len()).await, expected);
     assert_eq!(late.handle(1).await, ["after"]);
+    early.stays_quiet().await;
     late.stays_quiet().await;
 }
 

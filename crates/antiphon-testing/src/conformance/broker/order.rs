@@ -10,7 +10,7 @@ use super::{BrokerHarness, Member, PATIENCE, Site, ack, assert_took, settle, tex
 
 /// `Broker` 3: 1 000 messages of 16 keys, in batches, come in the order of each key.
 pub async fn messages_of_a_key_come_in_order(harness: &impl BrokerHarness) {
-    let site = Site::with_groups(harness, &["all"]).await;
+    let site = Site::with_ordered_groups(harness, &["all"]).await;
     if !refuses_or_keeps_order(&site).await {
         return;
     }
@@ -46,7 +46,7 @@ async fn refuses_or_keeps_order(site: &Site) -> bool {
 /// `Capabilities::ordered` and `Source` 3: what one member holds of a key, nobody else gets of that
 /// key, also when others join; once it is given up they do.
 pub async fn a_key_is_in_one_members_hands_at_a_time(harness: &impl BrokerHarness) {
-    let site = Site::with_groups(harness, &["all"]).await;
+    let site = Site::with_ordered_groups(harness, &["all"]).await;
     if !refuses_or_keeps_order(&site).await {
         return;
     }
@@ -93,7 +93,7 @@ async fn next_deliveries(member: &mut Member) -> Vec<antiphon_messaging::Deliver
 /// `Broker` 9: while a message waits for its retry its key waits, and no other does.
 pub async fn a_waiting_message_holds_back_its_key_and_no_other(harness: &impl BrokerHarness) {
     const DELAY: Duration = Duration::from_millis(600);
-    let site = Site::with_groups(harness, &["all"]).await;
+    let site = Site::with_ordered_groups(harness, &["all"]).await;
     let capabilities = site.broker.capabilities();
     if !capabilities.holds_keys || capabilities.retry_delay_max < DELAY {
         return;
@@ -127,7 +127,7 @@ pub async fn a_waiting_message_holds_back_its_key_and_no_other(harness: &impl Br
 
 /// `Broker` 9: what is given back, settled in any order or dropped, comes again in order.
 pub async fn released_messages_come_back_in_order(harness: &impl BrokerHarness) {
-    let site = Site::with_groups(harness, &["all"]).await;
+    let site = Site::with_ordered_groups(harness, &["all"]).await;
     if !site.broker.capabilities().holds_keys {
         return;
     }

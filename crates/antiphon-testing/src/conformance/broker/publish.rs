@@ -38,14 +38,14 @@ pub async fn every_message_is_confirmed_and_arrives_unchanged(harness: &impl Bro
 
 /// `Broker` 1: the answers are in the order of the input, also when some are refusals.
 pub async fn answers_come_in_the_order_of_the_messages(harness: &impl BrokerHarness) {
-    let site = Site::with_groups(harness, &["all"]).await;
+    let site = Site::with_ordered_groups(harness, &["all"]).await;
     let mut lost = site.message("a", "nowhere");
     lost.topic = format!("{}.unknown", site.topic);
     let batch = vec![site.message("a", "first"), lost, site.message("a", "second")];
     let answers = site.broker.publish(batch).await;
     let taken: Vec<bool> = answers.iter().map(Result::is_ok).collect();
     assert_eq!(taken, [true, false, true]);
-    let mut member = site.join("all", true).await;
+    let mut member = site.join("all", site.ordered).await;
     assert_eq!(member.handle(2).await, ["first", "second"]);
 }
 
@@ -96,12 +96,12 @@ pub async fn topics_do_not_mix(harness: &impl BrokerHarness) {
 /// `Broker` 8: `not_before` is kept, and later messages of the key do not wait for it.
 pub async fn a_delayed_message_is_not_early_and_holds_nothing_back(harness: &impl BrokerHarness) {
     const DELAY: Duration = Duration::from_millis(700);
-    let site = Site::with_groups(harness, &["all"]).await;
+    let site = Site::with_ordered_groups(harness, &["all"]).await;
     if site.broker.capabilities().publish_delay_max < DELAY {
         // Without the capability the engine never sends such messages here.
         return;
     }
-    let mut member = site.join("all", true).await;
+    let mut member = site.join("all", site.ordered).await;
     let begun = Instant::now();
     let delayed = site.message("k", "later").delayed(Clock::system().now(), DELAY);
     site.send(vec![delayed, site.message("k", "now")]).await;
