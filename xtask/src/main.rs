@@ -1,4 +1,4 @@
-//! The commands of this repository: `cargo xtask test`, `cargo xtask tidy`, `cargo xtask bench`.
+//! The commands of this repository: `cargo xtask test`, `tidy`, `bench`, `services`.
 //!
 //! Everything that continuous integration does is one of these, so that it can be done at a desk. A
 //! command prints what it does and how long it took, ends with a summary of what was run, and exits
@@ -6,6 +6,7 @@
 
 mod bench;
 mod process;
+mod services;
 mod summary;
 mod test;
 mod tidy;
@@ -37,6 +38,12 @@ enum Command {
     Tidy,
     /// Measure against the bare parts, in release, in one run, and print the tables.
     Bench(bench::Options),
+    /// Start, stop and look at the real servers that tests and development talk to.
+    ///
+    /// PostgreSQL, MariaDB, Redis, NATS, RabbitMQ, Mosquitto and Kafka, on loopback, on ports of their
+    /// own, with data in the cache folder. What is not installed is installed where this is root and
+    /// Debian; else containers are used where Docker answers.
+    Services(services::Options),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +52,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&root, &options),
         Command::Tidy => tidy::run(&root),
         Command::Bench(options) => bench::run(&root, &options),
+        Command::Services(options) => services::run(&root, &options),
     };
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
