@@ -156,17 +156,16 @@ impl Instance {
     pub fn stop(&self) -> Result<bool, Trouble> {
         let _lock = self.lock()?;
         let Some(process) = self.process() else {
-            self.description().after_stop(self);
+            self.description().clean(self);
             return Ok(false);
         };
         // What is paused would not notice.
         process.signal_family(Signal::CONT);
         process.signal(self.description().stop_signal());
-        let ended = process.wait(STOP_LIMIT) || {
+        let ended = self.await_end(process) || {
             process.kill();
-            process.wait(STOP_LIMIT)
+            self.await_end(process)
         };
-        self.description().after_stop(self);
         if ended {
             return Ok(true);
         }
@@ -178,14 +177,14 @@ impl Instance {
     pub fn kill(&self) {
         if let Some(process) = self.process() {
             process.kill();
-            process.wait(STOP_LIMIT);
+            self.await_end(process);
         }
     }
 
     /// Stops its processes where they are; [`Self::resume`] lets them go on.
     pub fn pause(&self) {
         if let Some(process) = self.process() {
-            process.signal_family(Signal::STOP);
+            process.pause();
         }
     }
 
@@ -302,6 +301,16 @@ impl Instance {
             child.wait()
         });
         Ok(())
+    }
+
+    /// Waits until a process has ended, and its ports can be used again: what ends is gone before its
+    /// last thread has closed what it had open.
+    fn await_end(&self, process: Process) -> bool {
+        process.wait(STOP_LIMIT) && {
+            self.description().clean(self);
+            let ports = self.ports.all();
+            wait(STOP_LIMIT, || !ports.iter().any(|port| is_taken(*port)))
+        }
     }
 
     fn await_ready(&self) -> Result<(), Trouble> {

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::instance::{Instance, Ports, State};
+use crate::instance::{Instance, Ports};
 use crate::place::create;
 use crate::processes::Process;
 use crate::wire::is_taken;
@@ -107,19 +107,13 @@ impl Private {
     ///
     /// When it does not get ready.
     pub fn start_again(&self) -> Result<(), Trouble> {
-        match self.instance.start() {
-            Ok(_) => Ok(()),
-            // What was there a moment ago may still hold the port.
-            Err(_) if self.instance.state() == State::Stopped => self.instance.start().map(|_| ()),
-            Err(error) => Err(error),
-        }
+        self.instance.start().map(|_| ())
     }
 }
 
 impl Drop for Private {
     fn drop(&mut self) {
         discard(&self.instance);
-        // What cannot be removed now is removed by the next sweep.
         let _ = fs::remove_dir_all(&self.place);
     }
 }
@@ -129,6 +123,7 @@ fn discard(instance: &Instance) {
     instance.kill();
     // Finds no process any more, and ends what outlives it.
     let _ = instance.stop();
+    // What cannot be removed now is removed by the next sweep.
     let _ = instance.remove();
 }
 
