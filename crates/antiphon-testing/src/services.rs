@@ -10,6 +10,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::proxy::Proxy;
+
 pub use test_servers::{Instance, PASSWORD, Service, Trouble, USER, certificate_authority, folder};
 
 /// A server with ports and data of its own, which a test may treat as badly as it likes. It ends and
@@ -48,6 +50,26 @@ impl Private {
         let home: Option<PathBuf> = home.map(Path::to_owned);
         let start = move || test_servers::Private::start_in(service, home.as_deref());
         aside(start).await?.map(|private| Self(Arc::new(private)))
+    }
+
+    /// Starts a server that clients reach through a proxy, at [`Proxy::url`]. Kafka tells its clients
+    /// where to go, so it has to know.
+    ///
+    /// # Errors
+    ///
+    /// When it is not installed, or does not get ready.
+    ///
+    /// # Cancel safety
+    ///
+    /// What has been started is removed again.
+    pub async fn behind_proxy(service: Service) -> Result<(Self, Proxy), Trouble> {
+        let mut private = test_servers::Private::reserve(service, None)?;
+        let proxy = Proxy::in_front_of(&private.url()).await;
+        let proxy = proxy.map_err(|error| Trouble::new(format!("there is no proxy: {error}")))?;
+        private.advertise(proxy.address().port());
+        let start = move || private.start_again().map(|()| private);
+        let private = aside(start).await??;
+        Ok((Self(Arc::new(private)), proxy))
     }
 
     /// Its address, without TLS and with full rights.

@@ -66,6 +66,9 @@ pub struct Instance {
     pub service: Service,
     /// Where it listens.
     pub ports: Ports,
+    /// The port that it tells clients to connect to, where that is another than `ports.plain`: a
+    /// proxy's. Only Kafka sends its clients anywhere.
+    pub advertised: Option<u16>,
     /// Its folder: settings, data, log, process id.
     pub home: PathBuf,
 }
@@ -111,7 +114,8 @@ impl Instance {
     /// The one that `cargo xtask services` starts.
     #[must_use]
     pub fn shared(service: Service) -> Self {
-        Self { service, ports: service.ports(), home: folder().join(service.name()) }
+        let home = folder().join(service.name());
+        Self { service, ports: service.ports(), advertised: None, home }
     }
 
     /// How it is now.
