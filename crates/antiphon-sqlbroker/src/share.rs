@@ -15,44 +15,63 @@ use antiphon_core::{MessageId, Timestamp};
 use antiphon_messaging::{DeadReason, LANES, Message, Settlement};
 use tokio::time::Instant;
 
-use super::waiting::Waiting;
+use crate::waiting::Waiting;
 
 /// Where a message lies: the index of the topic in the subscription, and its number there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct At {
-    pub(super) topic: usize,
-    pub(super) seq: i64,
+pub struct At {
+    /// The index of the topic.
+    pub topic: usize,
+    /// The position in its log.
+    pub seq: i64,
 }
 
 /// A message on its way to the consumer.
 #[derive(Clone, Debug)]
-pub(super) struct Ready {
-    pub(super) lane: u32,
-    pub(super) at: At,
+pub struct Ready {
+    /// Its lane.
+    pub lane: u32,
+    /// Where it is.
+    pub at: At,
     /// How many attempts were made before.
-    pub(super) attempts: u32,
+    pub attempts: u32,
     /// Whether its row is in the table of waiting messages.
-    pub(super) waited: bool,
+    pub waited: bool,
     /// Whether its lane was given away while it was in the consumer's hands.
-    pub(super) claimed: bool,
-    pub(super) message: Arc<Message>,
+    pub claimed: bool,
+    /// The message.
+    pub message: Arc<Message>,
+}
+
+impl Ready {
+    /// A message as it is read from a log, for the first time.
+    #[must_use]
+    pub fn new(lane: u32, at: At, message: Arc<Message>) -> Self {
+        Self { lane, at, attempts: 0, waited: false, claimed: false, message }
+    }
+
+    /// A message as it is read from the table of waiting messages.
+    #[must_use]
+    pub fn again(lane: u32, at: At, attempts: u32, message: Arc<Message>) -> Self {
+        Self { attempts, waited: true, ..Self::new(lane, at, message) }
+    }
 }
 
 /// How far a lane of one topic has come.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Cursor {
+pub(crate) struct Cursor {
     /// Everything up to here was scanned...
-    pub(super) position: i64,
+    pub(crate) position: i64,
     /// ...and settled, except these.
-    pub(super) open: BTreeSet<i64>,
+    pub(crate) open: BTreeSet<i64>,
     /// Whether something was settled since it was written last.
-    pub(super) dirty: bool,
+    pub(crate) dirty: bool,
     /// The position that was written last.
-    pub(super) written: i64,
+    pub(crate) written: i64,
 }
 
 impl Cursor {
-    pub(super) fn new(position: i64, open: BTreeSet<i64>) -> Self {
+    pub(crate) fn new(position: i64, open: BTreeSet<i64>) -> Self {
         Self { position, open, dirty: false, written: position }
     }
 
@@ -61,28 +80,28 @@ impl Cursor {
     }
 
     /// The first position that is still needed.
-    pub(super) fn low(&self) -> i64 {
+    pub(crate) fn low(&self) -> i64 {
         self.open.first().copied().unwrap_or(self.position + 1)
     }
 }
 
 /// A lane that this member has the lease on.
 #[derive(Debug)]
-pub(super) struct Lane {
-    pub(super) token: i64,
+pub(crate) struct Lane {
+    pub(crate) token: i64,
     /// By when the lease ends unless renewed, by this process's own clock.
-    pub(super) until: Instant,
+    pub(crate) until: Instant,
     /// By topic.
-    pub(super) cursors: Vec<Cursor>,
+    pub(crate) cursors: Vec<Cursor>,
     /// Being given back: nothing more is handed out.
-    pub(super) leaving: bool,
-    pub(super) waiting: Waiting,
+    pub(crate) leaving: bool,
+    pub(crate) waiting: Waiting,
     held: usize,
 }
 
 /// The whole of it.
 #[derive(Debug)]
-pub(super) struct Share {
+pub(crate) struct Share {
     ordered: bool,
     lanes: Vec<Option<Lane>>,
     /// How far each topic was scanned, for all lanes.
@@ -98,41 +117,41 @@ pub(super) struct Share {
 
 /// What to read from the logs.
 #[derive(Clone, Debug)]
-pub(super) struct Scan {
+pub struct Scan {
     generation: u64,
     /// After which position, by topic.
-    pub(super) after: Vec<i64>,
-    /// After which position each lane wants messages, by topic and lane.
-    pub(super) wanted: Vec<[i64; LANES as usize]>,
+    pub after: Vec<i64>,
+    /// After which position each lane wants messages, by topic and lane; `i64::MAX` for none.
+    pub wanted: Vec<[i64; LANES as usize]>,
 }
 
 /// A message that must be written to the table of waiting messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Park {
-    pub(super) lane: u32,
-    pub(super) token: i64,
-    pub(super) at: At,
-    pub(super) key: String,
-    pub(super) due: Timestamp,
-    pub(super) attempts: u32,
-    pub(super) waited: bool,
+pub(crate) struct Park {
+    pub(crate) lane: u32,
+    pub(crate) token: i64,
+    pub(crate) at: At,
+    pub(crate) key: String,
+    pub(crate) due: Timestamp,
+    pub(crate) attempts: u32,
+    pub(crate) waited: bool,
 }
 
 /// A message that must be written to the dead letters.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Bury {
-    pub(super) lane: u32,
-    pub(super) token: i64,
-    pub(super) at: At,
-    pub(super) waited: bool,
-    pub(super) key: String,
-    pub(super) id: MessageId,
-    pub(super) reason: DeadReason,
+pub(crate) struct Bury {
+    pub(crate) lane: u32,
+    pub(crate) token: i64,
+    pub(crate) at: At,
+    pub(crate) waited: bool,
+    pub(crate) key: String,
+    pub(crate) id: MessageId,
+    pub(crate) reason: DeadReason,
 }
 
 /// What a settlement asks of the driver.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Effect {
+pub(crate) enum Effect {
     /// The lane is somebody else's by now.
     Stale,
     /// Nothing; the next flush tells.
@@ -145,8 +164,23 @@ pub(super) enum Effect {
     Bury(Bury),
 }
 
+impl Scan {
+    /// Whether any lane wants messages of this topic.
+    #[must_use]
+    pub fn wants(&self, topic: usize) -> bool {
+        self.wanted.get(topic).is_some_and(|wanted| wanted.iter().any(|after| *after != i64::MAX))
+    }
+
+    /// Whether this message is wanted.
+    #[must_use]
+    pub fn is_wanted(&self, lane: u32, at: At) -> bool {
+        let after = self.wanted.get(at.topic).and_then(|wanted| wanted.get(lane as usize));
+        after.is_some_and(|after| at.seq > *after)
+    }
+}
+
 impl Share {
-    pub(super) fn new(ordered: bool, topics: usize) -> Self {
+    pub(crate) fn new(ordered: bool, topics: usize) -> Self {
         Self {
             ordered,
             lanes: (0..LANES).map(|_| None).collect(),
@@ -159,25 +193,25 @@ impl Share {
         }
     }
 
-    pub(super) fn lane(&self, lane: u32) -> Option<&Lane> {
+    pub(crate) fn lane(&self, lane: u32) -> Option<&Lane> {
         self.lanes.get(lane as usize)?.as_ref()
     }
 
-    pub(super) fn lane_mut(&mut self, lane: u32) -> Option<&mut Lane> {
+    pub(crate) fn lane_mut(&mut self, lane: u32) -> Option<&mut Lane> {
         self.lanes.get_mut(lane as usize)?.as_mut()
     }
 
     /// The lanes that are held, with their numbers.
-    pub(super) fn lanes(&self) -> impl Iterator<Item = (u32, &Lane)> {
+    pub(crate) fn lanes(&self) -> impl Iterator<Item = (u32, &Lane)> {
         (0..).zip(&self.lanes).filter_map(|(number, lane)| Some((number, lane.as_ref()?)))
     }
 
-    pub(super) fn lanes_mut(&mut self) -> impl Iterator<Item = (u32, &mut Lane)> {
+    pub(crate) fn lanes_mut(&mut self) -> impl Iterator<Item = (u32, &mut Lane)> {
         (0..).zip(&mut self.lanes).filter_map(|(number, lane)| Some((number, lane.as_mut()?)))
     }
 
     /// Takes a lane over, with what is known of it; `again` are its open messages.
-    pub(super) fn enter(
+    pub(crate) fn enter(
         &mut self,
         number: u32,
         token: i64,
@@ -219,7 +253,7 @@ impl Share {
     }
 
     /// Gives a lane up; what is held of it becomes stale.
-    pub(super) fn leave(&mut self, number: u32) {
+    pub(crate) fn leave(&mut self, number: u32) {
         if let Some(slot) = self.lanes.get_mut(number as usize) {
             *slot = None;
         }
@@ -230,7 +264,7 @@ impl Share {
 
     /// The messages of a lane that are in the consumer's hands stay there when the lane is given
     /// up; answers with them. Only without order, where another member may go on with the lane.
-    pub(super) fn claim(&mut self, number: u32) -> Vec<Ready> {
+    pub(crate) fn claim(&mut self, number: u32) -> Vec<Ready> {
         let mut claimed = Vec::new();
         for held in self.held.values_mut().filter(|held| held.lane == number && !held.claimed) {
             held.claimed = true;
@@ -245,12 +279,12 @@ impl Share {
         claimed
     }
 
-    pub(super) fn ordered(&self) -> bool {
+    pub(crate) fn ordered(&self) -> bool {
         self.ordered
     }
 
     /// Stops handing out messages of a lane, which is about to be given up.
-    pub(super) fn stop(&mut self, number: u32) {
+    pub(crate) fn stop(&mut self, number: u32) {
         if let Some(lane) = self.lane_mut(number) {
             lane.leaving = true;
         }
@@ -265,20 +299,20 @@ impl Share {
     }
 
     /// How many messages of a lane are in the consumer's hands.
-    pub(super) fn held_of(&self, number: u32) -> usize {
+    pub(crate) fn held_of(&self, number: u32) -> usize {
         self.lane(number).map_or(0, |lane| lane.held)
     }
 
-    pub(super) fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         self.held.len()
     }
 
-    pub(super) fn buffered(&self) -> usize {
+    pub(crate) fn buffered(&self) -> usize {
         self.ready.iter().map(BTreeMap::len).sum()
     }
 
     /// What to read next from the logs.
-    pub(super) fn scan(&self) -> Scan {
+    pub(crate) fn scan(&self) -> Scan {
         let mut wanted = vec![[i64::MAX; LANES as usize]; self.scanned.len()];
         for (number, lane) in self.lanes().filter(|(_, lane)| !lane.leaving) {
             for (wanted, cursor) in wanted.iter_mut().zip(&lane.cursors) {
@@ -289,12 +323,12 @@ impl Share {
     }
 
     /// Whether what was read by `scan` can still be used.
-    pub(super) fn fits(&self, scan: &Scan) -> bool {
+    pub(crate) fn fits(&self, scan: &Scan) -> bool {
         self.generation == scan.generation
     }
 
     /// A message was read from the log.
-    pub(super) fn read(&mut self, ready: Ready) {
+    pub(crate) fn read(&mut self, ready: Ready) {
         if self.open(ready.lane, ready.at).is_some() {
             self.ready[ready.at.topic].insert(ready.at.seq, ready);
         }
@@ -302,7 +336,7 @@ impl Share {
 
     /// A row of the log was read that is no message: it stays open until it was buried. Answers
     /// with the token of its lane.
-    pub(super) fn read_broken(&mut self, number: u32, at: At) -> Option<i64> {
+    pub(crate) fn read_broken(&mut self, number: u32, at: At) -> Option<i64> {
         self.open(number, at)
     }
 
@@ -318,7 +352,7 @@ impl Share {
     }
 
     /// Everything of a topic up to `end` was scanned.
-    pub(super) fn scanned(&mut self, topic: usize, end: i64) {
+    pub(crate) fn scanned(&mut self, topic: usize, end: i64) {
         self.scanned[topic] = end;
         for (_, lane) in self.lanes_mut().filter(|(_, lane)| !lane.leaving) {
             let position = &mut lane.cursors[topic].position;
@@ -327,7 +361,7 @@ impl Share {
     }
 
     /// Messages that were waiting and are due were read.
-    pub(super) fn due(&mut self, ready: Ready) {
+    pub(crate) fn due(&mut self, ready: Ready) {
         match self.lane_mut(ready.lane) {
             Some(lane) if !lane.leaving && lane.waiting.begin(ready.at) => {
                 self.ready[ready.at.topic].insert(ready.at.seq, ready);
@@ -338,7 +372,7 @@ impl Share {
 
     /// Takes up to `count` messages for the consumer. Those whose key is held by an earlier message
     /// that waits are to be parked behind it.
-    pub(super) fn take(&mut self, count: usize, now: Instant) -> (Vec<(u64, Ready)>, Vec<Park>) {
+    pub(crate) fn take(&mut self, count: usize, now: Instant) -> (Vec<(u64, Ready)>, Vec<Park>) {
         if self.lanes().any(|(_, lane)| lane.until <= now) {
             // A lease may be over; the keeper finds out before anything more is handed out.
             return (Vec::new(), Vec::new());
@@ -387,7 +421,7 @@ impl Share {
     }
 
     /// Settles what was handed out under `token`.
-    pub(super) fn settle(
+    pub(crate) fn settle(
         &mut self,
         token: u64,
         settlement: Settlement,
@@ -451,7 +485,7 @@ impl Share {
     }
 
     /// What was to be parked is in the table.
-    pub(super) fn parked(&mut self, park: &Park) {
+    pub(crate) fn parked(&mut self, park: &Park) {
         if let Some(lane) = self.lane_of(park.lane, park.token) {
             lane.cursors[park.at.topic].settle(park.at.seq);
             lane.waiting.again(park.at, park.due);
@@ -459,7 +493,7 @@ impl Share {
     }
 
     /// What was to be buried is among the dead letters.
-    pub(super) fn buried(&mut self, bury: &Bury) {
+    pub(crate) fn buried(&mut self, bury: &Bury) {
         if let Some(lane) = self.lane_of(bury.lane, bury.token) {
             lane.cursors[bury.at.topic].settle(bury.at.seq);
             lane.waiting.forget(bury.at);
@@ -471,7 +505,7 @@ impl Share {
     }
 
     /// The positions of waiting messages that are due, at most `count`; each is given out once.
-    pub(super) fn take_due(&mut self, now: Timestamp, count: usize) -> Vec<At> {
+    pub(crate) fn take_due(&mut self, now: Timestamp, count: usize) -> Vec<At> {
         let mut due = Vec::new();
         for (_, lane) in self.lanes_mut().filter(|(_, lane)| !lane.leaving) {
             lane.waiting.take_due(now, count - due.len(), &mut due);
@@ -480,13 +514,13 @@ impl Share {
     }
 
     /// When the next waiting message is due.
-    pub(super) fn next_due(&self) -> Option<Timestamp> {
+    pub(crate) fn next_due(&self) -> Option<Timestamp> {
         let lanes = self.lanes().filter(|(_, lane)| !lane.leaving);
         lanes.filter_map(|(_, lane)| lane.waiting.next_due()).min()
     }
 
     /// Waiting messages that were asked for are not in the table any more.
-    pub(super) fn gone(&mut self, at: At) {
+    pub(crate) fn gone(&mut self, at: At) {
         for (_, lane) in self.lanes_mut() {
             lane.waiting.gone(at);
         }

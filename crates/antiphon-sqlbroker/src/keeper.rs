@@ -7,14 +7,15 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use antiphon_messaging::LANES;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::core::Core;
-use super::member::{Member, State};
-use super::rows::{self, Beat, Shared, Taken};
-use super::scan;
-use super::share::{At, Cursor};
+use crate::change::{Beat, Change, Outcome, Progress, Shared, Taken, unexpected};
+use crate::core::Core;
+use crate::log::Log;
+use crate::member::{Member, State};
+use crate::share::{At, Cursor};
 
 /// How long a lease lasts without being renewed.
 const TTL: Duration = Duration::from_secs(5);
@@ -31,7 +32,7 @@ const DUE_MAX: Duration = Duration::from_millis(50);
 const REVOKE_MAX: Duration = Duration::from_secs(10);
 
 /// Keeps `member` until it has left.
-pub(super) async fn keep(member: Weak<Member>) {
+pub(crate) async fn keep<L: Log>(member: Weak<Member<L>>) {
     let Some(work) = member.upgrade().map(|member| Arc::clone(&member.work)) else { return };
     let mut beat_at = Instant::now();
     let mut stirred = None;
@@ -63,7 +64,7 @@ pub(super) async fn keep(member: Weak<Member>) {
 }
 
 /// How long nothing is due; wakes the consumer when something is.
-fn wait_for_due(member: &Member) -> Duration {
+fn wait_for_due<L: Log>(member: &Member<L>) -> Duration {
     let now = member.core.now();
     match member.state.lock().share.next_due() {
         None => BEAT,
@@ -76,7 +77,7 @@ fn wait_for_due(member: &Member) -> Duration {
 }
 
 /// Writes down what was settled; with `all`, also how far was read.
-async fn flush(member: &Arc<Member>, all: bool) {
+async fn flush<L: Log>(member: &Arc<Member<L>>, all: bool) {
     let (progress, done) = {
         let mut state = member.state.lock();
         if state.over {
@@ -91,14 +92,11 @@ async fn flush(member: &Arc<Member>, all: bool) {
     }
     let group = member.identity.group;
     let core = Arc::downgrade(&member.core);
-    let written = member.core.write(
-        move |connection| rows::advance(connection, group, &progress),
-        move |_| {
-            core.upgrade().as_deref().map(Core::keep_house);
-        },
-    );
+    let written = member.core.write(Change::Advance { group, progress }, move |_| {
+        core.upgrade().as_deref().map(Core::keep_house);
+    });
     match written.get().await {
-        Ok(lost) if lost.is_empty() => {
+        Ok(Outcome::Lost(lost)) if lost.is_empty() => {
             let mut state = member.state.lock();
             for (number, token, done) in done {
                 if let Some(lane) = state.share.lane_mut(number).filter(|l| l.token == token) {
@@ -118,9 +116,8 @@ fn done_rows(state: &State) -> Vec<(u32, i64, Vec<At>)> {
 
 /// Renews leases and brings the number of lanes to the fair share. Answers whether lanes are
 /// missing.
-async fn beat(member: &Arc<Member>, stirred: &mut Option<i64>) -> bool {
+async fn beat<L: Log>(member: &Arc<Member<L>>, stirred: &mut Option<i64>) -> bool {
     let asked = Instant::now();
-    let now = member.core.now();
     let beat = {
         let state = member.state.lock();
         Beat {
@@ -128,21 +125,25 @@ async fn beat(member: &Arc<Member>, stirred: &mut Option<i64>) -> bool {
             closing: state.closing,
             // What an ordered consumer holds back would hold back the next one, too.
             idle: state.is_idle() && !state.share.ordered(),
-            now,
-            until: now + TTL,
+            now: member.core.now(),
+            ttl: TTL,
         }
     };
     let (identity, core) = (member.identity.clone(), Arc::downgrade(&member.core));
     let (group, owner) = (identity.group, identity.owner.clone());
-    let answer = member.core.write(
-        move |connection| rows::heartbeat(connection, &identity, &beat),
-        move |shared| {
-            if let (Ok(Shared { joined: true, .. }), Some(core)) = (shared, core.upgrade()) {
-                core.regrouped(group, &owner);
-            }
-        },
-    );
-    let mut shared = match answer.get().await {
+    let answer = member.core.write(Change::Beat(identity, beat), move |outcome| {
+        if let (Ok(Outcome::Shared(Shared { joined: true, .. })), Some(core)) =
+            (outcome, core.upgrade())
+        {
+            core.regrouped(group, &owner);
+        }
+    });
+    let shared = match answer.get().await {
+        Ok(Outcome::Shared(shared)) => Ok(shared),
+        Ok(other) => Err(unexpected(&other)),
+        Err(failure) => Err(failure),
+    };
+    let mut shared = match shared {
         Ok(shared) => shared,
         Err(failure) => {
             tracing::warn!(%failure, "leases of messages were not renewed");
@@ -173,7 +174,7 @@ async fn beat(member: &Arc<Member>, stirred: &mut Option<i64>) -> bool {
     lanes < shared.target
 }
 
-fn renewed(member: &Member, shared: &Shared, until: Instant) -> bool {
+fn renewed<L: Log>(member: &Member<L>, shared: &Shared, until: Instant) -> bool {
     let mut state = member.state.lock();
     let mut all = true;
     for (number, lane) in state.share.lanes_mut() {
@@ -191,18 +192,11 @@ fn renewed(member: &Member, shared: &Shared, until: Instant) -> bool {
 }
 
 /// Begins with lanes that were taken over.
-async fn enter(member: &Arc<Member>, taken: Vec<Taken>, until: Instant) {
+async fn enter<L: Log>(member: &Arc<Member<L>>, taken: Vec<Taken>, until: Instant) {
+    let core = &member.core;
     let (group, topics) = (member.identity.group, Arc::clone(&member.topics));
-    let inherited = member.core.query(move |connection| {
-        taken
-            .into_iter()
-            .map(|taken| {
-                let inheritance = scan::inherit(connection, group, &topics, &taken)?;
-                Ok((taken, inheritance))
-            })
-            .collect::<rusqlite::Result<Vec<_>>>()
-    });
-    let inherited = match inherited.await {
+    let taken: Arc<[Taken]> = taken.into();
+    let inherited = match core.log.inherit(group, topics, Arc::clone(&taken)).await {
         Ok(inherited) => inherited,
         Err(failure) => return member.lose(format!("reading lanes failed: {failure}")),
     };
@@ -210,9 +204,9 @@ async fn enter(member: &Arc<Member>, taken: Vec<Taken>, until: Instant) {
     {
         let mut state = member.state.lock();
         let leaving = state.over || state.closing;
-        for (taken, inheritance) in inherited {
+        for (taken, inheritance) in taken.iter().zip(inherited) {
             if leaving {
-                unwanted.push(rows::Progress {
+                unwanted.push(Progress {
                     lane: taken.lane,
                     token: taken.token,
                     cursors: Vec::new(),
@@ -220,8 +214,8 @@ async fn enter(member: &Arc<Member>, taken: Vec<Taken>, until: Instant) {
                 });
                 continue;
             }
-            let cursors =
-                taken.cursors.into_iter().map(|(position, open)| Cursor::new(position, open));
+            let cursors = taken.cursors.iter();
+            let cursors = cursors.map(|(position, open)| Cursor::new(*position, open.clone()));
             state.share.enter(
                 taken.lane,
                 taken.token,
@@ -237,36 +231,25 @@ async fn enter(member: &Arc<Member>, taken: Vec<Taken>, until: Instant) {
         state.unread = true;
     }
     if !unwanted.is_empty() {
-        let identity = member.identity.clone();
-        drop(
-            member.core.write(
-                move |connection| rows::release(connection, &identity, &unwanted, &[]),
-                |_| {},
-            ),
-        );
+        let member = member.identity.clone();
+        let change = Change::Release { member, progress: unwanted, claimed: Vec::new() };
+        drop(core.write(change, |_| {}));
     }
     member.wake.notify_one();
 }
 
 /// Dead letters may have come back as waiting messages, and claimed messages as due ones.
-async fn look_for_stirred(member: &Arc<Member>) {
+async fn look_for_stirred<L: Log>(member: &Arc<Member<L>>) {
     let lanes: Vec<(u32, i64)> = {
         let state = member.state.lock();
         state.share.lanes().map(|(number, lane)| (number, lane.token)).collect()
     };
     let (group, topics) = (member.identity.group, Arc::clone(&member.topics));
-    let found = member.core.query(move |connection| {
-        lanes
-            .into_iter()
-            .map(|(number, token)| {
-                Ok((number, token, scan::waiting(connection, group, &topics, number)?))
-            })
-            .collect::<rusqlite::Result<Vec<_>>>()
-    });
-    match found.await {
+    let numbers = lanes.iter().map(|(number, _)| *number).collect();
+    match member.core.log.waiting(group, topics, numbers).await {
         Ok(found) => {
             let mut state = member.state.lock();
-            for (number, token, waiting) in found {
+            for ((number, token), waiting) in lanes.into_iter().zip(found) {
                 let lane = state.share.lane_mut(number).filter(|lane| lane.token == token);
                 if let Some(lane) = lane {
                     lane.waiting.refresh(waiting);
@@ -280,7 +263,7 @@ async fn look_for_stirred(member: &Arc<Member>) {
 
 /// Gives lanes back that others have a right to: at once where the consumer has nothing of them,
 /// otherwise when it has let go.
-fn give_back(member: &Arc<Member>, target: usize) {
+fn give_back<L: Log>(member: &Arc<Member<L>>, target: usize) {
     let mut state = member.state.lock();
     let mine: Vec<u32> = {
         let lanes = state.share.lanes().filter(|(_, lane)| !lane.leaving);
@@ -305,14 +288,22 @@ fn give_back(member: &Arc<Member>, target: usize) {
 
 /// Releases those of the stopped `lanes` that need not wait for the consumer, and answers with the
 /// others. Without order none needs to: the consumer keeps what it has.
-pub(super) fn release_idle(member: &Member, state: &mut State, lanes: Vec<u32>) -> Vec<u32> {
+pub(crate) fn release_idle<L: Log>(
+    member: &Member<L>,
+    state: &mut State,
+    lanes: Vec<u32>,
+) -> Vec<u32> {
     let (busy, idle): (Vec<u32>, Vec<u32>) =
         lanes.into_iter().partition(|lane| state.share.ordered() && state.share.held_of(*lane) > 0);
     release(member, state, &idle);
     busy
 }
 
-async fn release_when_let_go(member: Weak<Member>, lanes: Vec<u32>, let_go: oneshot::Receiver<()>) {
+async fn release_when_let_go<L: Log>(
+    member: Weak<Member<L>>,
+    lanes: Vec<u32>,
+    let_go: oneshot::Receiver<()>,
+) {
     if tokio::time::timeout(REVOKE_MAX, let_go).await.is_err() {
         tracing::warn!(?lanes, "a consumer did not let go of lanes in time");
     }
@@ -324,7 +315,7 @@ async fn release_when_let_go(member: Weak<Member>, lanes: Vec<u32>, let_go: ones
     }
 }
 
-fn release(member: &Member, state: &mut State, lanes: &[u32]) {
+fn release<L: Log>(member: &Member<L>, state: &mut State, lanes: &[u32]) {
     if lanes.is_empty() {
         return;
     }
@@ -342,12 +333,52 @@ fn release(member: &Member, state: &mut State, lanes: &[u32]) {
     }
     let (identity, core) = (member.identity.clone(), Arc::downgrade(&member.core));
     let (group, owner) = (identity.group, identity.owner.clone());
-    drop(member.core.write(
-        move |connection| rows::release(connection, &identity, &progress, &claimed),
-        move |_| {
-            if let Some(core) = core.upgrade() {
-                core.regrouped(group, &owner);
-            }
-        },
-    ));
+    let change = Change::Release { member: identity, progress, claimed };
+    drop(member.core.write(change, move |_| {
+        if let Some(core) = core.upgrade() {
+            core.regrouped(group, &owner);
+        }
+    }));
+}
+
+/// How many lanes a member is to have, given all members of the group, each with whether it is
+/// idle: the lanes divided by the members; the first in the order of their names get one more.
+/// Idle members get none, unless all are idle.
+#[must_use]
+pub fn fair_share(members: &[(String, bool)], owner: &str) -> usize {
+    let all_idle = members.iter().all(|(_, idle)| *idle);
+    let counts = |idle: bool| all_idle || !idle;
+    if members.iter().any(|(name, idle)| name == owner && !counts(*idle)) {
+        return 0;
+    }
+    let counted = members.iter().filter(|(_, idle)| counts(*idle));
+    let (mut count, mut before) = (0, 0);
+    for (name, _) in counted {
+        count += 1;
+        before += u32::from(name.as_str() < owner);
+    }
+    let count = count.max(1);
+    (LANES / count) as usize + usize::from(before < LANES % count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_are_shared_out_among_those_who_ask() {
+        let members = |names: &[(&str, bool)]| -> Vec<(String, bool)> {
+            names.iter().map(|(name, idle)| ((*name).to_owned(), *idle)).collect()
+        };
+        let three = members(&[("a", false), ("b", false), ("c", false)]);
+        let shares: Vec<usize> = three.iter().map(|(name, _)| fair_share(&three, name)).collect();
+        assert_eq!(shares, [6, 5, 5]);
+        let one_idle = members(&[("a", true), ("b", false)]);
+        assert_eq!((fair_share(&one_idle, "a"), fair_share(&one_idle, "b")), (0, 16));
+        let all_idle = members(&[("a", true), ("b", true)]);
+        assert_eq!((fair_share(&all_idle, "a"), fair_share(&all_idle, "b")), (8, 8));
+        let many: Vec<(String, bool)> = (10..30).map(|n| (n.to_string(), false)).collect();
+        let sum: usize = many.iter().map(|(name, _)| fair_share(&many, name)).sum();
+        assert_eq!(sum, LANES as usize);
+    }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use antiphon_core::Timestamp;
 
-use super::share::At;
+use crate::share::At;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -27,7 +27,7 @@ struct Entry {
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(crate) struct Waiting {
     ordered: bool,
     entries: BTreeMap<At, Entry>,
     keys: HashMap<Box<str>, BTreeSet<At>>,
@@ -38,7 +38,7 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    pub(super) fn new(ordered: bool) -> Self {
+    pub(crate) fn new(ordered: bool) -> Self {
         Self {
             ordered,
             entries: BTreeMap::new(),
@@ -48,25 +48,25 @@ impl Waiting {
         }
     }
 
-    pub(super) fn contains(&self, at: At) -> bool {
+    pub(crate) fn contains(&self, at: At) -> bool {
         self.entries.contains_key(&at) || self.done.contains(&at)
     }
 
     /// Whether an earlier message of this key waits.
-    pub(super) fn holds(&self, key: &str, at: At) -> bool {
+    pub(crate) fn holds(&self, key: &str, at: At) -> bool {
         !key.is_empty()
             && self.keys.get(key).and_then(BTreeSet::first).is_some_and(|first| *first < at)
     }
 
     /// An entry that is in the table.
-    pub(super) fn insert(&mut self, at: At, key: &str, due: Timestamp) {
+    pub(crate) fn insert(&mut self, at: At, key: &str, due: Timestamp) {
         if !self.contains(at) {
             self.set(at, key, State::Waiting(due));
         }
     }
 
     /// What is in the table by now: new entries, and claimed ones that were given back or are gone.
-    pub(super) fn refresh(&mut self, rows: Vec<(At, String, Timestamp)>) {
+    pub(crate) fn refresh(&mut self, rows: Vec<(At, String, Timestamp)>) {
         let claimed = State::Waiting(Timestamp::MAX);
         let mut gone: BTreeSet<At> = {
             let entries = self.entries.iter().filter(|(_, entry)| entry.state == claimed);
@@ -85,44 +85,44 @@ impl Waiting {
     }
 
     /// An entry that is being written to the table; it holds its key from now on.
-    pub(super) fn write(&mut self, at: At, key: &str) {
+    pub(crate) fn write(&mut self, at: At, key: &str) {
         self.set(at, key, State::Writing);
     }
 
     /// An entry that is in the table now, or was given back: it comes when it is due.
-    pub(super) fn again(&mut self, at: At, due: Timestamp) {
+    pub(crate) fn again(&mut self, at: At, due: Timestamp) {
         self.update(at, State::Waiting(due));
     }
 
     /// The consumer has handled it; its row is still to be removed.
-    pub(super) fn done(&mut self, at: At) {
+    pub(crate) fn done(&mut self, at: At) {
         self.remove(at);
         self.done.insert(at);
     }
 
     /// It is not in the table any more.
-    pub(super) fn forget(&mut self, at: At) {
+    pub(crate) fn forget(&mut self, at: At) {
         self.remove(at);
     }
 
     /// It was asked for and is not in the table.
-    pub(super) fn gone(&mut self, at: At) {
+    pub(crate) fn gone(&mut self, at: At) {
         if self.entries.get(&at).is_some_and(|entry| entry.state == State::Out) {
             self.remove(at);
         }
     }
 
     /// Whether a message that was read may go out: it was asked for and nothing has changed.
-    pub(super) fn begin(&self, at: At) -> bool {
+    pub(crate) fn begin(&self, at: At) -> bool {
         self.entries.get(&at).is_some_and(|entry| entry.state == State::Out)
     }
 
-    pub(super) fn next_due(&self) -> Option<Timestamp> {
+    pub(crate) fn next_due(&self) -> Option<Timestamp> {
         self.timers.first().map(|(due, _)| *due).filter(|due| *due != Timestamp::MAX)
     }
 
     /// Moves what is due by `now` into `due`, up to `count`.
-    pub(super) fn take_due(&mut self, now: Timestamp, count: usize, due: &mut Vec<At>) {
+    pub(crate) fn take_due(&mut self, now: Timestamp, count: usize, due: &mut Vec<At>) {
         for _ in 0..count {
             match self.timers.first() {
                 Some((when, at)) if *when <= now => {
@@ -136,12 +136,12 @@ impl Waiting {
     }
 
     /// What was handled and is still in the table.
-    pub(super) fn done_rows(&self) -> Vec<At> {
+    pub(crate) fn done_rows(&self) -> Vec<At> {
         self.done.iter().copied().collect()
     }
 
     /// The rows of what was handled are gone.
-    pub(super) fn removed(&mut self, done: &[At]) {
+    pub(crate) fn removed(&mut self, done: &[At]) {
         for at in done {
             self.done.remove(at);
         }

@@ -10,14 +10,14 @@ use antiphon_core::{MessageId, Timestamp};
 use antiphon_messaging::{DeadReason, Settle, Settled, Settlement, Settling};
 use tokio::time::Instant;
 
-use super::member::{Member, State};
-use super::rows::{self, Place, Verdict};
-use super::scan::Broken;
-use super::share::{At, Bury, Effect, Park};
+use crate::change::{Answer, Change, Outcome, Place, Verdict};
+use crate::log::{Broken, Log};
+use crate::member::{Member, State};
+use crate::share::{At, Bury, Effect, Park};
 
-impl Member {
+impl<L: Log> Member<L> {
     /// A row that holds no message becomes a dead letter, so that it blocks nothing.
-    pub(super) fn bury_broken(&self, broken: Broken, token: i64, waited: bool) {
+    pub(crate) fn bury_broken(&self, broken: Broken, token: i64, waited: bool) {
         tracing::error!(
             topic = self.topics[broken.at.topic].name,
             seq = broken.at.seq,
@@ -37,7 +37,7 @@ impl Member {
         }));
     }
 
-    pub(super) fn place(&self, lane: u32, at: At, key: String, waited: bool) -> Place {
+    pub(crate) fn place(&self, lane: u32, at: At, key: String, waited: bool) -> Place {
         Place {
             group: self.identity.group,
             topic: self.topics[at.topic].id,
@@ -48,91 +48,55 @@ impl Member {
         }
     }
 
-    pub(super) fn park(&self, park: Park) -> Settling {
-        let place = self.place(park.lane, park.at, park.key.clone(), park.waited);
-        let (token, due, attempts, me) = (park.token, park.due, park.attempts, self.me.clone());
-        self.durably(
-            move |connection| {
-                let held = rows::holds(connection, place.group, place.lane, token)?;
-                if held {
-                    rows::park(connection, &place, due, attempts)?;
-                }
-                Ok(held)
-            },
-            move || {
-                if let Some(member) = me.upgrade() {
-                    member.state.lock().share.parked(&park);
-                    member.work.notify_one();
-                    member.wake.notify_one();
-                }
-            },
-        )
+    pub(crate) fn park(&self, park: Park) -> Settling {
+        let change = Change::Park {
+            place: self.place(park.lane, park.at, park.key.clone(), park.waited),
+            token: park.token,
+            due: park.due,
+            attempts: park.attempts,
+        };
+        self.durably(change, move |state| state.share.parked(&park))
     }
 
     fn bury(&self, bury: Bury) -> Settling {
-        let place = self.place(bury.lane, bury.at, bury.key.clone(), bury.waited);
-        let (now, me, burying) = (self.core.now(), self.me.clone(), bury.clone());
-        self.durably(
-            move |connection| {
-                let held = rows::holds(connection, place.group, place.lane, burying.token)?;
-                if held {
-                    rows::bury(connection, &place, burying.id, &burying.reason, now)?;
-                }
-                Ok(held)
-            },
-            move || {
-                if let Some(member) = me.upgrade() {
-                    member.state.lock().share.buried(&bury);
-                    member.work.notify_one();
-                    member.wake.notify_one();
-                }
-            },
-        )
+        let change = Change::Bury {
+            place: self.place(bury.lane, bury.at, bury.key.clone(), bury.waited),
+            token: bury.token,
+            id: bury.id,
+            reason: bury.reason.clone(),
+            at: self.core.now(),
+        };
+        self.durably(change, move |state| state.share.buried(&bury))
     }
 
     fn settle_claimed(&self, place: Place, verdict: Verdict) -> Settling {
-        let (owner, core) = (self.identity.owner.clone(), Arc::downgrade(&self.core));
-        let group = place.group;
-        let answer = self.core.write(
-            move |connection| rows::settle_claimed(connection, &place, &owner, &verdict),
-            move |_| {
-                if let Some(core) = core.upgrade() {
-                    core.regrouped(group, "");
-                }
-            },
-        );
-        Settling::Wait(Box::pin(async move {
-            match answer.get().await {
-                Ok(true) => Settled::Confirmed,
-                Ok(false) | Err(_) => Settled::Stale,
-            }
-        }))
-    }
-
-    /// Makes a change that is `true` if the lease still held, and answers when it is durable.
-    fn durably(
-        &self,
-        change: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<bool> + Send + 'static,
-        then: impl FnOnce() + Send + 'static,
-    ) -> Settling {
-        let me = self.me.clone();
-        let answer = self.core.write(change, move |held| match (held, me.upgrade()) {
-            (Ok(true), _) => then(),
-            (_, None) => {}
-            (Ok(false), Some(member)) => {
-                member.lose("a lease was lost to another instance".into());
-            }
-            // The message is still open: this member, subscribed anew, or another gets it again.
-            (Err(failure), Some(member)) => {
-                member.lose(format!("writing a settlement failed: {failure}"));
+        let (group, core) = (place.group, Arc::downgrade(&self.core));
+        let change = Change::Settle { place, owner: self.identity.owner.clone(), verdict };
+        let answer = self.core.write(change, move |_| {
+            if let Some(core) = core.upgrade() {
+                core.regrouped(group, "");
             }
         });
-        Settling::Wait(Box::pin(async move {
-            match answer.get().await {
-                Ok(true) => Settled::Confirmed,
-                Ok(false) | Err(_) => Settled::Stale,
+        settling(answer)
+    }
+
+    /// Makes a change that is held up by the lease, and answers when it is durable.
+    fn durably(&self, change: Change, then: impl FnOnce(&mut State) + Send + 'static) -> Settling {
+        let me = self.me.clone();
+        let answer = self.core.write(change, move |outcome| {
+            let Some(member) = me.upgrade() else { return };
+            match outcome {
+                Ok(Outcome::Held(true)) => {
+                    then(&mut member.state.lock());
+                    member.work.notify_one();
+                    member.wake.notify_one();
+                }
+                Ok(_) => member.lose("a lease was lost to another instance".into()),
+                // The message is still open: this member, subscribed anew, or another gets it again.
+                Err(failure) => member.lose(format!("writing a settlement failed: {failure}")),
             }
-        }))
+        });
+        settling(answer)
     }
 
     fn settle_one(&self, state: &mut State, token: u64, settlement: Settlement) -> Settling {
@@ -157,6 +121,15 @@ impl Member {
     }
 }
 
+fn settling(answer: Answer) -> Settling {
+    Settling::Wait(Box::pin(async move {
+        match answer.held().await {
+            Ok(true) => Settled::Confirmed,
+            Ok(false) | Err(_) => Settled::Stale,
+        }
+    }))
+}
+
 fn verdict(settlement: Settlement, attempts: u32, id: MessageId, now: Timestamp) -> Verdict {
     match settlement {
         Settlement::Ack => Verdict::Done,
@@ -168,7 +141,7 @@ fn verdict(settlement: Settlement, attempts: u32, id: MessageId, now: Timestamp)
     }
 }
 
-impl Settle for Member {
+impl<L: Log> Settle for Member<L> {
     fn settle(&self, token: u64, settlement: Settlement) -> Settling {
         let mut state = self.state.lock();
         let again = matches!(settlement, Settlement::Release);

@@ -12,72 +12,50 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::core::Core;
-use super::rows::{self, Identity, Progress, Written};
-use super::scan::{self, Found};
-use super::share::{Scan, Share};
-use super::writer::Answer;
+use crate::change::{Answer, Change, Identity, Progress, Written};
+use crate::core::Core;
+use crate::log::{Found, Log, Topic, Wanted};
+use crate::positions::pack;
+use crate::share::{Scan, Share};
 
 /// Messages that are read from one topic at a time, at least and at most.
 const READ_MIN: usize = 64;
 const READ_MAX: usize = 1_024;
 
-/// A topic of the subscription.
-#[derive(Clone, Debug)]
-pub(super) struct Topic {
-    pub(super) id: i64,
-    pub(super) name: String,
-    /// The statements that read its log: on from a position, and at one.
-    pub(super) scan: String,
-    pub(super) one: String,
-}
-
-impl Topic {
-    pub(super) fn new(id: i64, name: String) -> Self {
-        let columns = format!("SELECT seq, lane, id, kind, head, body FROM log_{id}");
-        Self {
-            id,
-            name,
-            scan: format!("{columns} WHERE seq > ? ORDER BY seq"),
-            one: format!("{columns} WHERE seq = ?"),
-        }
-    }
-}
-
-pub(super) struct Member {
-    pub(super) core: Arc<Core>,
-    pub(super) identity: Identity,
-    pub(super) topics: Arc<[Topic]>,
-    pub(super) state: Mutex<State>,
+pub(crate) struct Member<L: Log> {
+    pub(crate) core: Arc<Core<L>>,
+    pub(crate) identity: Identity,
+    pub(crate) topics: Arc<[Topic]>,
+    pub(crate) state: Mutex<State>,
     /// Wakes `fetch` and `close`.
-    pub(super) wake: Notify,
+    pub(crate) wake: Notify,
     /// Wakes the keeper.
-    pub(super) work: Arc<Notify>,
-    pub(super) me: Weak<Self>,
+    pub(crate) work: Arc<Notify>,
+    pub(crate) me: Weak<Self>,
 }
 
-pub(super) struct State {
-    pub(super) share: Share,
-    pub(super) revoked: VecDeque<(Vec<u32>, oneshot::Sender<()>)>,
-    pub(super) lost: Option<String>,
+pub(crate) struct State {
+    pub(crate) share: Share,
+    pub(crate) revoked: VecDeque<(Vec<u32>, oneshot::Sender<()>)>,
+    pub(crate) lost: Option<String>,
     /// The group was left; nothing counts any more.
-    pub(super) over: bool,
+    pub(crate) over: bool,
     /// No new messages are wanted.
-    pub(super) closing: bool,
+    pub(crate) closing: bool,
     /// Lanes may have to be shared out anew.
-    pub(super) regroup: bool,
+    pub(crate) regroup: bool,
     /// Whether the consumer is asking for messages, and when it has stopped.
-    pub(super) asking: bool,
-    pub(super) asked_at: Instant,
+    pub(crate) asking: bool,
+    pub(crate) asked_at: Instant,
     /// There may be unread messages in the logs.
-    pub(super) unread: bool,
+    pub(crate) unread: bool,
     reading: bool,
     limit: usize,
 }
 
-impl Member {
-    pub(super) fn new(
-        core: Arc<Core>,
+impl<L: Log> Member<L> {
+    pub(crate) fn new(
+        core: Arc<Core<L>>,
         identity: Identity,
         topics: Vec<Topic>,
         ordered: bool,
@@ -109,20 +87,20 @@ impl Member {
     }
 
     /// There are new messages in these topics.
-    pub(super) fn published(&self, topics: &[i64]) {
-        if self.identity.topics.iter().any(|topic| topics.contains(topic)) {
+    pub(crate) fn published(&self, topics: &[(i64, i64)]) {
+        if topics.iter().any(|(topic, _)| self.identity.topics.contains(topic)) {
             self.changed();
         }
     }
 
     /// Something may have changed in the database.
-    pub(super) fn changed(&self) {
+    pub(crate) fn changed(&self) {
         self.state.lock().unread = true;
         self.wake.notify_one();
     }
 
     /// Members of a group have come or gone.
-    pub(super) fn regrouped(&self, group: i64, but: &str) {
+    pub(crate) fn regrouped(&self, group: i64, but: &str) {
         if self.identity.group == group && self.identity.owner != but {
             self.state.lock().regroup = true;
             self.work.notify_one();
@@ -130,7 +108,7 @@ impl Member {
     }
 
     /// This member cannot go on.
-    pub(super) fn lose(&self, reason: String) {
+    pub(crate) fn lose(&self, reason: String) {
         let mut state = self.state.lock();
         state.lost.get_or_insert(reason);
         drop(state);
@@ -138,7 +116,7 @@ impl Member {
     }
 
     /// Leaves the group at once: what is in the consumer's hands comes again, elsewhere.
-    pub(super) fn leave(&self) -> Option<Answer<()>> {
+    pub(crate) fn leave(&self) -> Option<Answer> {
         let mut state = self.state.lock();
         if std::mem::replace(&mut state.over, true) {
             return None;
@@ -151,20 +129,17 @@ impl Member {
         drop(state);
         let (identity, core) = (self.identity.clone(), Arc::downgrade(&self.core));
         let (group, owner) = (identity.group, identity.owner.clone());
-        let answer = self.core.write(
-            move |connection| rows::leave(connection, &identity, &progress),
-            move |_| {
-                if let Some(core) = core.upgrade() {
-                    core.regrouped(group, &owner);
-                }
-            },
-        );
+        let answer = self.core.write(Change::Leave { member: identity, progress }, move |_| {
+            if let Some(core) = core.upgrade() {
+                core.regrouped(group, &owner);
+            }
+        });
         self.work.notify_one();
         Some(answer)
     }
 
     /// What has to be written of these lanes: everything, or what was settled.
-    pub(super) fn progress(&self, state: &mut State, lanes: &[u32], all: bool) -> Vec<Progress> {
+    pub(crate) fn progress(&self, state: &mut State, lanes: &[u32], all: bool) -> Vec<Progress> {
         let mut progress = Vec::new();
         for (number, lane) in state.share.lanes_mut().filter(|(n, _)| lanes.contains(n)) {
             let mut cursors = Vec::new();
@@ -176,7 +151,7 @@ impl Member {
                         topic: topic.id,
                         position: cursor.position,
                         low: cursor.low(),
-                        open: rows::pack(&cursor.open),
+                        open: pack(&cursor.open),
                     });
                 }
             }
@@ -191,7 +166,7 @@ impl Member {
     }
 
     /// Hands out what is there.
-    pub(super) fn take(&self, state: &mut State, credits: usize) -> Vec<Delivery> {
+    pub(crate) fn take(&self, state: &mut State, credits: usize) -> Vec<Delivery> {
         let (taken, parked) = state.share.take(credits, Instant::now());
         for park in parked {
             drop(self.park(park));
@@ -208,7 +183,7 @@ impl Member {
     }
 
     /// Asks for what is to be read, if anything is and nobody has asked yet.
-    pub(super) fn ask(&self, state: &mut State, credits: usize) {
+    pub(crate) fn ask(&self, state: &mut State, credits: usize) {
         state.limit = credits.clamp(READ_MIN, READ_MAX);
         if state.reading || state.share.buffered() >= state.limit {
             return;
@@ -219,14 +194,19 @@ impl Member {
         }
         state.unread = false;
         state.reading = true;
-        let (wanted, limit, group) = (state.share.scan(), state.limit, self.identity.group);
-        let (me, topics) = (self.me.clone(), Arc::clone(&self.topics));
-        self.core.read(move |connection| {
-            let found = scan::scan(connection, group, &topics, &wanted, &due, limit);
+        let wanted = Wanted {
+            group: self.identity.group,
+            topics: Arc::clone(&self.topics),
+            scan: state.share.scan(),
+            due,
+            limit: state.limit,
+        };
+        let me = self.me.clone();
+        self.core.log.scan(wanted, move |wanted, found| {
             let Some(member) = me.upgrade() else { return };
             match found {
-                Ok(found) => member.found(&wanted, found),
-                Err(error) => member.lose(format!("reading messages failed: {error}")),
+                Ok(found) => member.found(&wanted.scan, found),
+                Err(failure) => member.lose(format!("reading messages failed: {failure}")),
             }
         });
     }

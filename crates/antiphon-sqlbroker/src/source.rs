@@ -8,23 +8,24 @@ use antiphon_messaging::{Fetched, Source};
 
 use tokio::time::Instant;
 
-use super::keeper;
-use super::member::{Member, State};
+use crate::keeper;
+use crate::log::Log;
+use crate::member::{Member, State};
 
 /// How long a consumer that asks for nothing keeps its claim to a share of the lanes.
 const IDLE_AFTER: Duration = Duration::from_secs(1);
 
 /// While it lives, the consumer is asking for messages.
-struct Asking<'a>(&'a Member);
+struct Asking<'a, L: Log>(&'a Member<L>);
 
-impl<'a> Asking<'a> {
-    fn new(member: &'a Member) -> Self {
+impl<'a, L: Log> Asking<'a, L> {
+    fn new(member: &'a Member<L>) -> Self {
         member.state.lock().asking = true;
         Self(member)
     }
 }
 
-impl Drop for Asking<'_> {
+impl<L: Log> Drop for Asking<'_, L> {
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
         state.asking = false;
@@ -34,15 +35,15 @@ impl Drop for Asking<'_> {
 
 impl State {
     /// Whether the consumer has not wanted anything for a while.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         !self.asking && self.asked_at.elapsed() >= IDLE_AFTER
     }
 }
 
 /// The port's view of a [`Member`]; leaves the group when it is dropped.
-pub(super) struct MemberSource(pub(super) Arc<Member>);
+pub(crate) struct MemberSource<L: Log>(pub(crate) Arc<Member<L>>);
 
-impl Source for MemberSource {
+impl<L: Log> Source for MemberSource<L> {
     fn fetch(&mut self, credits: usize) -> BoxFuture<'_, Fetched> {
         Box::pin(async move {
             let _asking = (credits > 0).then(|| Asking::new(&self.0));
@@ -95,7 +96,7 @@ impl Source for MemberSource {
     }
 }
 
-impl Drop for MemberSource {
+impl<L: Log> Drop for MemberSource<L> {
     fn drop(&mut self) {
         drop(self.0.leave());
     }
