@@ -9,32 +9,32 @@ use sqlx::mysql::MySqlDatabaseError;
 
 /// Why a database was not opened.
 ///
-/// `place` is the server and database, without the password.
+/// `database` is the URL without the password.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
     /// The URL is not one of a MySQL database.
-    #[error("cannot use {place} as a MySQL or MariaDB database: {problem}")]
+    #[error("cannot use {database} as a MySQL or MariaDB database: {problem}")]
     Location {
         /// As given, without the password.
-        place: String,
+        database: String,
         /// What is wrong with it.
         problem: String,
     },
     /// Nobody answers there.
-    #[error("no MySQL or MariaDB server answers at {place}: {source}; is it running there?")]
+    #[error("no MySQL or MariaDB server answers at {database}: {source}; is it running there?")]
     Unreachable {
         /// Where.
-        place: String,
+        database: String,
         /// The cause.
         #[source]
         source: BoxError,
     },
     /// The server refuses the user or the password, or the user may not do this.
-    #[error("the server at {place} refuses user {user:?}: {source}; check the user's password and grants")]
+    #[error("the server at {database} refuses user {user:?}: {source}; check the user's password and grants")]
     Credentials {
         /// Where.
-        place: String,
+        database: String,
         /// The user.
         user: String,
         /// The cause.
@@ -43,34 +43,32 @@ pub enum OpenError {
     },
     /// No trusted connection was made.
     #[error(
-        "no trusted TLS connection to {place}: {source}; check `ca`, the certificate's names and that \
+        "no trusted TLS connection to {database}: {source}; check `certificate_authority`, the certificate's names and that \
          the server offers TLS"
     )]
     Tls {
         /// Where.
-        place: String,
+        database: String,
         /// The cause.
         #[source]
         source: BoxError,
     },
     /// The server is too old, or set up in a way in which promises would be broken.
-    #[error("the server at {place} cannot be used: {problem}; {advice}")]
-    Server {
+    #[error("the server at {database} cannot be used: {problem}")]
+    Unfit {
         /// Where.
-        place: String,
-        /// What is wrong.
+        database: String,
+        /// What is wrong, and what to change.
         problem: String,
-        /// What to change.
-        advice: String,
     },
     /// A newer version of this program has migrated the database.
     #[error(
-        "{place} was migrated by a newer version of this program ({component} {found}; this one knows \
+        "{database} was migrated by a newer version of this program ({component} {found}; this one knows \
          {known}); start the newer version"
     )]
     Newer {
         /// Which database.
-        place: String,
+        database: String,
         /// Which part of the schema.
         component: String,
         /// What the database says.
@@ -80,12 +78,12 @@ pub enum OpenError {
     },
     /// A migration that was applied has another text by now.
     #[error(
-        "migration {name:?} of {service} was changed after it had been applied to {place}; restore it \
+        "migration {name:?} of {service} was changed after it had been applied to {database}; restore it \
          and add a new migration instead"
     )]
     Changed {
         /// Which database.
-        place: String,
+        database: String,
         /// Whose migration.
         service: String,
         /// Which migration.
@@ -94,12 +92,12 @@ pub enum OpenError {
     /// A statement of a migration failed. The statements before it stay applied, since the server
     /// commits each change of a table at once; the next start goes on with the one that failed.
     #[error(
-        "statement {statement} of migration {name:?} of {service} failed on {place}: {source}; those \
+        "statement {statement} of migration {name:?} of {service} failed on {database}: {source}; those \
          before it stay applied; mend it and start again"
     )]
     Migration {
         /// Which database.
-        place: String,
+        database: String,
         /// Whose migration.
         service: String,
         /// Which migration.
@@ -111,10 +109,10 @@ pub enum OpenError {
         source: BoxError,
     },
     /// Anything else.
-    #[error("cannot open {place}: {source}")]
+    #[error("cannot open {database}: {source}")]
     Failed {
         /// Which database.
-        place: String,
+        database: String,
         /// The cause.
         #[source]
         source: BoxError,
@@ -237,16 +235,16 @@ pub(crate) fn store_error(action: &'static str) -> impl FnOnce(sqlx::Error) -> S
     }
 }
 
-/// The error of an attempt to open the database at `place` as `user`.
-pub(crate) fn open_error(place: &str, user: &str, error: sqlx::Error) -> OpenError {
-    let place = place.to_owned();
+/// The error of an attempt to open the database at `database` as `user`.
+pub(crate) fn open_error(database: &str, user: &str, error: sqlx::Error) -> OpenError {
+    let database = database.to_owned();
     match trouble(&error) {
         Trouble::Refused => {
-            OpenError::Credentials { place, user: user.to_owned(), source: error.into() }
+            OpenError::Credentials { database, user: user.to_owned(), source: error.into() }
         }
-        Trouble::Tls => OpenError::Tls { place, source: error.into() },
-        Trouble::Broken | Trouble::Ended => OpenError::Unreachable { place, source: error.into() },
-        _ => OpenError::Failed { place, source: error.into() },
+        Trouble::Tls => OpenError::Tls { database, source: error.into() },
+        Trouble::Broken | Trouble::Ended => OpenError::Unreachable { database, source: error.into() },
+        _ => OpenError::Failed { database, source: error.into() },
     }
 }
 

@@ -26,7 +26,7 @@ impl Location {
     /// The URL is none, names no database, or has parameters that are not known.
     pub(crate) fn parse(url: &str, settings: &Settings) -> Result<Self, OpenError> {
         let place = without_password(url);
-        let refuse = |problem: String| OpenError::Location { place: place.clone(), problem };
+        let refuse = |problem: String| OpenError::Location { database: place.clone(), problem };
         let rest = url.strip_prefix("mariadb://").or_else(|| url.strip_prefix("mysql://"));
         let Some(rest) = rest else {
             return Err(refuse("the URL must begin with mysql:// or mariadb://".into()));
@@ -50,18 +50,19 @@ impl Location {
         }
         let says_mode = parameters.contains("ssl-mode=");
         let mut options = options.disable_statement_logging();
-        if let Some(ca) = &settings.ca {
+        if let Some(ca) = &settings.certificate_authority {
             options = options.ssl_ca(ca);
         }
         if !says_mode {
-            options = options.ssl_mode(if settings.ca.is_some() {
+            let mode = if settings.certificate_authority.is_some() {
                 MySqlSslMode::VerifyIdentity
             } else if is_local(&options) {
                 // Nobody listens between two processes of one machine, and encrypting costs.
                 MySqlSslMode::Disabled
             } else {
                 MySqlSslMode::Preferred
-            });
+            };
+            options = options.ssl_mode(mode);
         }
         // All of this is set together with the session's other variables, in one round trip.
         let options =
@@ -153,7 +154,7 @@ mod tests {
 
     #[test]
     fn tls_is_checked_where_an_authority_is_named_and_left_out_at_home() {
-        let ca = Settings { ca: Some("ca.pem".into()), ..Settings::default() };
+        let ca = Settings { certificate_authority: Some("ca.pem".into()), ..Settings::default() };
         let none = Settings::default();
         for (url, settings, expected) in [
             ("mysql://h/db", &ca, MySqlSslMode::VerifyIdentity),

@@ -23,7 +23,7 @@ use sqlx_core::transaction::TransactionManager;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-use crate::error::store_error;
+use crate::error::{Trouble, store_error, trouble};
 use crate::location::Location;
 use crate::settings::{Settings, seconds};
 
@@ -36,6 +36,9 @@ const ROLLBACK: &str = "ROLLBACK; SAVEPOINT antiphon_begin";
 
 /// A session that was silent for longer is tried before it is used.
 const TRUST: Duration = Duration::from_millis(250);
+
+/// How many connections read outside of transactions.
+pub(crate) const READERS_MAX: u32 = 4;
 
 /// Values that are too long or no dates are errors, never silently changed.
 const SQL_MODE: &str = "STRICT_TRANS_TABLES,STRICT_ALL_TABLES,ONLY_FULL_GROUP_BY,NO_ZERO_IN_DATE,\
@@ -82,8 +85,8 @@ pub(crate) struct Session {
 /// The statements that set a session up, in one text.
 pub(crate) fn setup(kind: Kind, settings: &Settings) -> String {
     let autocommit = u8::from(kind == Kind::Reads);
-    let lock_wait = seconds(settings.lock_wait_timeout);
-    let silence = seconds(settings.silence_max);
+    let lock_wait = seconds(settings.lock_timeout);
+    let silence = seconds(settings.idle_in_transaction_timeout);
     format!(
         "SET NAMES utf8mb4 COLLATE utf8mb4_bin; \
          SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
@@ -113,10 +116,7 @@ pub(crate) async fn connect(
         }
         Ok(connection)
     };
-    match timeout(settings.connect_timeout, connecting).await {
-        Ok(connected) => connected,
-        Err(_) => Err(timed_out("the server did not answer in time")),
-    }
+    within(settings.connect_timeout, connecting).await
 }
 
 /// A pool of the driver's own kind whose connections are set up like ours: for statements of the
@@ -128,7 +128,7 @@ pub(crate) fn pool(location: &Location, connections_max: u32, settings: &Setting
         .acquire_timeout(settings.acquire_timeout)
         .test_before_acquire(false)
         // Closed here before the server would, and tried after a silence.
-        .idle_timeout(settings.silence_max / 2)
+        .idle_timeout(settings.idle_in_transaction_timeout / 2)
         .max_lifetime(None)
         .before_acquire(|connection, about| {
             Box::pin(async move {
@@ -148,7 +148,7 @@ pub(crate) fn pool(location: &Location, connections_max: u32, settings: &Setting
 impl Sessions {
     pub(crate) fn new(location: &Location, kind: Kind, settings: &Settings) -> Arc<Self> {
         let max = match kind {
-            Kind::Reads => settings.readers_max,
+            Kind::Reads => READERS_MAX,
             Kind::Transactions => settings.connections_max,
         };
         Arc::new(Self {
@@ -202,10 +202,6 @@ impl Sessions {
         }
     }
 
-    /// How long to wait for an answer to a statement.
-    pub(crate) const fn answer_timeout(&self) -> Duration {
-        self.settings.answer_timeout
-    }
 }
 
 impl Session {
@@ -217,13 +213,18 @@ impl Session {
         self.connection.as_mut()
     }
 
+    /// The connection, for statements.
+    pub(crate) fn sql(&mut self) -> Result<&mut MySqlConnection, sqlx::Error> {
+        self.connection.as_mut().ok_or_else(|| timed_out("the connection was given up"))
+    }
+
     /// Differs among the sessions that are open at a time, mostly.
     pub(crate) const fn number(&self) -> u32 {
         self.number
     }
 
-    pub(crate) fn answer_timeout(&self) -> Duration {
-        self.sessions.answer_timeout()
+    pub(crate) fn statement_timeout(&self) -> Duration {
+        self.sessions.settings.statement_timeout
     }
 
     /// Gives the session back: it is at the beginning of its next transaction, and nothing is
@@ -239,26 +240,26 @@ impl Session {
         self.connection = None;
     }
 
-    /// Runs one thing on the session, with an end to waiting. A session that does not answer, or
-    /// whose waiting is cut short, is not used again.
-    pub(crate) async fn ask<T>(
-        &mut self,
-        asking: impl AsyncFnOnce(&mut MySqlConnection) -> Result<T, sqlx::Error>,
-    ) -> Result<T, sqlx::Error> {
-        let limit = self.answer_timeout();
-        let mut connection = self.connection.take().ok_or_else(|| timed_out("it was given up"))?;
-        let answer = timeout(limit, asking(&mut connection)).await;
-        match answer {
-            Ok(answer) => {
-                if !answer.as_ref().is_err_and(|error| {
-                    matches!(error, sqlx::Error::Io(_) | sqlx::Error::Protocol(_))
-                }) {
-                    self.connection = Some(connection);
-                }
-                answer
+    /// Takes the answer to what was asked on the session, which is given back unless it broke.
+    pub(crate) fn settle<T>(mut self, answer: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+        match &answer {
+            Err(error) if matches!(trouble(error), Trouble::Broken | Trouble::Ended) => {
+                self.discard();
             }
-            Err(_) => Err(timed_out("the server did not answer in time")),
+            _ => self.give_back(),
         }
+        answer
+    }
+}
+
+/// Waits for an answer, but not for ever.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    asking: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    match timeout(limit, asking).await {
+        Ok(answer) => answer,
+        Err(_) => Err(timed_out("the server did not answer in time")),
     }
 }
 
