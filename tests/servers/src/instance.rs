@@ -131,6 +131,12 @@ impl Instance {
         }
     }
 
+    /// Whether one that we started runs.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        self.process().is_some()
+    }
+
     /// Starts it, unless it runs, and waits until it is ready.
     ///
     /// # Errors
