@@ -39,6 +39,13 @@ pub trait BrokerHarness: Send + Sync + Sized + 'static {
     /// A handle to it; every call may be a connection of its own.
     fn broker(&self) -> AnyBroker;
 
+    /// Whether members own lanes also when their group is not ordered: what waits in a lane waits for
+    /// its owner, and goes to another member only with the lane, once nothing of it is in the owner's
+    /// hands.
+    fn members_own_lanes(&self) -> bool {
+        false
+    }
+
     /// For a broker that cannot delay messages or keep dead letters: the one that does it instead.
     fn parking(&self) -> Option<AnyBroker> {
         None
@@ -270,6 +277,18 @@ impl Member {
         let mut texts = Vec::with_capacity(count);
         while texts.len() < count {
             for delivery in self.fetch(count - texts.len()).await {
+                texts.push(text(&delivery));
+                ack(delivery).await;
+            }
+        }
+        texts
+    }
+
+    /// Handles messages until none has come for a while; yields their texts.
+    pub async fn handle_all(&mut self) -> Vec<String> {
+        let mut texts = Vec::new();
+        while let Ok(deliveries) = timeout(QUIET * 3, self.fetch_patiently(64)).await {
+            for delivery in deliveries {
                 texts.push(text(&delivery));
                 ack(delivery).await;
             }
