@@ -46,6 +46,11 @@ pub trait BrokerHarness: Send + Sync + Sized + 'static {
         false
     }
 
+    /// Whether a member that leaves keeps all its lanes until it has settled what it holds of any.
+    fn lanes_leave_together(&self) -> bool {
+        false
+    }
+
     /// For a broker that cannot delay messages or keep dead letters: the one that does it instead.
     fn parking(&self) -> Option<AnyBroker> {
         None
