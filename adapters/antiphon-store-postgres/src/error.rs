@@ -17,7 +17,9 @@ pub enum OpenError {
         problem: String,
     },
     /// Nobody answers there.
-    #[error("cannot reach {database}: {source}; is the server running, and are host and port right?")]
+    #[error(
+        "cannot reach {database}: {source}; is the server running, and are host and port right?"
+    )]
     Unreachable {
         /// Which database.
         database: String,

@@ -27,7 +27,8 @@ impl Location {
     /// # Errors
     /// The URL has another scheme or names no database.
     pub(crate) fn new(url: &str, settings: &Settings) -> Result<Self, OpenError> {
-        let refuse = |problem: String| OpenError::Location { location: without_password(url), problem };
+        let refuse =
+            |problem: String| OpenError::Location { location: without_password(url), problem };
         if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
             return Err(refuse("it must begin with postgres://".into()));
         }
@@ -83,10 +84,7 @@ fn with_session(options: PgConnectOptions, settings: &Settings) -> PgConnectOpti
             ("synchronous_commit", settings.synchronous_commit.setting()),
             ("statement_timeout", &millis(settings.statement_timeout)),
             ("lock_timeout", &millis(settings.lock_timeout)),
-            (
-                "idle_in_transaction_session_timeout",
-                &millis(settings.idle_in_transaction_timeout),
-            ),
+            ("idle_in_transaction_session_timeout", &millis(settings.idle_in_transaction_timeout)),
             // A client that is gone without a word must not keep its locks for hours.
             ("tcp_keepalives_idle", "15"),
             ("tcp_keepalives_interval", "5"),
@@ -123,7 +121,9 @@ mod tests {
 
     #[test]
     fn what_is_no_database_is_refused_without_telling_the_password() {
-        for url in ["", "mysql://h/d", "orders.db", "postgres://u:secret@h", "postgres://u:secret@h:x/d"] {
+        for url in
+            ["", "mysql://h/d", "orders.db", "postgres://u:secret@h", "postgres://u:secret@h:x/d"]
+        {
             let error = Location::new(url, &Settings::default()).unwrap_err();
             assert!(matches!(error, OpenError::Location { .. }), "{url}: {error}");
             assert!(!error.to_string().contains("secret"), "{error}");
