@@ -24,13 +24,11 @@ pub(super) fn lane(row: &sqlx::postgres::PgRow, index: usize) -> Result<u32> {
 /// Locks the rows of groups, in the order of their numbers.
 pub(super) async fn lock(connection: &mut PgConnection, groups: &BTreeSet<i64>) -> Result<()> {
     let groups: Vec<i64> = groups.iter().copied().collect();
-    sqlx::query(
-        "SELECT 1 FROM antiphon_mq_group WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE",
-    )
-    .bind(groups)
-    .execute(connection)
-    .await
-    .map(drop)
+    sqlx::query("SELECT 1 FROM antiphon_mq_group WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE")
+        .bind(groups)
+        .execute(connection)
+        .await
+        .map(drop)
 }
 
 /// Announces a member, renews its leases, and takes free lanes up to its fair share.
@@ -72,13 +70,8 @@ pub(super) async fn heartbeat(
             taken = take(connection, member, free, ttl).await?;
         }
     }
-    let stirred = sqlx::query(
-        "UPDATE antiphon_mq_group SET regrouped = regrouped + 1 WHERE id = $1 AND $2",
-    )
-    .bind(group)
-    .bind(joined || expired);
     if joined || expired {
-        stirred.execute(&mut *connection).await?;
+        regroup(connection, *group).await?;
     }
     let stirred = sqlx::query("SELECT stirred FROM antiphon_mq_group WHERE id = $1")
         .bind(group)
@@ -230,10 +223,11 @@ pub(super) async fn advance(
     relaxed: bool,
 ) -> Result<Vec<Vec<u32>>> {
     let mut cursors = BTreeMap::new();
-    let lanes = all.iter().flat_map(|(group, progress)| progress.iter().map(move |p| (*group, p)));
-    for (group, progress) in lanes.clone() {
-        for written in &progress.cursors {
-            cursors.insert((group, written.topic, progress.lane, progress.token), written);
+    for (group, progress) in all {
+        for progress in *progress {
+            for written in &progress.cursors {
+                cursors.insert((*group, written.topic, progress.lane, progress.token), written);
+            }
         }
     }
     let mut held: BTreeSet<(i64, u32, i64)> = BTreeSet::new();
@@ -254,7 +248,7 @@ pub(super) async fn advance(
         }
     }
     if !relaxed {
-        remove_done(connection, lanes).await?;
+        remove_done(connection, all).await?;
     }
     // A lane whose cursors have not moved has lost nothing that was to be written.
     let lost = |group: i64, progress: &Progress| {
@@ -285,19 +279,18 @@ UPDATE antiphon_mq_cursor c SET position = p.position, low = p.low, open = p.ope
 RETURNING c.grp, c.lane, c.token";
 
 /// Waiting messages that were handled go, with the memory of their deaths.
-async fn remove_done<'a>(
-    connection: &mut PgConnection,
-    lanes: impl Iterator<Item = (i64, &'a Progress)>,
-) -> Result<()> {
+async fn remove_done(connection: &mut PgConnection, all: &[(i64, &[Progress])]) -> Result<()> {
     let (mut groups, mut topics, mut seqs) = (Vec::new(), Vec::new(), Vec::new());
     let (mut numbers, mut tokens) = (Vec::new(), Vec::new());
-    for (group, progress) in lanes {
-        for (topic, seq) in &progress.done {
-            groups.push(group);
-            topics.push(*topic);
-            seqs.push(*seq);
-            numbers.push(number(progress.lane));
-            tokens.push(progress.token);
+    for (group, progress) in all {
+        for progress in *progress {
+            for (topic, seq) in &progress.done {
+                groups.push(*group);
+                topics.push(*topic);
+                seqs.push(*seq);
+                numbers.push(number(progress.lane));
+                tokens.push(progress.token);
+            }
         }
     }
     if groups.is_empty() {
@@ -341,8 +334,7 @@ pub(super) async fn release(
 ) -> Result<()> {
     let lost = advance(connection, &[(member.group, progress)], false).await?;
     let lost = lost.into_iter().flatten().collect::<BTreeSet<u32>>();
-    let claimed: Vec<_> =
-        claimed.iter().filter(|(place, _)| !lost.contains(&place.lane)).collect();
+    let claimed: Vec<_> = claimed.iter().filter(|(place, _)| !lost.contains(&place.lane)).collect();
     if !claimed.is_empty() {
         settle::claim(connection, &member.owner, &claimed).await?;
     }
@@ -372,7 +364,8 @@ pub(super) async fn leave(
     progress: &[Progress],
 ) -> Result<()> {
     release(connection, member, progress, &[]).await?;
-    let given_up = "UPDATE antiphon_mq_waiting SET due = 0, owner = '' WHERE grp = $1 AND owner = $2";
+    let given_up =
+        "UPDATE antiphon_mq_waiting SET due = 0, owner = '' WHERE grp = $1 AND owner = $2";
     let given_up = sqlx::query(given_up)
         .bind(member.group)
         .bind(&member.owner)
