@@ -50,6 +50,30 @@ impl MqttBroker {
         let (hub, guard) = Hub::open(Dialer::new(settings)?).await?;
         Ok(Self { hub, publisher: Arc::default(), _guard: Arc::new(guard) })
     }
+
+    /// Removes a group that is no longer needed, with everything that waits for it. Until then the
+    /// server keeps for it whatever is published.
+    ///
+    /// # Errors
+    /// The server cannot be reached.
+    ///
+    /// # Cancel safety
+    /// Dropping the future may leave sessions that nobody knows of. Declare the group and remove it
+    /// again.
+    pub async fn remove_group(&self, group: &str) -> Result<(), OpenError> {
+        topology::remove_group(&self.hub, group).await
+    }
+
+    /// Removes a topic: messages for it are refused from then on.
+    ///
+    /// # Errors
+    /// The server cannot be reached.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves open whether the topic is removed.
+    pub async fn remove_topic(&self, topic: &str) -> Result<(), OpenError> {
+        topology::remove_topic(&self.hub, topic).await
+    }
 }
 
 impl Broker for MqttBroker {
@@ -62,7 +86,7 @@ impl Broker for MqttBroker {
             retry_delay_max: RETRY_DELAY_MAX,
             publish_delay_max: Duration::ZERO,
             dead_letters: false,
-            counts_attempts: false,
+            counts_attempts: true,
             replays: false,
             answers: true,
             message_bytes_max: settings.message_max.0,

@@ -120,6 +120,14 @@ impl Dialer {
             Some(seconds) if seconds > 0 => Duration::from_secs(u64::from(seconds)),
             _ => self.settings.keep_alive.0,
         };
+        if let Some(granted) = server.session_expiry.filter(|_| dial.keeps)
+            && granted < self.session_expiry()
+        {
+            tracing::warn!(
+                granted,
+                "the server keeps what waits for a group for fewer seconds than asked"
+            );
+        }
         let timing = Timing { keep_alive, confirm: self.settings.publish_timeout.0 };
         let window = self.settings.publish_window.min(server.receive_max);
         Ok(Link::start(stream, rest, server, window, timing, sink))
@@ -179,11 +187,7 @@ impl Dialer {
     fn connect_packet(&self, dial: &Dial) -> Packet {
         let mut properties = ConnectProperties::new();
         properties.receive_maximum = dial.receive_max;
-        properties.session_expiry_interval = dial.keeps.then(|| {
-            let expiry = self.settings.session_expiry.map(|expiry| expiry.0.as_secs());
-            // The largest number says: never.
-            expiry.and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(u32::MAX)
-        });
+        properties.session_expiry_interval = dial.keeps.then(|| self.session_expiry());
         // No maximum packet size: a server drops what is larger, without a word to anybody.
         let seconds = self.settings.keep_alive.0.as_secs_f64().ceil();
         let connect = Connect {
@@ -204,6 +208,12 @@ impl Dialer {
             password: password.expose().clone(),
         });
         Packet::Connect(connect, will, login)
+    }
+
+    /// In seconds; the largest number says: never.
+    fn session_expiry(&self) -> u32 {
+        let expiry = self.settings.session_expiry.map(|expiry| expiry.0.as_secs());
+        expiry.and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(u32::MAX)
     }
 
     fn refused(&self, answer: &ConnAck) -> OpenError {

@@ -121,7 +121,7 @@ mod tests {
 
     fn sent() -> Message {
         Message {
-            id: MessageId::new(Timestamp::from_millis(1_700_000_000_000)),
+            id: MessageId::derived(Timestamp::from_millis(1_700_000_000_000), &[]),
             topic: "shop.orders".into(),
             kind: "shop.orders.v1.OrderPlaced".into(),
             source: "orders".into(),

@@ -13,6 +13,7 @@ mod envelope;
 mod error;
 mod hub;
 mod inbox;
+mod look;
 mod member;
 mod names;
 mod operate;

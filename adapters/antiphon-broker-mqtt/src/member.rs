@@ -8,19 +8,27 @@ mod view;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
+use antiphon_core::{Clock, MessageId};
+use antiphon_messaging::{Settled, Settling};
 use parking_lot::Mutex;
 use rumqttc::v5::mqttbytes::v5::Publish;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::connect::Dialer;
-use crate::connection::Link;
+use crate::connection::{Link, Outcome};
 use crate::envelope;
+use crate::hub::is_taken;
 use crate::registry::GroupRecord;
 use crate::settings::Acknowledge;
 use crate::settle::Acks;
 use crate::shelf::Shelf;
-use view::View;
+use view::{TriedNote, View};
+
+/// How long the note of a try is kept that nobody removes: its message went another way.
+const TRIED_VALID: Duration = Duration::from_secs(7 * 86_400);
 
 /// See the module.
 pub(crate) struct Member {
@@ -36,6 +44,8 @@ pub(crate) struct Member {
     pub(crate) keep: Notify,
     /// The keeper has ended.
     pub(crate) left: Notify,
+    clock: Clock,
+    runtime: Handle,
 }
 
 /// What happens to a member.
@@ -57,6 +67,8 @@ pub(crate) struct State {
     pub(crate) has_left: bool,
     pub(crate) shelf: Shelf,
     pub(crate) lanes: Vec<Lane>,
+    /// The connection for notes; until the member leaves.
+    pub(crate) control: Option<Link>,
     /// Lanes to give up, of which the consumer has something and does not know it yet.
     pub(crate) revoking: Vec<u32>,
     view: View,
@@ -82,6 +94,7 @@ impl Member {
             has_left: false,
             shelf: Shelf::new(ordered, lanes),
             lanes: (0..lanes).map(|_| lane()).collect(),
+            control: None,
             revoking: Vec::new(),
             view: View::new(lanes),
         };
@@ -94,7 +107,38 @@ impl Member {
             fetch: Notify::new(),
             keep: Notify::new(),
             left: Notify::new(),
+            clock: Clock::system(),
+            runtime: Handle::current(),
         }
+    }
+
+    /// Notes what was tried with a message, so that whoever gets it next knows. Answers when the
+    /// note is as safe as the message.
+    pub(crate) fn note_tries(
+        &self,
+        control: &Link,
+        lane: u32,
+        id: MessageId,
+        attempts: u32,
+        after: Duration,
+    ) -> Settling {
+        let due = (self.clock.now() + after).as_millis();
+        let text = serde_json::to_string(&TriedNote { attempts, due }).unwrap_or_default();
+        let (note, control) = (self.dialer.names.tried(&self.group, lane, id), control.clone());
+        let noted = self.runtime.spawn(async move {
+            let outcome = control.note(&note, text, Some(TRIED_VALID)).await;
+            matches!(outcome, Outcome::Answered(reason) if is_taken(reason))
+        });
+        Settling::Wait(Box::pin(async move {
+            // Without the note it comes again all the same, only sooner or with fewer tries.
+            if noted.await.unwrap_or(false) { Settled::Confirmed } else { Settled::Stale }
+        }))
+    }
+
+    /// Removes the note of a message that is done.
+    pub(crate) fn forget_tries(&self, control: &Link, lane: u32, id: MessageId) {
+        let (note, control) = (self.dialer.names.tried(&self.group, lane, id), control.clone());
+        self.runtime.spawn(async move { control.note(&note, "", None).await });
     }
 
     /// A message has come in on a lane.
@@ -109,7 +153,8 @@ impl Member {
             return;
         }
         state.lanes[index(lane)].acks.came(id);
-        state.shelf.put(lane, id, message);
+        let tried = state.view.tries(message.id, &self.clock);
+        state.shelf.put(lane, id, message, tried);
         let paused = state.shelf.is_paused(lane);
         drop(state);
         if !paused {

@@ -5,6 +5,8 @@
 
 use std::fmt::Write as _;
 
+use antiphon_core::MessageId;
+
 /// Makes names under one prefix.
 #[derive(Clone, Debug)]
 pub(crate) struct Names {
@@ -68,6 +70,11 @@ impl Names {
         format!("{}/g/{}/l/{lane}", self.prefix, escape(group))
     }
 
+    /// The retained note of what was tried with a message of a group.
+    pub(crate) fn tried(&self, group: &str, lane: u32, id: MessageId) -> String {
+        format!("{}/g/{}/a/{lane}.{id}", self.prefix, escape(group))
+    }
+
     /// All notes of one group.
     pub(crate) fn notes(&self, group: &str) -> String {
         format!("{}/g/{}/+/+", self.prefix, escape(group))
@@ -86,6 +93,10 @@ impl Names {
         match rest.split_once('/')? {
             ("m", member) => Some(Note::Member { group, member: unescape(member)? }),
             ("l", lane) => Some(Note::Lane { group, lane: lane.parse().ok()? }),
+            ("a", message) => {
+                let (lane, id) = message.split_once('.')?;
+                Some(Note::Tried { group, lane: lane.parse().ok()?, id: id.parse().ok()? })
+            }
             _ => None,
         }
     }
@@ -124,6 +135,7 @@ pub(crate) enum Record {
 pub(crate) enum Note {
     Member { group: String, member: String },
     Lane { group: String, lane: u32 },
+    Tried { group: String, lane: u32, id: MessageId },
 }
 
 /// One level of a topic.
@@ -198,6 +210,9 @@ mod tests {
             assert_eq!(record, Some(Record::Group(topic.to_owned())));
             let note = names.note_of(&names.owner(topic, 3));
             assert_eq!(note, Some(Note::Lane { group: topic.to_owned(), lane: 3 }));
+            let id = MessageId::from_bytes([7; 16]);
+            let note = names.note_of(&names.tried(topic, 3, id));
+            assert_eq!(note, Some(Note::Tried { group: topic.to_owned(), lane: 3, id }));
         }
         assert_eq!(names.lane_of("other/t/x/1"), None);
         assert_eq!(names.lane_of("antiphon/t/x/one"), None);

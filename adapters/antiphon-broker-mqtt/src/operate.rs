@@ -5,13 +5,8 @@ use std::sync::Arc;
 
 use antiphon_core::{BoxFuture, Finding};
 use antiphon_messaging::{GroupState, Operate, OperateError, TopicState};
-use parking_lot::Mutex;
-use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::Publish;
-use uuid::Uuid;
 
-use crate::connect::Dial;
-use crate::hub::{Fences, Hub};
+use crate::hub::Hub;
 use crate::names::Note;
 use crate::settings::{Keeping, Unread};
 
@@ -30,35 +25,6 @@ impl Operator {
         Self { hub }
     }
 
-    /// Everything retained that matches, as the broker shows it now.
-    async fn look(&self, filters: Vec<String>) -> Result<BTreeMap<String, Vec<u8>>, String> {
-        let dialer = &self.hub.dialer;
-        let id = Uuid::new_v4().simple().to_string();
-        let fence = dialer.names.fence(&id);
-        let found = Arc::new(Mutex::new(BTreeMap::new()));
-        let fences = Arc::new(Fences::default());
-        let (notes, passing, own) = (Arc::clone(&found), Arc::clone(&fences), fence.clone());
-        let sink = Box::new(move |packet: Publish| {
-            if packet.topic == own.as_bytes() {
-                passing.pass(&packet.payload);
-            } else {
-                let topic = String::from_utf8_lossy(&packet.topic).into_owned();
-                notes.lock().insert(topic, packet.payload.to_vec());
-            }
-        });
-        let dial = Dial::passing(dialer.names.client(&id));
-        let link = dialer.connect(dial, sink).await.map_err(|error| error.to_string())?;
-        let filters = filters.into_iter().chain([fence.clone()]).collect();
-        link.subscribe(filters, QoS::AtMostOnce).await?;
-        let (number, passed) = fences.set();
-        link.tell(&fence, number.to_string());
-        tokio::select! {
-            _ = passed => {}
-            end = link.ended() => return Err(end.to_string()),
-        }
-        Ok(std::mem::take(&mut *found.lock()))
-    }
-
     /// Waits until the records are those of now.
     async fn see(&self, action: &'static str) -> Result<(), OperateError> {
         let fail = |reason: String| OperateError { action, source: reason.into() };
@@ -72,7 +38,7 @@ impl Operator {
         self.see(ACTION).await?;
         let names = &self.hub.dialer.names;
         let fail = |reason: String| OperateError { action: ACTION, source: reason.into() };
-        let notes = self.look(vec![names.presences()]).await.map_err(fail)?;
+        let notes = self.hub.dialer.look(vec![names.presences()]).await.map_err(fail)?;
         let mut members: BTreeMap<String, u32> = BTreeMap::new();
         for topic in notes.keys() {
             if let Some(Note::Member { group, .. }) = names.note_of(topic) {
@@ -103,7 +69,7 @@ impl Operator {
         };
         let mut findings =
             vec![Finding::fine("connection", format!("{place} answers over MQTT 5"))];
-        match self.look(vec![VERSION.to_owned(), DROPPED.to_owned()]).await {
+        match self.hub.dialer.look(vec![VERSION.to_owned(), DROPPED.to_owned()]).await {
             Ok(notes) => findings.extend(about_server(&notes)),
             Err(why) => findings.push(Finding::note("version", format!("not to be had: {why}"))),
         }

@@ -59,82 +59,102 @@ impl Settle for Member {
 
     fn settle_batch(&self, batch: Vec<(u64, Settlement)>) -> Vec<Settling> {
         let now = Instant::now();
-        let mut wake = Wake::default();
-        let mut acks: Vec<(u32, Vec<u16>)> = Vec::new();
+        let mut after = Afterwards::default();
         let mut state = self.state.lock();
         let answers = batch
             .into_iter()
             .map(|(token, settlement)| {
-                Settling::Done(state.settle(token, settlement, now, &mut acks, &mut wake))
+                self.settle_one(&mut state, token, settlement, now, &mut after)
             })
             .collect();
-        for (lane, ids) in acks {
-            let lane = usize::try_from(lane).unwrap_or(usize::MAX);
-            if let Some(link) = state.lanes.get(lane).and_then(|lane| lane.link.as_ref()) {
+        for (lane, ids) in after.acks {
+            if let Some(link) = &state.lanes[index(lane)].link {
                 link.ack(ids);
             }
         }
         drop(state);
-        if wake.fetch {
+        if after.fetch {
             self.fetch.notify_one();
         }
-        if wake.keep {
+        if after.keep {
             self.keep.notify_one();
         }
         answers
     }
 }
 
-/// Who has something to do afterwards.
-#[derive(Clone, Copy, Debug, Default)]
-struct Wake {
+/// What is to be done when all is settled.
+#[derive(Debug, Default)]
+struct Afterwards {
+    /// Packets to acknowledge, by lane.
+    acks: Vec<(u32, Vec<u16>)>,
+    /// There is something to fetch.
     fetch: bool,
+    /// The keeper may have waited for this.
     keep: bool,
 }
 
-impl State {
-    fn settle(
-        &mut self,
+impl Afterwards {
+    fn acks(&mut self, lane: u32) -> &mut Vec<u16> {
+        let known = self.acks.iter().position(|(one, _)| *one == lane);
+        let at = known.unwrap_or_else(|| {
+            self.acks.push((lane, Vec::new()));
+            self.acks.len() - 1
+        });
+        &mut self.acks[at].1
+    }
+}
+
+impl Member {
+    fn settle_one(
+        &self,
+        state: &mut State,
         token: u64,
         settlement: Settlement,
         now: Instant,
-        acks: &mut Vec<(u32, Vec<u16>)>,
-        wake: &mut Wake,
-    ) -> Settled {
-        if self.lost.is_some() || self.mode == Mode::Dropped {
-            return Settled::Stale;
-        }
-        let (lane, settled) = match settlement {
+        after: &mut Afterwards,
+    ) -> Settling {
+        const STALE: Settling = Settling::Done(Settled::Stale);
+        let Some(control) = state.control.clone().filter(|_| state.mode != Mode::Dropped) else {
+            return STALE;
+        };
+        let (lane, settling) = match settlement {
             Settlement::Ack => {
-                let Some((lane, id)) = self.shelf.finish(token) else { return Settled::Stale };
-                let index = acks.iter().position(|(one, _)| *one == lane).unwrap_or_else(|| {
-                    acks.push((lane, Vec::new()));
-                    acks.len() - 1
-                });
-                let at = usize::try_from(lane).unwrap_or(usize::MAX);
-                self.lanes[at].acks.done(id, &mut acks[index].1);
-                (lane, Settled::Sent)
+                let Some(done) = state.shelf.finish(token) else { return STALE };
+                let lane = done.lane;
+                state.lanes[index(lane)].acks.done(done.packet, after.acks(lane));
+                if let Some(id) = done.noted {
+                    self.forget_tries(&control, lane, id);
+                }
+                (lane, Settling::Done(Settled::Sent))
+            }
+            Settlement::Retry { after: wait, attempts } if wait <= RETRY_DELAY_MAX => {
+                let back = state.shelf.give_back(token, wait, attempts, now);
+                let Some((lane, id, made)) = back else { return STALE };
+                after.fetch = true;
+                if attempts == 0 && wait.is_zero() {
+                    (lane, Settling::Done(Settled::Confirmed))
+                } else {
+                    (lane, self.note_tries(&control, lane, id, made, wait))
+                }
             }
             other => {
-                let (after, attempts, settled) = match other {
-                    Settlement::Retry { after, attempts } if after <= RETRY_DELAY_MAX => {
-                        (after, attempts, Settled::Confirmed)
-                    }
-                    Settlement::Release => (Duration::ZERO, 0, Settled::Confirmed),
-                    // Not possible here: it comes again as if it had not been tried.
-                    _ => (Duration::ZERO, 0, Settled::Stale),
-                };
-                let Some(lane) = self.shelf.give_back(token, after, attempts, now) else {
-                    return Settled::Stale;
-                };
-                wake.fetch = true;
-                (lane, settled)
+                let back = state.shelf.give_back(token, Duration::ZERO, 0, now);
+                let Some((lane, ..)) = back else { return STALE };
+                after.fetch = true;
+                // What is not possible here comes again as if nothing had been said.
+                let released = other == Settlement::Release;
+                (lane, if released { Settling::Done(Settled::Confirmed) } else { STALE })
             }
         };
         // The keeper waits for the last one of a lane that is given up.
-        wake.keep |= self.mode != Mode::Joined || self.shelf.is_paused(lane);
-        settled
+        after.keep |= state.mode != Mode::Joined || state.shelf.is_paused(lane);
+        settling
     }
+}
+
+fn index(lane: u32) -> usize {
+    usize::try_from(lane).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

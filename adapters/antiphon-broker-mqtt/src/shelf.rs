@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use antiphon_core::MessageId;
 use antiphon_messaging::Message;
 use tokio::time::Instant;
 
@@ -32,7 +33,27 @@ struct Entry {
     packet: u16,
     message: Arc<Message>,
     attempt: u32,
+    /// Whether the broker has a note of its tries.
+    noted: bool,
     place: Place,
+}
+
+/// What is known of tries with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tried {
+    /// How many were made.
+    pub(crate) attempts: u32,
+    /// When the next one may be, if that is to come.
+    pub(crate) due: Option<Instant>,
+}
+
+/// What was done.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) lane: u32,
+    pub(crate) packet: u16,
+    /// The id, if the broker has a note of its tries.
+    pub(crate) noted: Option<MessageId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,14 +105,18 @@ impl Shelf {
         }
     }
 
-    /// Takes in a message that has come with this packet id.
-    pub(crate) fn put(&mut self, lane: u32, packet: u16, message: Message) {
+    /// Takes in a message that has come with this packet id, and what is known of tries with it.
+    pub(crate) fn put(&mut self, lane: u32, packet: u16, message: Message, tried: Option<Tried>) {
         let token = self.next;
         self.next += 1;
-        let place = Place::Ready;
-        let entry = Entry { lane, packet, message: Arc::new(message), attempt: 1, place };
+        let attempt = tried.map_or(1, |tried| tried.attempts.saturating_add(1));
+        let (message, place, noted) = (Arc::new(message), Place::Ready, tried.is_some());
+        let entry = Entry { lane, packet, message, attempt, noted, place };
         self.entries.insert(token, entry);
-        self.place(token);
+        match tried.and_then(|tried| tried.due) {
+            Some(due) => self.wait(token, due),
+            None => self.place(token),
+        }
     }
 
     /// Hands out at most `count`, of all lanes in turn.
@@ -124,33 +149,36 @@ impl Shelf {
         self.waiting.first().map(|(due, _)| *due)
     }
 
-    /// Removes what was handed out and is done; yields its lane and packet id.
-    pub(crate) fn finish(&mut self, token: u64) -> Option<(u32, u16)> {
+    /// Removes what was handed out and is done.
+    pub(crate) fn finish(&mut self, token: u64) -> Option<Finished> {
         let entry = self.entries.get(&token).filter(|entry| entry.place == Place::Out)?;
         let (lane, packet) = (entry.lane, entry.packet);
+        let noted = entry.noted.then_some(entry.message.id);
         self.entries.remove(&token);
         self.lane(lane).out -= 1;
-        Some((lane, packet))
+        Some(Finished { lane, packet, noted })
     }
 
-    /// Takes back what was handed out, to be handed out again `after` this time; yields its lane.
+    /// Takes back what was handed out, to be handed out again `after` this time; yields its lane,
+    /// its id, and how many attempts were made with it.
     pub(crate) fn give_back(
         &mut self,
         token: u64,
         after: Duration,
         attempts: u32,
         now: Instant,
-    ) -> Option<u32> {
+    ) -> Option<(u32, MessageId, u32)> {
         let entry = self.entries.get_mut(&token).filter(|entry| entry.place == Place::Out)?;
         entry.attempt = entry.attempt.saturating_add(attempts);
-        let lane = entry.lane;
+        entry.noted |= attempts > 0 || !after.is_zero();
+        let (lane, id, made) = (entry.lane, entry.message.id, entry.attempt - 1);
         self.lane(lane).out -= 1;
         if after.is_zero() {
             self.place(token);
         } else {
             self.wait(token, now + after);
         }
-        Some(lane)
+        Some((lane, id, made))
     }
 
     /// Whether messages of this lane may be handed out.
@@ -165,11 +193,6 @@ impl Shelf {
     /// How many of this lane are in the hands of the consumer.
     pub(crate) fn out(&self, lane: u32) -> usize {
         self.lanes[index(lane)].out
-    }
-
-    /// How many are in the hands of the consumer.
-    pub(crate) fn out_all(&self) -> usize {
-        self.lanes.iter().map(|lane| lane.out).sum()
     }
 
     /// Forgets a lane: its messages are the broker's again.
@@ -278,7 +301,7 @@ fn index(lane: u32) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use antiphon_core::{MessageId, Timestamp};
+    use antiphon_core::Timestamp;
 
     use super::*;
 
@@ -301,7 +324,7 @@ mod tests {
     fn shelf(ordered: bool, messages: &[(&str, &str)]) -> Shelf {
         let mut shelf = Shelf::new(ordered, 2);
         for (n, (key, text)) in messages.iter().enumerate() {
-            shelf.put(0, u16::try_from(n).expect("few") + 1, message(key, text));
+            shelf.put(0, u16::try_from(n).expect("few") + 1, message(key, text), None);
         }
         shelf.pause(0, false);
         shelf
@@ -318,9 +341,10 @@ mod tests {
         let now = Instant::now();
         let held = shelf.take(2, now);
         assert_eq!(texts(&held), ["1", "2"]);
-        assert_eq!(shelf.give_back(held[0].token, SECOND, 1, now), Some(0));
-        assert_eq!(shelf.give_back(held[1].token, Duration::ZERO, 0, now), Some(0));
-        shelf.put(0, 9, message("bad", "5"));
+        let back = shelf.give_back(held[0].token, SECOND, 1, now);
+        assert_eq!(back, Some((0, held[0].message.id, 1)));
+        assert!(shelf.give_back(held[1].token, Duration::ZERO, 0, now).is_some());
+        shelf.put(0, 9, message("bad", "5"), None);
         assert_eq!(texts(&shelf.take(9, now)), ["3"]);
         assert_eq!(shelf.next_due(), Some(now + SECOND));
         let again = shelf.take(9, now + SECOND);
@@ -358,17 +382,18 @@ mod tests {
         let now = Instant::now();
         let token = shelf.take(1, now)[0].token;
         assert_eq!(shelf.out(0), 1);
-        assert_eq!(shelf.finish(token), Some((0, 1)));
-        assert_eq!(shelf.finish(token), None);
-        assert_eq!(shelf.give_back(token, SECOND, 1, now), None);
-        assert_eq!(shelf.finish(token + 1), None, "what is not out cannot be settled");
-        assert_eq!(shelf.out_all(), 0);
+        let done = shelf.finish(token).expect("it is out");
+        assert_eq!((done.lane, done.packet, done.noted), (0, 1, None));
+        assert!(shelf.finish(token).is_none());
+        assert!(shelf.give_back(token, SECOND, 1, now).is_none());
+        assert!(shelf.finish(token + 1).is_none(), "what is not out cannot be settled");
+        assert_eq!(shelf.out(0), 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_paused_lane_is_not_handed_out_and_a_cleared_one_is_forgotten() {
         let mut shelf = shelf(true, &[("a", "1"), ("b", "2"), ("b", "3")]);
-        shelf.put(1, 7, message("c", "other lane"));
+        shelf.put(1, 7, message("c", "other lane"), None);
         shelf.pause(1, false);
         let now = Instant::now();
         shelf.pause(0, true);
@@ -377,15 +402,30 @@ mod tests {
         let held = shelf.take(2, now);
         shelf.give_back(held[1].token, SECOND, 1, now);
         shelf.clear(0);
-        assert_eq!(shelf.finish(held[0].token), None, "its deliveries are stale");
-        assert_eq!((shelf.next_due(), shelf.out_all()), (None, 1));
+        assert!(shelf.finish(held[0].token).is_none(), "its deliveries are stale");
+        assert_eq!((shelf.next_due(), shelf.out(0), shelf.out(1)), (None, 0, 1));
         assert!(shelf.holds.is_empty() && shelf.is_paused(0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_known_of_a_message_is_kept_when_it_comes_again() {
+        let mut shelf = shelf(true, &[]);
+        let now = Instant::now();
+        let tried = Tried { attempts: 4, due: Some(now + SECOND) };
+        shelf.put(0, 1, message("k", "tried"), Some(tried));
+        shelf.put(0, 2, message("k", "behind"), None);
+        assert!(shelf.take(9, now).is_empty());
+        let taken = shelf.take(9, now + SECOND);
+        assert_eq!(texts(&taken), ["tried", "behind"]);
+        assert_eq!((taken[0].attempt, taken[1].attempt), (5, 1));
+        let done = shelf.finish(taken[0].token).expect("it is out");
+        assert_eq!(done.noted, Some(taken[0].message.id), "so that the note can go");
     }
 
     #[tokio::test(start_paused = true)]
     async fn every_lane_gets_its_turn() {
         let mut shelf = shelf(true, &[("a", "1"), ("a", "2"), ("a", "3")]);
-        shelf.put(1, 7, message("c", "other"));
+        shelf.put(1, 7, message("c", "other"), None);
         shelf.pause(1, false);
         assert_eq!(texts(&shelf.take(2, Instant::now())), ["1", "other"]);
     }

@@ -163,6 +163,35 @@ async fn make_session(
     Err(OpenError::Ended { address: dialer.place(), reason })
 }
 
+/// Removes a group: its sessions with all that waits in them, its notes, its record. Members that
+/// are there are put out.
+pub(crate) async fn remove_group(hub: &Hub, group: &str) -> Result<(), OpenError> {
+    let dialer = &hub.dialer;
+    let ended = |reason| OpenError::Ended { address: dialer.place(), reason };
+    let uplink = hub.uplink(dialer.settings.connect_timeout.0).await.map_err(ended)?;
+    uplink.fence().await.map_err(ended)?;
+    let Some(record) = hub.registry.lock().group(group).cloned() else { return Ok(()) };
+    // The record first: who joins from now on is refused.
+    uplink.note(&dialer.names.group_record(group), String::new()).await.map_err(ended)?;
+    for lane in 0..record.lanes {
+        let client_id = dialer.names.session(group, lane);
+        dialer.connect(Dial::passing(client_id), Box::new(drop)).await?.close().await;
+    }
+    let notes = dialer.look(vec![dialer.names.notes(group)]).await.map_err(ended)?;
+    for note in notes.keys() {
+        uplink.note(note, String::new()).await.map_err(ended)?;
+    }
+    uplink.fence().await.map_err(ended)
+}
+
+/// Removes a topic: messages for it are refused from then on. What groups have of it stays.
+pub(crate) async fn remove_topic(hub: &Hub, topic: &str) -> Result<(), OpenError> {
+    let ended = |reason| OpenError::Ended { address: hub.dialer.place(), reason };
+    let uplink = hub.uplink(hub.dialer.settings.connect_timeout.0).await.map_err(ended)?;
+    uplink.note(&hub.dialer.names.topic_record(topic), String::new()).await.map_err(ended)?;
+    uplink.fence().await.map_err(ended)
+}
+
 /// What the session of one lane subscribes to.
 pub(crate) fn filters(dialer: &Dialer, record: &GroupRecord, lane: u32) -> Vec<String> {
     record.topics.iter().map(|topic| dialer.names.lane(topic, lane)).collect()

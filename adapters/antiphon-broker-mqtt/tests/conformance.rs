@@ -10,16 +10,16 @@ use support::Scratch;
 
 /// A prefix of its own for each case. Neither delayed messages nor dead letters are MQTT's.
 struct Mqtt {
-    _scratch: Scratch,
     broker: MqttBroker,
     parking: MemoryBroker,
+    _scratch: Scratch,
 }
 
 impl BrokerHarness for Mqtt {
     async fn start() -> Self {
-        let scratch = Scratch::new().await;
+        let scratch = Scratch::new();
         let broker = scratch.open().await;
-        Self { _scratch: scratch, broker, parking: MemoryBroker::default() }
+        Self { broker, parking: MemoryBroker::default(), _scratch: scratch }
     }
 
     fn broker(&self) -> AnyBroker {
@@ -28,6 +28,10 @@ impl BrokerHarness for Mqtt {
 
     fn parking(&self) -> Option<AnyBroker> {
         Some(AnyBroker::new(self.parking.clone()))
+    }
+
+    fn members_own_lanes(&self) -> bool {
+        true
     }
 }
 

@@ -15,6 +15,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Publish;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::view::{HERE, LEAVING};
@@ -31,6 +32,8 @@ use crate::topology::filters;
 const GRACE: Duration = Duration::from_millis(20);
 /// How long a note of a lane may take to come back.
 const CLAIM_WITHIN: Duration = Duration::from_secs(5);
+/// How long joining waits for a share of the lanes.
+const SHARE_WITHIN: Duration = Duration::from_millis(300);
 /// The first and the longest pause before a lane is tried again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
@@ -72,6 +75,8 @@ struct Keeper {
     work: FuturesUnordered<BoxFuture<'static, Done>>,
     refresh: Instant,
     said: &'static str,
+    /// Told when the member first has its share.
+    ready: Option<oneshot::Sender<()>>,
 }
 
 /// Joins a group.
@@ -94,6 +99,7 @@ pub(crate) async fn join(
     let posts = (0..member.record.lanes)
         .map(|_| Post { phase: Phase::Idle, not_before: None, pause: PAUSES.0 })
         .collect();
+    let (ready, has_share) = oneshot::channel();
     let keeper = Keeper {
         member: Arc::clone(&member),
         control: control.clone(),
@@ -101,6 +107,7 @@ pub(crate) async fn join(
         work: FuturesUnordered::new(),
         refresh: Instant::now(),
         said: HERE,
+        ready: Some(ready),
     };
     let _ = say(&control, &member, HERE).await;
     let (number, passed) = fences.set();
@@ -112,7 +119,10 @@ pub(crate) async fn join(
             return Err(OpenError::Ended { address: dialer.place(), reason });
         }
     }
+    member.state.lock().control = Some(control);
     tokio::spawn(keeper.run());
+    // Others may be busy with what they have; its share comes in time.
+    let _ = tokio::time::timeout(SHARE_WITHIN, has_share).await;
     Ok(member)
 }
 
@@ -133,6 +143,7 @@ fn sink(member: &Arc<Member>, fences: Arc<Fences>) -> Sink {
                     state.view.member(id, &publish.payload, valid, Instant::now());
                 }
                 Note::Lane { lane, .. } => state.view.owner(lane, &publish.payload),
+                Note::Tried { id, .. } => return state.view.tried(id, &publish.payload),
             }
         }
         member.keep.notify_one();
@@ -194,10 +205,12 @@ impl Keeper {
         }
         let share = state.view.share_of(&member.id);
         let mut announced = false;
+        let mut complete = settled;
         for (lane, wanted) in (0..).zip(share) {
             let wanted = wanted && mode == Mode::Joined;
             let owner = state.view.owner_of(lane).map(|owner| owner == member.id);
             let post = &mut self.posts[super::index(lane)];
+            complete &= !wanted || matches!(post.phase, Phase::Owned { .. });
             match &mut post.phase {
                 Phase::Idle | Phase::Claiming(_) if wanted && owner == Some(true) => {
                     if post.not_before.is_some_and(|at| now < at) {
@@ -260,6 +273,9 @@ impl Keeper {
             }
         }
         drop(state);
+        if complete && let Some(ready) = self.ready.take() {
+            let _ = ready.send(());
+        }
         if announced {
             member.fetch.notify_one();
         }
@@ -361,6 +377,7 @@ impl Keeper {
             let mut state = self.member.state.lock();
             let lanes = 0..self.member.record.lanes;
             let links = lanes.map(|lane| state.let_go(lane)).collect();
+            state.control = None;
             if lost.is_some() {
                 state.shelf.clear_all();
                 state.lost.clone_from(&lost);

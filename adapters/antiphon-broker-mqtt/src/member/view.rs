@@ -4,12 +4,15 @@
 //! also clears the note when the member's connection ends badly, which is faster; the date is for
 //! brokers that were restarted and know nothing of the connections that they had.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+use antiphon_core::{Clock, MessageId, Timestamp};
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::share::shares;
+use crate::shelf::Tried;
 
 /// The note of a member that takes lanes.
 pub(super) const HERE: &str = "here";
@@ -22,8 +25,18 @@ pub(super) struct View {
     members: BTreeMap<String, Presence>,
     /// By lane.
     owners: Vec<Option<String>>,
+    /// What was tried with messages that came back.
+    tried: HashMap<MessageId, TriedNote>,
     /// When members came or went.
     pub(super) changed: Option<Instant>,
+}
+
+/// The note of what was tried with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TriedNote {
+    pub(crate) attempts: u32,
+    /// When the next try may be, in milliseconds of Unix time.
+    pub(crate) due: i64,
 }
 
 #[derive(Debug)]
@@ -35,7 +48,7 @@ struct Presence {
 impl View {
     pub(super) fn new(lanes: u32) -> Self {
         let owners = (0..lanes).map(|_| None).collect();
-        Self { members: BTreeMap::new(), owners, changed: None }
+        Self { members: BTreeMap::new(), owners, tried: HashMap::new(), changed: None }
     }
 
     /// A member's note; an empty one says that it is gone.
@@ -60,6 +73,25 @@ impl View {
         if let Some(slot) = self.owners.get_mut(super::index(lane)) {
             *slot = (!owner.is_empty()).then(|| owner.into_owned());
         }
+    }
+
+    /// A message's note; an empty one says that it is done.
+    pub(super) fn tried(&mut self, id: MessageId, note: &[u8]) {
+        match serde_json::from_slice(note) {
+            Ok(note) => drop(self.tried.insert(id, note)),
+            Err(_) => drop(self.tried.remove(&id)),
+        }
+    }
+
+    /// What was tried with a message before.
+    pub(super) fn tries(&self, id: MessageId, clock: &Clock) -> Option<Tried> {
+        if self.tried.is_empty() {
+            return None;
+        }
+        let note = self.tried.get(&id)?;
+        let left = Timestamp::from_millis(note.due).since(clock.now());
+        let due = (!left.is_zero()).then(|| Instant::now() + left);
+        Some(Tried { attempts: note.attempts, due })
     }
 
     /// Forgets members whose notes are out of date, but not `own`.
@@ -117,6 +149,23 @@ mod tests {
         view.expire("a", now + VALID * 3);
         assert_eq!((view.owner_of(0), view.changed.is_some()), (None, true));
         assert_eq!(view.share_of("a"), [true, true], "its own note never is too old for itself");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn notes_of_tries_tell_how_many_and_how_long_to_wait() {
+        let mut view = View::new(1);
+        let (id, clock) = (MessageId::from_bytes([1; 16]), Clock::system());
+        assert_eq!(view.tries(id, &clock), None);
+        let due = clock.now() + Duration::from_secs(60);
+        let note = TriedNote { attempts: 3, due: due.as_millis() };
+        view.tried(id, &serde_json::to_vec(&note).expect("it is written"));
+        let tried = view.tries(id, &clock).expect("it is known");
+        assert_eq!(tried.attempts, 3);
+        assert!(tried.due.is_some_and(|due| due > Instant::now() + Duration::from_secs(50)));
+        view.tried(id, br#"{"attempts":4,"due":1}"#);
+        assert_eq!(view.tries(id, &clock), Some(Tried { attempts: 4, due: None }));
+        view.tried(id, b"");
+        assert_eq!(view.tries(id, &clock), None);
     }
 
     #[tokio::test(start_paused = true)]
