@@ -133,19 +133,6 @@ impl MysqlStore {
         self.0.server.durability()
     }
 
-    /// What a person should know of the server and the database, now. Answers also when the server
-    /// cannot be reached: that is what it then says.
-    pub async fn findings(&self) -> Vec<Finding> {
-        match self.look_around().await {
-            Ok(findings) => findings,
-            Err(error) => vec![Finding::problem(
-                "connection",
-                format!("{}: {error}", self.place()),
-                "start the server, or look at the URL, the password and the network",
-            )],
-        }
-    }
-
     async fn look_around(&self) -> Result<Vec<Finding>, StoreError> {
         let mut session = self.0.reads.acquire().await?;
         let answer = match session.sql() {
@@ -238,5 +225,17 @@ impl Store for MysqlStore {
 
     fn now(&self) -> Timestamp {
         self.0.time.now()
+    }
+
+    // Answers also when the server cannot be reached: that is what it then says.
+    async fn findings(&self) -> Vec<Finding> {
+        match self.look_around().await {
+            Ok(findings) => findings,
+            Err(error) => vec![Finding::problem(
+                "connection",
+                format!("{}: {error}", self.place()),
+                "start the server, or look at the URL, the password and the network",
+            )],
+        }
     }
 }
