@@ -63,7 +63,23 @@ impl Private {
     ///
     /// What has been started is removed again.
     pub async fn behind_proxy(service: Service) -> Result<(Self, Proxy), Trouble> {
-        let mut private = test_servers::Private::reserve(service, None)?;
+        Self::behind_proxy_in(service, None).await
+    }
+
+    /// [`Self::behind_proxy`] with everything in an existing folder, which is removed in the end.
+    ///
+    /// # Errors
+    ///
+    /// When it is not installed, or does not get ready.
+    ///
+    /// # Cancel safety
+    ///
+    /// What has been started is removed again.
+    pub async fn behind_proxy_in(
+        service: Service,
+        home: Option<&Path>,
+    ) -> Result<(Self, Proxy), Trouble> {
+        let mut private = test_servers::Private::reserve(service, home)?;
         let proxy = Proxy::in_front_of(&private.url()).await;
         let proxy = proxy.map_err(|error| Trouble::new(format!("there is no proxy: {error}")))?;
         private.advertise(proxy.address().port());
