@@ -8,9 +8,11 @@
 //! [`Sent::Maybe`](antiphon_messaging::Sent::Maybe) (`Broker` 2), that publishing is slowed down
 //! before memory runs out (`Broker` 10), and that a lost connection ends the epoch (`Source` 4).
 
+pub mod answers;
 pub mod dead_letters;
 pub mod engine;
 pub mod members;
+pub mod operate;
 pub mod order;
 pub mod publish;
 pub mod settle;
@@ -106,6 +108,18 @@ macro_rules! broker_conformance {
             a_redrive_goes_to_the_failing_group_only_with_the_same_id,
             dead_letters_are_listed_in_pages_and_by_filter,
             a_discarded_letter_is_gone,
+        ]);
+        $crate::broker_conformance!(@module operate, $harness, $how, [
+            topics_and_groups_without_members_are_listed,
+            the_lag_of_a_group_counts_what_is_not_handled,
+            what_waits_for_a_retry_is_counted,
+            a_broker_that_works_has_findings_and_no_problem,
+        ]);
+        $crate::broker_conformance!(@module answers, $harness, $how, [
+            an_answer_arrives_at_its_inbox_and_no_other,
+            many_answers_arrive_once_each,
+            an_answer_to_an_ended_inbox_takes_nobodys_time,
+            an_inbox_outlives_impatience_and_oversized_answers,
         ]);
         $crate::broker_conformance!(@module engine, $harness, $how, [
             keys_stay_in_order_with_eight_consumers_and_failures,
