@@ -6,6 +6,7 @@
 //! * [`PostgresBroker`] keeps topics, groups and dead letters in a database of its own, which the
 //!   processes of all services share.
 
+mod broker;
 mod connect;
 mod error;
 mod location;
@@ -16,6 +17,7 @@ mod settings;
 mod store;
 
 pub use antiphon_outbox::Migration;
+pub use broker::PostgresBroker;
 pub use error::OpenError;
 pub use settings::{Settings, SynchronousCommit};
 pub use store::{Connection, PostgresStore};
