@@ -25,7 +25,7 @@ impl Location {
     /// From `postgres://user:password@host:port/database?sslmode=…`.
     ///
     /// # Errors
-    /// The URL has another scheme or names no database.
+    /// The URL has another scheme or names no database; the authority's file cannot be read.
     pub(crate) fn new(url: &str, settings: &Settings) -> Result<Self, OpenError> {
         let refuse =
             |problem: String| OpenError::Location { location: without_password(url), problem };
@@ -40,6 +40,12 @@ impl Location {
             Some(socket) => format!("postgres:{}/{database}", socket.display()),
             None => format!("postgres://{}:{}/{database}", parsed.get_host(), parsed.get_port()),
         };
+        if let Some(authority) = &settings.certificate_authority
+            && let Err(error) = std::fs::File::open(authority)
+        {
+            let source = format!("cannot read {}: {error}", authority.display()).into();
+            return Err(OpenError::Tls { database: shown, source });
+        }
         let options = with_session(with_tls(parsed, url, settings), settings);
         Ok(Self { options, shown, database })
     }
@@ -132,8 +138,9 @@ mod tests {
 
     #[test]
     fn an_authority_asks_for_a_certificate_unless_the_url_says_otherwise() {
+        let authority = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/store/other-authority.pem");
         let settings =
-            Settings { certificate_authority: Some("ca.pem".into()), ..Settings::default() };
+            Settings { certificate_authority: Some(authority.into()), ..Settings::default() };
         let mode = |url: &str| {
             let options = Location::new(url, &settings).unwrap().options;
             format!("{:?}", options.get_ssl_mode())

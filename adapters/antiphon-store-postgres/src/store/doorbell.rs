@@ -29,8 +29,10 @@ const RETRY_WAIT: Duration = Duration::from_secs(1);
 pub(crate) struct Doorbell {
     /// Who rings; its own rings are not for it.
     own: String,
+    /// The attendant has something to do.
+    wake: Notify,
     /// Something was committed here.
-    committed: Notify,
+    committed: AtomicBool,
     /// Something was committed elsewhere.
     changed: Notify,
     /// Somebody wants to know.
@@ -43,7 +45,8 @@ impl Doorbell {
     pub(crate) fn new() -> Self {
         Self {
             own: uuid::Uuid::new_v4().simple().to_string(),
-            committed: Notify::new(),
+            wake: Notify::new(),
+            committed: AtomicBool::new(false),
             changed: Notify::new(),
             listens: AtomicBool::new(false),
             alone_until: Mutex::new(None),
@@ -55,14 +58,15 @@ impl Doorbell {
         if self.alone_until.lock().is_some_and(|until| Instant::now() < until) {
             return;
         }
-        self.committed.notify_one();
+        if !self.committed.swap(true, Ordering::AcqRel) {
+            self.wake.notify_one();
+        }
     }
 
     /// Completes when another process has committed messages since it did the last time.
     pub(crate) async fn changed(&self) {
         if !self.listens.swap(true, Ordering::AcqRel) {
-            // Wakes the attendant, which listens from now on.
-            self.committed.notify_one();
+            self.wake.notify_one();
         }
         self.changed.notified().await;
     }
@@ -120,11 +124,15 @@ impl Attendant {
                 doorbell.changed.notify_one();
             }
             tokio::select! {
-                () = doorbell.committed.notified(), if ring_at.is_none() => {
-                    let now = Instant::now();
-                    ring_at = Some(last_ring.map_or(now, |last| last + RING_INTERVAL));
+                () = doorbell.wake.notified() => {
+                    if ring_at.is_none() && doorbell.committed.load(Ordering::Acquire) {
+                        let now = Instant::now();
+                        ring_at = Some(last_ring.map_or(now, |last| last + RING_INTERVAL));
+                    }
                 }
                 () = sleep_until(ring_at.unwrap_or_else(Instant::now)), if ring_at.is_some() => {
+                    // Before it: what is committed from now on may miss this ring.
+                    doorbell.committed.store(false, Ordering::Release);
                     ring(&mut listener, &doorbell.own).await?;
                     last_ring = Some(Instant::now());
                     ring_at = None;

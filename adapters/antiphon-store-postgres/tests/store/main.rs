@@ -3,6 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod behaviour;
 mod conformance;
+mod faults;
+mod opening;
 mod sagas;
 mod support;

@@ -1,7 +1,14 @@
 //! A database of its own for each test, on the server of the tests.
 
-use antiphon_store_postgres::{Migration, PostgresStore, Settings};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use antiphon_core::{Clock, MessageId};
+use antiphon_messaging::{LANES, Message};
+use antiphon_outbox::{Confirmation, LeaseStore, OutboxRow, OutboxStore, Position, Store};
+use antiphon_store_postgres::{Connection, Migration, PostgresStore, Settings};
 use antiphon_testing::services::Service;
+use bytes::Bytes;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio::sync::OnceCell;
 
@@ -117,4 +124,58 @@ async fn make_template(name: &str) {
         assert_eq!(code.as_deref(), Some("42P04"), "only another program may be faster: {error}");
     }
     connection.close().await.unwrap();
+}
+
+/// A message made now, by this machine's clock.
+pub(crate) fn message(key: &str) -> Message {
+    let time = Clock::system().now();
+    Message {
+        id: MessageId::new(time),
+        topic: "orders".into(),
+        kind: "shop.orders.v1.OrderPlaced".into(),
+        source: "orders".into(),
+        key: key.into(),
+        time,
+        not_before: None,
+        attributes: BTreeMap::from([("correlationid".to_owned(), "c".to_owned())]),
+        body: Bytes::from_static(b"body"),
+    }
+}
+
+/// Commits messages.
+pub(crate) async fn emit(store: &PostgresStore, messages: &[Message]) {
+    let mut connection = store.begin().await.unwrap();
+    store.append(&mut connection, messages).await.unwrap();
+    store.commit(connection).await.unwrap();
+}
+
+/// Adds a message to an open transaction, after a statement of its own.
+pub(crate) async fn emit_in(store: &PostgresStore, connection: &mut Connection) {
+    sqlx::query("SELECT pg_current_xact_id()::text").execute(&mut **connection).await.unwrap();
+    store.append(connection, &[message("k")]).await.unwrap();
+}
+
+pub(crate) async fn read_all(store: &PostgresStore) -> Vec<Message> {
+    read_rows(store).await.into_iter().map(|row| row.message).collect()
+}
+
+pub(crate) async fn read_rows(store: &PostgresStore) -> Vec<OutboxRow> {
+    let positions: Vec<Position> = (0..LANES).map(|lane| Position { lane, after: None }).collect();
+    store.read(&positions, store.now(), 10_000).await.unwrap()
+}
+
+/// Removes everything that waits, as a relay that has the lanes.
+pub(crate) async fn confirm_all(store: &PostgresStore) {
+    let leases =
+        store.acquire("outbox", LANES, LANES, "support", Duration::from_secs(5)).await.unwrap();
+    let rows = read_rows(store).await;
+    let confirmations: Vec<Confirmation> = leases
+        .iter()
+        .map(|lease| Confirmation {
+            lease: lease.clone(),
+            rows: rows.iter().filter(|row| row.lane == lease.lane).map(|row| row.seq).collect(),
+        })
+        .collect();
+    assert!(store.confirm(&confirmations).await.unwrap().is_empty());
+    store.release(&leases).await.unwrap();
 }
