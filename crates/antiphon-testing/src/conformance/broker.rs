@@ -306,7 +306,7 @@ impl Member {
     /// Handles messages until none has come for a while; yields their texts.
     pub async fn handle_all(&mut self) -> Vec<String> {
         let mut texts = Vec::new();
-        while let Ok(deliveries) = timeout(QUIET * 3, self.fetch_patiently(64)).await {
+        while let Ok(deliveries) = timeout(QUIET * 6, self.fetch_patiently(64)).await {
             for delivery in deliveries {
                 texts.push(text(&delivery));
                 ack(delivery).await;

@@ -216,7 +216,8 @@ pub async fn a_poisoned_key_does_not_stop_the_others(harness: &impl BrokerHarnes
         site.publish(&[("bad", "behind"), ("good", "fine")]).await;
     }
     for _ in 0..20 {
-        let key = timeout(Duration::from_secs(2), results.recv()).await;
+        // Some of the tries are made where the message is, for two seconds at most.
+        let key = timeout(Duration::from_secs(4), results.recv()).await;
         assert_eq!(key.expect("the other key goes on").as_deref(), Some("good"));
     }
     assert!(timeout(QUIET, results.recv()).await.is_err(), "the poisoned key waits");
