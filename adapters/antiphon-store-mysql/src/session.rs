@@ -1,9 +1,10 @@
 //! Connections of this process to one database, and who uses them.
 //!
 //! There are two kinds. A session for reads runs each statement for itself. A session for
-//! transactions is always inside one: autocommit is off, so the statement after COMMIT begins the
-//! next transaction, and nobody waits for a BEGIN. The driver, which believes to be in one long
-//! transaction, makes savepoints of the user's `begin`.
+//! transactions is always inside one: the text that commits begins the next one, so nobody waits for
+//! a BEGIN, and an idle session has a transaction that the server has not done anything for. The
+//! driver believes to be in one long transaction, and makes savepoints of the user's `begin`.
+//! Autocommit is off besides: what follows a deadlock is a transaction again, and is undone.
 //!
 //! Each transaction begins with the savepoint [`MARK`], and commits after releasing it. A server
 //! that ended the transaction meanwhile (a deadlock, a statement that commits by itself) does not
@@ -29,10 +30,10 @@ use crate::settings::{Settings, seconds};
 
 /// The savepoint at the beginning of every transaction.
 pub(crate) const MARK: &str = "antiphon_begin";
-/// How the next transaction begins.
-pub(crate) const BEGIN: &str = "SAVEPOINT antiphon_begin";
+/// How the next transaction begins. Without BEGIN the driver would not believe in it.
+pub(crate) const BEGIN: &str = "BEGIN; SAVEPOINT antiphon_begin";
 /// What ends a transaction without its effects, and begins the next.
-const ROLLBACK: &str = "ROLLBACK; SAVEPOINT antiphon_begin";
+const ROLLBACK: &str = "ROLLBACK; BEGIN; SAVEPOINT antiphon_begin";
 
 /// A session that was silent for longer is tried before it is used.
 const TRUST: Duration = Duration::from_millis(250);
@@ -110,7 +111,7 @@ pub(crate) async fn connect(
                 sqlx::raw_sql(AssertSqlSafe(setup)).execute(&mut connection).await?;
             }
             Kind::Transactions => {
-                let begin = AssertSqlSafe(format!("{setup}; BEGIN; {BEGIN}")).into_sql_str();
+                let begin = AssertSqlSafe(format!("{setup}; {BEGIN}")).into_sql_str();
                 MySqlTransactionManager::begin(&mut connection, Some(begin)).await?;
             }
         }
@@ -264,8 +265,36 @@ pub(crate) async fn within<T>(
 }
 
 impl Sessions {
+    /// Closes what was silent for so long that the server would soon do it.
+    pub(crate) async fn close_silent(&self) {
+        let limit = self.settings.idle_in_transaction_timeout / 2;
+        let silent: Vec<Idle> = {
+            let mut idle = self.idle.lock();
+            // The ones used last are at the end.
+            let count = idle.iter().take_while(|idle| idle.since.elapsed() > limit).count();
+            idle.drain(..count).collect()
+        };
+        close(silent).await;
+    }
+
     fn keep(&self, connection: MySqlConnection, number: u32) {
         self.idle.lock().push(Idle { connection, number, since: Instant::now() });
+    }
+}
+
+/// Takes leave of the server, which would note an error otherwise.
+async fn close(idle: Vec<Idle>) {
+    for idle in idle {
+        let _ = timeout(Duration::from_secs(1), idle.connection.close()).await;
+    }
+}
+
+impl Drop for Sessions {
+    fn drop(&mut self) {
+        let idle = std::mem::take(self.idle.get_mut());
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(close(idle));
+        }
     }
 }
 

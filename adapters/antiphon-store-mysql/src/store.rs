@@ -87,9 +87,7 @@ impl MysqlStore {
             shard,
             horizon,
         }));
-        if store.0.time.is_databases() {
-            tokio::spawn(look_now_and_then(Arc::downgrade(&store.0)));
-        }
+        tokio::spawn(tend(Arc::downgrade(&store.0)));
         Ok(store)
     }
 
@@ -182,26 +180,30 @@ impl MysqlStore {
     }
 }
 
-/// Looks at the database's clock as long as the store is there.
-async fn look_now_and_then(store: Weak<Inner>) {
+/// Looks at the database's clock, and closes connections that nobody needs, as long as the store is
+/// there.
+async fn tend(store: Weak<Inner>) {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let Some(inner) = store.upgrade() else { return };
-        let look = async {
-            let mut session = inner.reads.acquire().await?;
-            let answer = match session.sql() {
-                Ok(connection) => {
-                    within(inner.settings.statement_timeout, time::look(connection)).await
-                }
-                Err(error) => Err(error),
-            };
-            session.settle(answer).map_err(store_error("looking at the clock"))
-        };
-        match look.await {
-            Ok(look) => inner.time.set(look),
-            Err(error) => tracing::debug!(%error, "the clock goes on by itself"),
+        if inner.time.is_databases()
+            && let Err(error) = look(&inner).await
+        {
+            tracing::debug!(%error, "the clock goes on by itself");
         }
+        inner.transactions.close_silent().await;
+        inner.reads.close_silent().await;
     }
+}
+
+async fn look(inner: &Inner) -> Result<(), StoreError> {
+    let mut session = inner.reads.acquire().await?;
+    let answer = match session.sql() {
+        Ok(connection) => within(inner.settings.statement_timeout, time::look(connection)).await,
+        Err(error) => Err(error),
+    };
+    inner.time.set(session.settle(answer).map_err(store_error("looking at the clock"))?);
+    Ok(())
 }
 
 /// Commits a transaction of the framework itself, whose steps may all be repeated.

@@ -19,6 +19,9 @@ struct Passed {
     answer: Option<StoredReply>,
 }
 
+/// Commands that one statement removes.
+const FORGET_AT_ONCE: usize = 500;
+
 impl BarrierStore for MysqlStore {
     async fn pass(
         &self,
@@ -79,10 +82,28 @@ impl BarrierStore for MysqlStore {
     }
 
     async fn forget_passed(&self, before: Timestamp, count_max: u32) -> Result<u64, StoreError> {
-        let mut sql = Sql::new("DELETE FROM antiphon_barrier WHERE at < ");
+        let mut sql = Sql::new("SELECT saga, step, side FROM antiphon_barrier WHERE at < ");
         sql.number(before.as_micros()).sql(" ORDER BY at LIMIT ").number(count_max);
-        let answers = self.ask("forgetting commands of sagas", sql).await?;
-        Ok(answers.first().map_or(0, |answer| answer.affected))
+        let answers = self.ask("looking for old commands of sagas", sql).await?;
+        let rows = answers.iter().flat_map(|answer| &answer.rows);
+        let mut keys = rows
+            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))
+            .collect::<Result<Vec<(Vec<u8>, Vec<u8>, i64)>, sqlx::Error>>()
+            .map_err(store_error("looking for old commands of sagas"))?;
+        // By their keys and in order: a range would wait for rows of transactions behind it.
+        keys.sort_unstable();
+        let mut forgotten = 0;
+        for keys in keys.chunks(FORGET_AT_ONCE) {
+            let mut sql =
+                Sql::new("DELETE b FROM antiphon_barrier AS b FORCE INDEX (PRIMARY) WHERE ");
+            sql.list(" OR ", keys, |sql, (saga, step, side)| {
+                sql.sql("saga = ").value(saga).sql(" AND step = ").value(step);
+                sql.sql(" AND side = ").number(*side);
+            });
+            let answers = self.ask("forgetting commands of sagas", sql).await?;
+            forgotten += answers.first().map_or(0, |answer| answer.affected);
+        }
+        Ok(forgotten)
     }
 }
 

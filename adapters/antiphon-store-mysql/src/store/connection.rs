@@ -57,7 +57,7 @@ impl Deferred {
     fn take(&mut self) -> (Sql, usize) {
         let Self { mut sql, mut count, slots, last, last_count } = std::mem::take(self);
         if !slots.is_empty() {
-            sql.sql("SELECT slot FROM antiphon_key WHERE slot IN (");
+            sql.sql("SELECT slot FROM antiphon_key FORCE INDEX (PRIMARY) WHERE slot IN (");
             sql.numbers(slots.iter().map(|slot| i64::try_from(*slot).unwrap_or(0)));
             sql.sql(") ORDER BY slot FOR UPDATE;");
             count += 1;

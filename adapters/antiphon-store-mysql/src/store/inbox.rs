@@ -121,7 +121,7 @@ impl MysqlStore {
         });
         let answers = self.ask("looking at the inbox", sql).await?;
         let mut whole = Vec::new();
-        let mut has_parts = false;
+        let mut parts = Vec::new();
         for row in answers.iter().flat_map(|answer| &answer.rows) {
             let failed = || store_error("looking at the inbox");
             let partition: i64 = row.try_get(0).map_err(failed())?;
@@ -130,7 +130,7 @@ impl MysqlStore {
             if last.is_some_and(|last| last < day) {
                 whole.push(partition);
             } else if first.is_some_and(|first| first < day) {
-                has_parts = true;
+                parts.push(partition);
             }
         }
         let mut forgotten = 0;
@@ -143,15 +143,12 @@ impl MysqlStore {
                 }
                 Err(error) if trouble(&error) == Trouble::Refused => {
                     tracing::debug!(%error, "old days of the inbox are deleted row by row");
-                    has_parts = true;
+                    parts.extend(whole);
                 }
                 Err(error) => return Err(store_error("forgetting inbox entries")(error)),
             }
         }
-        if has_parts {
-            forgotten += self.delete_before(day).await?;
-        }
-        Ok(forgotten)
+        Ok(forgotten + self.delete_before(&parts, day).await?)
     }
 
     /// Empties partitions that have only days before `day`. It is looked again under a lock on the
@@ -170,11 +167,28 @@ impl MysqlStore {
         emptied
     }
 
-    async fn delete_before(&self, day: i64) -> Result<u64, StoreError> {
+    /// Deletes the days before `day` of partitions that have later ones as well.
+    async fn delete_before(&self, partitions: &[i64], day: i64) -> Result<u64, StoreError> {
+        let mut forgotten = 0;
+        for partition in partitions {
+            let mut sql = Sql::new("SELECT DISTINCT day FROM antiphon_inbox PARTITION (p");
+            sql.number(*partition).sql(") WHERE day < ").number(day);
+            let answers = self.ask("looking at the inbox", sql).await?;
+            for row in answers.iter().flat_map(|answer| &answer.rows) {
+                let day: i64 = row.try_get(0).map_err(store_error("looking at the inbox"))?;
+                forgotten += self.delete_day(*partition, day).await?;
+            }
+        }
+        Ok(forgotten)
+    }
+
+    /// Deletes one day. A range of days would wait for the rows of transactions behind it.
+    async fn delete_day(&self, partition: i64, day: i64) -> Result<u64, StoreError> {
         let mut forgotten = 0;
         loop {
-            let mut sql = Sql::new("DELETE FROM antiphon_inbox WHERE day < ");
-            sql.number(day).sql(" ORDER BY day, id, consumer LIMIT ").number(FORGET_AT_ONCE);
+            let mut sql = Sql::new("DELETE FROM antiphon_inbox PARTITION (p");
+            sql.number(partition).sql(") WHERE day = ").number(day);
+            sql.sql(" ORDER BY day, id, consumer LIMIT ").number(FORGET_AT_ONCE);
             let answers = self.ask("forgetting inbox entries", sql).await?;
             let removed = answers.first().map_or(0, |answer| answer.affected);
             forgotten += removed;

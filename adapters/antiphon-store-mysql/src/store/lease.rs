@@ -77,7 +77,7 @@ impl LeaseStore for MysqlStore {
         }
         let until = self.now() + ttl;
         // Each for itself: what was renewed cannot be lost before it is looked at.
-        let mut sql = Sql::new("UPDATE antiphon_lease SET until = ");
+        let mut sql = Sql::new("UPDATE antiphon_lease FORCE INDEX (PRIMARY) SET until = ");
         sql.number(until.as_micros()).sql(" WHERE ");
         add_leases(&mut sql, leases);
         sql.sql("; SELECT token FROM antiphon_lease WHERE ");
@@ -97,7 +97,7 @@ impl LeaseStore for MysqlStore {
         if leases.is_empty() {
             return Ok(());
         }
-        let mut sql = Sql::new("DELETE FROM antiphon_lease WHERE ");
+        let mut sql = Sql::new("DELETE l FROM antiphon_lease AS l FORCE INDEX (PRIMARY) WHERE ");
         add_leases(&mut sql, leases);
         self.ask("releasing leases", sql).await.map(drop)
     }

@@ -340,7 +340,10 @@ fn add_rows(sql: &mut Sql, rows: &[(u32, Seq)]) {
 }
 
 fn defer_removal(connection: &mut Connection, rows: &[(u32, Seq)]) {
-    let mut sql = Sql::new("DELETE FROM antiphon_outbox WHERE ");
+    // By the primary key whatever the optimizer thinks of small tables: looking at other rows would
+    // wait for the transactions that have just inserted them.
+    let mut sql =
+        Sql::new("DELETE o FROM antiphon_outbox AS o FORCE INDEX (PRIMARY) WHERE ");
     add_rows(&mut sql, rows);
     connection.deferred().statement(&sql);
     let delayed: Vec<(u32, Seq)> = rows
@@ -348,7 +351,7 @@ fn defer_removal(connection: &mut Connection, rows: &[(u32, Seq)]) {
         .filter_map(|(lane, seq)| lane.checked_sub(DELAYED).map(|lane| (lane, *seq)))
         .collect();
     if !delayed.is_empty() {
-        let mut sql = Sql::new("DELETE FROM antiphon_outbox_due WHERE ");
+        let mut sql = Sql::new("DELETE d FROM antiphon_outbox_due AS d FORCE INDEX (PRIMARY) WHERE ");
         add_rows(&mut sql, &delayed);
         connection.deferred().statement(&sql);
     }
@@ -360,7 +363,7 @@ async fn lock_leases(
     connection: &mut Connection,
     leases: &[&Lease],
 ) -> Result<Vec<(String, u32)>, StoreError> {
-    let mut sql = Sql::new("SELECT scope, lane FROM antiphon_lease WHERE ");
+    let mut sql = Sql::new("SELECT scope, lane FROM antiphon_lease FORCE INDEX (PRIMARY) WHERE ");
     sql.list(" OR ", leases, |sql, lease| {
         sql.sql("scope = ").value(&lease.scope).sql(" AND lane = ").number(lease.lane);
         sql.sql(" AND token = ").number(lease.token);

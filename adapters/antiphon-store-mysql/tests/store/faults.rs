@@ -191,10 +191,10 @@ async fn a_server_that_is_killed_keeps_what_was_committed_and_gives_no_token_twi
         store.append(&mut open, &[message("never")]).await.unwrap();
         server.kill().await.unwrap();
         store.commit(open).await.expect_err("the server is gone");
-        store.begin().await.map(drop).expect_err("nobody is there");
+        store.sent().await.expect_err("nobody is there");
         server.start_again().await.unwrap();
         let back = async {
-            while store.begin().await.is_err() {
+            while store.sent().await.is_err() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };

@@ -175,7 +175,7 @@ async fn a_message_that_is_too_large_is_refused_and_a_large_one_is_not() {
     read.retain(|message| message.id == large.id);
     assert_eq!(read, [large]);
 
-    let packet: i64 =
+    let packet: u64 =
         sqlx::query_scalar("SELECT @@max_allowed_packet").fetch_one(store.reader()).await.unwrap();
     let too_large = message_with("a", vec![0; usize::try_from(packet / 2).unwrap()]);
     let mut connection = store.begin().await.unwrap();
