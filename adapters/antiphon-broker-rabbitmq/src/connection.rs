@@ -11,7 +11,7 @@ use std::time::Duration;
 use antiphon_core::BoxFuture;
 use futures_util::{Stream, StreamExt};
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
-use lapin::uri::AMQPUri;
+use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -69,6 +69,11 @@ impl Access {
                 problem: format!("cannot be read: {error}"),
             })
         };
+        if uri.scheme == AMQPScheme::AMQPS {
+            // Where a program has two cryptographic libraries, TLS needs to be told which; an error
+            // says that somebody has chosen already.
+            let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        }
         let mut tls = OwnedTLSConfig::default();
         if let Some(path) = &settings.ca_file {
             let pem = String::from_utf8_lossy(&read(path)?).into_owned();

@@ -18,7 +18,8 @@ impl BrokerHarness for Rabbitmq {
     async fn start() -> Self {
         let mut settings = Settings::at(Service::Rabbitmq.url());
         // Each case has names of its own, which the server forgets by itself.
-        settings.group_expiry = Some(Duration::from_secs(60).into());
+        // Not all at once: forgetting a queue takes it a while.
+        settings.group_expiry = Some(Duration::from_secs(fastrand::u64(30..180)).into());
         let broker = RabbitmqBroker::open(settings).await.unwrap_or_else(|error| {
             panic!("{error}; start it with `cargo xtask services up rabbitmq`")
         });
