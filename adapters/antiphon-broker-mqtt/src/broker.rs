@@ -33,7 +33,7 @@ pub(crate) const fn packet_bytes_for(message_bytes_max: usize) -> usize {
 pub struct MqttBroker {
     hub: Arc<Hub>,
     publisher: Arc<Publisher>,
-    _guard: Arc<Guard>,
+    guard: Arc<Guard>,
 }
 
 impl MqttBroker {
@@ -48,7 +48,7 @@ impl MqttBroker {
     /// Safe: nothing is left behind.
     pub async fn open(settings: Settings) -> Result<Self, OpenError> {
         let (hub, guard) = Hub::open(Dialer::new(settings)?).await?;
-        Ok(Self { hub, publisher: Arc::default(), _guard: Arc::new(guard) })
+        Ok(Self { hub, publisher: Arc::default(), guard: Arc::new(guard) })
     }
 
     /// Removes a group that is no longer needed, with everything that waits for it. Until then the
@@ -128,7 +128,7 @@ impl Broker for MqttBroker {
     }
 
     fn operate(&self) -> Option<Arc<dyn Operate>> {
-        Some(Arc::new(Operator::new(Arc::clone(&self.hub))))
+        Some(Arc::new(Operator::new(Arc::clone(&self.hub), Arc::clone(&self.guard))))
     }
 }
 

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use antiphon_core::{BoxFuture, Finding};
 use antiphon_messaging::{GroupState, Operate, OperateError, TopicState};
 
-use crate::hub::Hub;
+use crate::hub::{Guard, Hub};
 use crate::names::Note;
 use crate::settings::{Keeping, Unread};
 
 /// See the module.
 pub(crate) struct Operator {
     hub: Arc<Hub>,
+    _guard: Arc<Guard>,
 }
 
 /// What a server says of itself.
@@ -21,8 +22,8 @@ const VERSION: &str = "$SYS/broker/version";
 const DROPPED: &str = "$SYS/broker/publish/messages/dropped";
 
 impl Operator {
-    pub(crate) fn new(hub: Arc<Hub>) -> Self {
-        Self { hub }
+    pub(crate) fn new(hub: Arc<Hub>, guard: Arc<Guard>) -> Self {
+        Self { hub, _guard: guard }
     }
 
     /// Waits until the records are those of now.

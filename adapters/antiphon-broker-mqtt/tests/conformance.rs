@@ -1,12 +1,13 @@
 //! The broker suite against Mosquitto.
 
-mod support;
+#[path = "support/scratch.rs"]
+mod scratch;
 
 use antiphon_broker_memory::MemoryBroker;
 use antiphon_broker_mqtt::MqttBroker;
 use antiphon_messaging::AnyBroker;
 use antiphon_testing::conformance::broker::BrokerHarness;
-use support::Scratch;
+use scratch::Scratch;
 
 /// A prefix of its own for each case. Neither delayed messages nor dead letters are MQTT's.
 struct Mqtt {

@@ -1,4 +1,4 @@
-//! What the tests have in common: a prefix of their own at the shared server, and what they send.
+//! What the tests send and how they receive.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,66 +6,24 @@ use std::time::Duration;
 use antiphon_broker_mqtt::{MqttBroker, Settings};
 use antiphon_core::{Clock, MessageId};
 use antiphon_messaging::{
-    Broker, Delivery, Fetched, Group, Message, Settled, Settlement, Source, Start, Subscription,
-    Topology,
+    Broker, Delivery, Fetched, Group, Message, PublishError, Receipt, Settled, Settlement, Source,
+    Start, Subscription, Topology,
 };
-use antiphon_testing::services::Service;
+use rumqttc::v5::MqttOptions;
 use tokio::time::timeout;
 
 /// How long a test waits for what must happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A prefix that nobody else uses. What is below it is removed in the end.
-#[derive(Debug)]
-pub(crate) struct Scratch {
-    pub(crate) settings: Settings,
+/// The same settings at another address of the server.
+pub(crate) fn at(settings: &Settings, url: &str) -> Settings {
+    let mut settings = settings.clone();
+    url.clone_into(&mut settings.url);
+    settings
 }
 
-impl Scratch {
-    /// At the server that all tests share.
-    pub(crate) fn new() -> Self {
-        Self::at(&Service::Mosquitto.url())
-    }
-
-    pub(crate) fn at(url: &str) -> Self {
-        let mut settings = Settings::at(url);
-        settings.prefix = format!("test-{:016x}", fastrand::u64(..));
-        Self { settings }
-    }
-
-    pub(crate) async fn open(&self) -> MqttBroker {
-        self.open_at(&self.settings.url).await
-    }
-
-    /// The same prefix at another address of the server.
-    pub(crate) async fn open_at(&self, url: &str) -> MqttBroker {
-        let mut settings = self.settings.clone();
-        url.clone_into(&mut settings.url);
-        MqttBroker::open(settings).await.unwrap_or_else(|error| {
-            panic!("{error}; start the server with `cargo xtask services up mosquitto`")
-        })
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let settings = self.settings.clone();
-        let clean = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("a runtime").block_on(async {
-                // A server of the test's own may be gone already, and all with it.
-                let Ok(broker) = MqttBroker::open(settings).await else { return };
-                let operate = broker.operate().expect("it can be looked at");
-                for group in operate.groups().await.unwrap_or_default() {
-                    let _ = broker.remove_group(&group.name).await;
-                }
-                for topic in operate.topics().await.unwrap_or_default() {
-                    let _ = broker.remove_topic(&topic.name).await;
-                }
-            });
-        };
-        let _ = std::thread::spawn(clean).join();
-    }
+pub(crate) async fn open(settings: Settings) -> MqttBroker {
+    MqttBroker::open(settings).await.expect("the broker opens")
 }
 
 /// Declares `topic` with one group that reads it.
@@ -123,4 +81,36 @@ pub(crate) async fn fetch(source: &mut Box<dyn Source>, credits: usize) -> Vec<D
 
 pub(crate) async fn ack(delivery: Delivery) -> Settled {
     delivery.settle(Settlement::Ack).outcome().await
+}
+
+/// Acknowledges what must not be too late.
+pub(crate) async fn acked(delivery: Delivery) {
+    assert_eq!(ack(delivery).await, Settled::Sent);
+}
+
+/// Publishes one message.
+pub(crate) async fn publish(
+    broker: &MqttBroker,
+    message: Message,
+) -> Result<Receipt, PublishError> {
+    broker.publish(vec![message]).await.pop().expect("an answer")
+}
+
+/// Fetches and acknowledges `count` messages; yields their texts.
+pub(crate) async fn handle(source: &mut Box<dyn Source>, count: usize) -> Vec<String> {
+    let mut texts = Vec::new();
+    while texts.len() < count {
+        for delivery in fetch(source, count - texts.len()).await {
+            texts.push(text(&delivery));
+            acked(delivery).await;
+        }
+    }
+    texts
+}
+
+/// A client of another making, with this id.
+pub(crate) fn foreign(url: &str, id: &str) -> MqttOptions {
+    let place = url.strip_prefix("mqtt://").expect("an address without TLS");
+    let (host, port) = place.split_once(':').expect("host and port");
+    MqttOptions::new(id, host, port.parse().expect("a port"))
 }
