@@ -108,7 +108,7 @@ impl Broker for KafkaBroker {
         let joined =
             tokio::task::spawn_blocking(move || source::join(&cluster, &subscription)).await;
         match joined {
-            Ok(joined) => Ok(Box::new(joined?)),
+            Ok(joined) => Ok(Box::new(joined?.joined(&group).await?)),
             Err(error) => Err(SubscribeError {
                 context: format!("group {group} was not joined"),
                 transient: true,

@@ -59,6 +59,12 @@ impl Cluster {
         &self.admin
     }
 
+    /// What a consumer of `group` is told.
+    pub(crate) fn consumer(&self, group: &str) -> Result<ClientConfig, KafkaError> {
+        // The settings were looked at when the cluster was opened.
+        self.settings.consumer(group).map_err(|error| KafkaError::ClientCreation(error.to_string()))
+    }
+
     /// Asks on a thread that may block.
     pub(crate) async fn ask<T: Send + 'static>(
         self: &Arc<Self>,
@@ -175,13 +181,17 @@ pub(crate) fn probe(
 ) -> Result<i32, OpenError> {
     let troubles = Troubles::default();
     let client: BaseConsumer<Asking> = config
-        .create_with_context(Asking(troubles.clone()))
+        .create_with_context(Asking { troubles: troubles.clone(), ..Asking::default() })
         .map_err(|error| refused_settings(&error))?;
     let give_up = Instant::now() + within;
     loop {
         let answer = client.fetch_metadata(None, PROBE);
         // Troubles are told when somebody polls.
-        while client.poll(Duration::ZERO).is_some() {}
+        let mut told = None;
+        while told != Some(client.context().told.count()) {
+            told = Some(client.context().told.count());
+            let _ = client.poll(Duration::ZERO);
+        }
         match answer {
             Ok(metadata) if !metadata.brokers().is_empty() => {
                 return Ok(metadata.brokers()[0].id());

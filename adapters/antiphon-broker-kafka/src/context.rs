@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
@@ -42,6 +43,23 @@ impl fmt::Debug for Troubles {
     }
 }
 
+/// Counts what a consumer was told besides records.
+///
+/// Polling brings logs and other events as well, one at a time, and then looks as if nothing was
+/// there; and nobody rings again while the queue is not empty. Who polls goes on while this changes.
+#[derive(Debug, Default)]
+pub(crate) struct Told(AtomicUsize);
+
+impl Told {
+    pub(crate) fn note(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Passes a line of librdkafka's log on.
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
     if facility == "CONFWARN" {
@@ -65,17 +83,22 @@ pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
     }
 }
 
-/// The context of clients that only ask.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Asking(pub(crate) Troubles);
+/// The context of clients that have no group.
+#[derive(Debug, Default)]
+pub(crate) struct Asking {
+    pub(crate) troubles: Troubles,
+    pub(crate) told: Told,
+}
 
 impl ClientContext for Asking {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.told.note();
         log(level, facility, line);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.0.note(&error, reason);
+        self.told.note();
+        self.troubles.note(&error, reason);
     }
 }
 

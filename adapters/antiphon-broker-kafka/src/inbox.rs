@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::cluster::{ASK, Cluster};
 use crate::context::Asking;
-use crate::error::{impossible, refusal, subscribe_error};
+use crate::error::{refusal, subscribe_error};
 use crate::names::ANSWERS;
 use crate::publish::{Addressed, Publisher};
 use crate::record;
@@ -43,14 +43,14 @@ struct KafkaInbox {
 pub(crate) async fn open(cluster: &Arc<Cluster>) -> Result<Box<dyn Inbox>, SubscribeError> {
     topology::declare_topic(cluster, ANSWERS, PARTITIONS, &CONFIGURATION).await?;
     let failed = |error| subscribe_error("no inbox could be opened", error);
-    let config = cluster.settings.consumer(ANSWERS);
-    let config = config.map_err(|error| impossible(error.to_string()))?;
     let opened = cluster.ask(move |cluster| {
         let partitions = cluster.partitions(ANSWERS)?.unwrap_or(1).max(1);
         let partition = fastrand::i32(0..partitions);
-        let mut consumer: BaseConsumer<Asking> = config.create_with_context(Asking::default())?;
+        let mut consumer: BaseConsumer<Asking> =
+            cluster.consumer(ANSWERS)?.create_with_context(Asking::default())?;
         // From here on: what is sent once the address is known lies behind it.
-        let (_, end) = consumer.fetch_watermarks(ANSWERS, partition, ASK)?;
+        let (_, end) =
+            topology::until_settled(|| consumer.fetch_watermarks(ANSWERS, partition, ASK))?;
         let mut begin = TopicPartitionList::new();
         begin.add_partition_offset(ANSWERS, partition, Offset::Offset(end))?;
         let bell = Arc::new(Notify::new());
@@ -87,6 +87,7 @@ impl KafkaInbox {
     fn look(&self) -> Result<Option<Message>, KafkaError> {
         let Some(consumer) = &self.consumer else { return Ok(None) };
         loop {
+            let told = consumer.context().told.count();
             match consumer.poll(Duration::ZERO) {
                 Some(Ok(record)) if record.key() == Some(self.id.as_bytes()) => {
                     return Ok(Some(record::answer(ANSWERS, &record)));
@@ -96,6 +97,8 @@ impl KafkaInbox {
                 Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => return Err(error),
                 // Brokers that are away come back.
                 Some(Err(error)) => tracing::debug!(%error, "kafka: trouble with an inbox"),
+                // Something else than a record: there may be more behind it.
+                None if consumer.context().told.count() != told => {}
                 None => return Ok(None),
             }
         }

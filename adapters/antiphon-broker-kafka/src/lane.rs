@@ -71,7 +71,15 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    pub(crate) fn new(topic: Arc<str>, partition: i32, ordered: bool, progress: Progress) -> Self {
+    /// A partition that is ours from now on. `epoch` tells it from itself, when it comes back.
+    pub(crate) fn new(
+        topic: Arc<str>,
+        partition: i32,
+        ordered: bool,
+        epoch: u32,
+        progress: Progress,
+    ) -> Self {
+        let version = u64::from(epoch) << 32;
         let mut frontier = Frontier::new(progress.low);
         for done in progress.done {
             frontier.finish_all(done);
@@ -91,8 +99,8 @@ impl Lane {
             held: HashMap::new(),
             kept: 0,
             kept_bytes: 0,
-            version: 0,
-            written: 0,
+            version,
+            written: version,
             answers: Vec::new(),
         }
     }
@@ -276,6 +284,9 @@ impl Lane {
 
     /// A report is written down; without its text if the broker took only the offset.
     pub(crate) fn written(&mut self, report: &Report, with_text: bool) {
+        if report.version >> 32 != self.version >> 32 {
+            return;
+        }
         self.written = report.version;
         let until = if with_text { report.waits_until } else { None };
         for (offset, answer) in std::mem::take(&mut self.answers) {

@@ -74,6 +74,8 @@ pub(crate) struct Member {
     lost: Option<String>,
     /// How many deliveries were settled since the last report.
     settled: usize,
+    /// How many partitions were assigned.
+    epochs: u32,
     /// Whether the poller waits until there is room to read on.
     pub(crate) crowded: bool,
 }
@@ -89,6 +91,7 @@ impl Member {
             closing: false,
             lost: None,
             settled: 0,
+            epochs: 0,
             crowded: false,
         }
     }
@@ -97,8 +100,9 @@ impl Member {
 
     /// A partition is ours from now on.
     pub(crate) fn assign(&mut self, id: u32, topic: &Arc<str>, partition: i32, progress: Progress) {
-        let lane = Lane::new(Arc::clone(topic), partition, self.limits.ordered, progress);
-        self.lanes.insert(id, lane);
+        self.epochs += 1;
+        let (topic, ordered) = (Arc::clone(topic), self.limits.ordered);
+        self.lanes.insert(id, Lane::new(topic, partition, ordered, self.epochs, progress));
     }
 
     /// Others take over these lanes: nothing more of them is handed out, and the engine is told.
@@ -177,7 +181,7 @@ impl Member {
             let full = messages * part >= self.limits.kept_messages_max
                 || bytes * part >= self.limits.kept_bytes_max
                 || span * (part as u64) >= self.limits.span_max;
-            let pause = all || full || lane.leaving;
+            let pause = all || full;
             if pause != lane.paused {
                 lane.paused = pause;
                 let topic = Arc::clone(&lane.topic);
@@ -215,6 +219,11 @@ impl Member {
     }
 
     // What the source does.
+
+    /// Why nothing can be settled any more.
+    pub(crate) fn lost(&self) -> Option<String> {
+        self.lost.clone()
+    }
 
     pub(crate) fn close(&mut self) {
         self.closing = true;

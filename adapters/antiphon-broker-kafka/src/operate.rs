@@ -107,11 +107,8 @@ fn groups(cluster: &Cluster) -> Result<Vec<GroupState>, KafkaError> {
     let list = cluster.admin().inner().fetch_group_list(None, ASK)?;
     let mut states = Vec::new();
     for group in list.groups() {
-        let consumer: BaseConsumer<Asking> = cluster
-            .settings
-            .consumer(group.name())
-            .map_err(|_| KafkaError::Canceled)?
-            .create_with_context(Asking::default())?;
+        let consumer: BaseConsumer<Asking> =
+            cluster.consumer(group.name())?.create_with_context(Asking::default())?;
         let committed = offsets::committed(&consumer, &named(&topics))?;
         let mut state = state_of(group.name(), &committed, &ranges);
         if !state.topics.is_empty() {

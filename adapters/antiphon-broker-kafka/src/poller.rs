@@ -37,6 +37,8 @@ const REST: Duration = Duration::from_millis(500);
 const LAST_COMMIT: Duration = Duration::from_secs(5);
 /// How long an answer to a commit may take before it is given up.
 const COMMIT_ANSWER: Duration = Duration::from_secs(30);
+/// How often the library by itself looks whether a heartbeat is due.
+const OWN_HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long a failed commit waits for its next try.
 const COMMIT_RETRY: Duration = Duration::from_millis(100);
 
@@ -47,13 +49,17 @@ pub(crate) struct Shared {
     /// Rung when the source may find something.
     pub(crate) bell: Notify,
     pub(crate) clock: Clock,
+    /// Whether the group has taken the member in, or will not.
+    pub(crate) joined: watch::Sender<bool>,
     thread: OnceLock<Thread>,
 }
 
 impl Shared {
     pub(crate) fn new(member: Member) -> Self {
         let clock = Clock::system();
-        Self { member: Mutex::new(member), bell: Notify::new(), clock, thread: OnceLock::new() }
+        let (joined, _) = watch::channel(false);
+        let (member, bell) = (Mutex::new(member), Notify::new());
+        Self { member, bell, clock, joined, thread: OnceLock::new() }
     }
 
     /// Lets the thread have another look.
@@ -74,6 +80,7 @@ impl Shared {
 pub(crate) struct Times {
     pub(crate) commit_interval: Duration,
     pub(crate) revoke_wait: Duration,
+    pub(crate) heartbeat: Duration,
 }
 
 /// Partitions that others take over.
@@ -120,6 +127,7 @@ pub(crate) struct Poller {
     leaving: Option<Leaving>,
     crowded_since: Option<Instant>,
     paused: bool,
+    nudge_at: Instant,
 }
 
 impl Poller {
@@ -153,6 +161,7 @@ impl Poller {
             leaving: None,
             crowded_since: None,
             paused: false,
+            nudge_at: now,
         };
         let thread = std::thread::Builder::new().name("antiphon-kafka".to_owned());
         thread.spawn(move || {
@@ -192,6 +201,7 @@ impl Poller {
             if self.wanted.has_changed().is_err() || self.shared.member.lock().is_done() {
                 return Ok(());
             }
+            self.nudge();
             self.give_up_when_settled();
             self.commit_when_due();
             self.switch()?;
@@ -202,10 +212,20 @@ impl Poller {
         }
     }
 
+    /// The library's own thread looks whether a heartbeat is due once a second, and whenever it is
+    /// asked something. So it is asked something as often as we want heartbeats.
+    fn nudge(&mut self) {
+        let now = Instant::now();
+        if self.times.heartbeat < OWN_HEARTBEAT && now >= self.nudge_at {
+            let _ = self.consumer().subscription();
+            self.nudge_at = now + self.times.heartbeat;
+        }
+    }
+
     /// How long there is nothing to do unless somebody calls.
     fn rest(&self) -> Duration {
         let now = Instant::now();
-        let mut rest = REST.min(self.times.commit_interval);
+        let mut rest = REST.min(self.times.commit_interval).min(self.times.heartbeat);
         if self.crowded_since.is_some() && !self.paused {
             rest = rest.min(PAUSE_AFTER);
         }
@@ -263,7 +283,12 @@ impl Poller {
         }
         tracing::debug!(count = partitions.count(), "kafka: partitions assigned");
         let assigned = self.consumer().incremental_assign(&begins);
-        assigned.map_err(|error| format!("partitions could not be taken: {error}"))
+        assigned.map_err(|error| format!("partitions could not be taken: {error}"))?;
+        // The library remembers that we had paused a partition when we gave it up.
+        let resumed = self.consumer().resume(&begins);
+        resumed.map_err(|error| format!("partitions could not be resumed: {error}"))?;
+        self.shared.joined.send_replace(true);
+        Ok(())
     }
 
     /// Where a partition begins of which the group has nothing written down: it was added after the
@@ -443,6 +468,7 @@ impl Poller {
         let mut batch: Vec<(u32, i64, Message)> = Vec::new();
         let mut trouble = None;
         while batch.len() < READ_MAX {
+            let told = self.consumer().context().told();
             match self.consumer().poll(Duration::ZERO) {
                 Some(Ok(record)) => {
                     let place = self.topics.iter().position(|known| **known == *record.topic());
@@ -458,6 +484,8 @@ impl Poller {
                         break;
                     }
                 }
+                // Something else than a record: there may be more behind it.
+                None if self.consumer().context().told() != told => {}
                 None => break,
             }
         }
@@ -533,6 +561,7 @@ impl Drop for Ended {
     fn drop(&mut self) {
         self.0.member.lock().lose("the member has ended");
         self.0.bell.notify_one();
+        self.0.joined.send_replace(true);
     }
 }
 

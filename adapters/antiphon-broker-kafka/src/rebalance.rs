@@ -13,7 +13,7 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, TopicPartitionList};
 
-use crate::context::{self, Troubles};
+use crate::context::{self, Told, Troubles};
 
 /// What was told.
 #[derive(Debug)]
@@ -29,10 +29,16 @@ pub(crate) struct Rebalancing {
     events: Mutex<VecDeque<Event>>,
     /// Whether the member leaves: then all is answered at once.
     leaving: AtomicBool,
+    told: Told,
     troubles: Troubles,
 }
 
 impl Rebalancing {
+    /// How often anything was told.
+    pub(crate) fn told(&self) -> usize {
+        self.told.count()
+    }
+
     pub(crate) fn next(&self) -> Option<Event> {
         self.events.lock().pop_front()
     }
@@ -57,10 +63,12 @@ impl Rebalancing {
 
 impl ClientContext for Rebalancing {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.told.note();
         context::log(level, facility, line);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.told.note();
         self.troubles.note(&error, reason);
     }
 }
@@ -72,6 +80,7 @@ impl ConsumerContext for Rebalancing {
         what: RDKafkaRespErr,
         partitions: &mut TopicPartitionList,
     ) {
+        self.told.note();
         let assigned = what == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         if self.leaving.load(Ordering::Acquire) {
             let answered = if assigned {

@@ -344,6 +344,9 @@ impl Settings {
             .set("session.timeout.ms", self.session_timeout_ms.to_string())
             .set("heartbeat.interval.ms", self.heartbeat_ms.to_string())
             .set("max.poll.interval.ms", self.poll_interval_max_ms.to_string())
+            // A partition that is new to the member waits until the request that is out for the
+            // others comes back.
+            .set("fetch.wait.max.ms", "100")
             .set("fetch.queue.backoff.ms", "10")
             .set("fetch.error.backoff.ms", "100")
             .set("fetch.message.max.bytes", self.wire_bytes_max().to_string())

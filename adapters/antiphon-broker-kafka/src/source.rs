@@ -8,7 +8,7 @@ use antiphon_messaging::{Delivery, Fetched, Settle, Source, SubscribeError, Subs
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use tokio::sync::{oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::cluster::Cluster;
 use crate::error::{impossible, subscribe_error};
@@ -22,6 +22,9 @@ use crate::settle::Settler;
 /// The longest wait for a retry that a member takes. The group's offset stands still meanwhile, so
 /// it is bounded by what is tolerable to read again after a crash.
 pub(crate) const RETRY_DELAY_MAX: Duration = Duration::from_secs(300);
+
+/// How long joining waits for the other members.
+const JOIN_WAIT: Duration = Duration::from_secs(5);
 
 /// Leaves the group when it is dropped.
 struct Membership {
@@ -58,10 +61,8 @@ pub(crate) fn join(
     names::check_group(group).map_err(impossible)?;
     let context = || format!("group {group} cannot be joined");
     let consumer: BaseConsumer<Rebalancing> = cluster
-        .settings
         .consumer(group)
-        .map_err(|error| impossible(error.to_string()))?
-        .create_with_context(Rebalancing::default())
+        .and_then(|config| config.create_with_context(Rebalancing::default()))
         .map_err(|error| subscribe_error(context(), error))?;
     let declared = is_declared(cluster, &consumer, topics);
     if !declared.map_err(|error| subscribe_error(context(), error))? {
@@ -84,6 +85,7 @@ pub(crate) fn join(
     let times = Times {
         commit_interval: Duration::from_millis(settings.commit_interval_ms.into()),
         revoke_wait: Duration::from_millis(settings.revoke_wait_ms.into()),
+        heartbeat: Duration::from_millis(settings.heartbeat_ms.into()),
     };
     let ((left, leaving), (wanted, wanting)) = (watch::channel(()), watch::channel(()));
     let topics = topics.iter().map(|topic| topic.as_str().into()).collect();
@@ -113,6 +115,22 @@ fn is_declared(
 }
 
 impl KafkaSource {
+    /// Waits until the group has taken the member in. Others may take long to finish with what they
+    /// hold: then it becomes a member later.
+    pub(crate) async fn joined(self, group: &str) -> Result<Self, SubscribeError> {
+        let mut joined = self.membership.shared.joined.subscribe();
+        let _ = timeout(JOIN_WAIT, joined.wait_for(|joined| *joined)).await;
+        let lost = self.membership.shared.member.lock().lost();
+        match lost {
+            Some(why) => Err(SubscribeError {
+                context: format!("group {group} cannot be joined: {why}"),
+                transient: true,
+                source: None,
+            }),
+            None => Ok(self),
+        }
+    }
+
     fn look(&self, credits: usize) -> Result<Fetched, Option<Instant>> {
         let shared = &self.membership.shared;
         let mut member = shared.member.lock();

@@ -156,19 +156,45 @@ fn wait_until_ready(cluster: &Cluster, topic: &str, partitions: i32) -> Result<(
 
 /// Makes sure that a group has a place to begin at. Blocks.
 fn declare_group(cluster: &Cluster, group: &Group) -> Result<(), SubscribeError> {
-    let failed = |error| subscribe_error(format!("group {} was not declared", group.name), error);
-    let consumer: BaseConsumer<Asking> = cluster
-        .settings
-        .consumer(&group.name)
-        .map_err(|error| impossible(error.to_string()))?
-        .create_with_context(Asking::default())
-        .map_err(failed)?;
+    until_settled(|| place_group(cluster, group))
+        .map_err(|error| subscribe_error(format!("group {} was not declared", group.name), error))
+}
+
+/// Asks again while the brokers have not all heard of a new topic. Blocks.
+pub(crate) fn until_settled<T>(
+    mut ask: impl FnMut() -> Result<T, KafkaError>,
+) -> Result<T, KafkaError> {
+    let give_up = Instant::now() + ASK;
+    loop {
+        match ask() {
+            Err(error) if is_unsettled(&error) && Instant::now() < give_up => {
+                std::thread::sleep(READY_POLL);
+            }
+            other => return other,
+        }
+    }
+}
+
+fn is_unsettled(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::NotLeaderForPartition
+                | Code::LeaderNotAvailable
+                | Code::UnknownTopicOrPartition
+                | Code::UnknownPartition
+        )
+    )
+}
+
+fn place_group(cluster: &Cluster, group: &Group) -> Result<(), KafkaError> {
+    let consumer: BaseConsumer<Asking> =
+        cluster.consumer(&group.name)?.create_with_context(Asking::default())?;
     let mut topics = Vec::with_capacity(group.topics.len());
     for topic in &group.topics {
-        let partitions = cluster.partitions(topic).map_err(failed)?.unwrap_or(0);
-        topics.push((topic.as_str(), partitions));
+        topics.push((topic.as_str(), cluster.partitions(topic)?.unwrap_or(0)));
     }
-    let committed = offsets::committed(&consumer, &topics).map_err(failed)?;
+    let committed = offsets::committed(&consumer, &topics)?;
     // A topic of which the group has something is one that it reads: partitions that were added
     // since belong to its members, who begin them at their first record.
     let knows =
@@ -177,11 +203,11 @@ fn declare_group(cluster: &Cluster, group: &Group) -> Result<(), SubscribeError>
     if new.is_empty() {
         return Ok(());
     }
-    let begins = beginning(&consumer, &new, group.start).map_err(failed)?;
+    let begins = beginning(&consumer, &new, group.start)?;
     match offsets::begin(&consumer, &begins) {
         // The group has members: somebody else has declared it in between.
         Err(error) if is_alive(&error) => Ok(()),
-        other => other.map_err(failed),
+        other => other,
     }
 }
 

@@ -23,6 +23,14 @@ impl BrokerHarness for Kafka {
         AnyBroker::new(self.broker.clone())
     }
 
+    fn members_own_lanes(&self) -> bool {
+        true
+    }
+
+    fn lanes_leave_together(&self) -> bool {
+        true
+    }
+
     fn parking(&self) -> Option<AnyBroker> {
         Some(AnyBroker::new(self.parking.clone()))
     }
