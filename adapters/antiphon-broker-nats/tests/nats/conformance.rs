@@ -1,12 +1,10 @@
 //! The broker suite against a real server.
 
-mod common;
-
+use crate::common::{clean_up, open, settings};
 use antiphon_broker_memory::MemoryBroker;
 use antiphon_broker_nats::NatsBroker;
 use antiphon_messaging::AnyBroker;
 use antiphon_testing::conformance::broker::BrokerHarness;
-use common::{clean_up, open};
 
 struct Nats {
     broker: NatsBroker,
@@ -15,7 +13,7 @@ struct Nats {
 
 impl BrokerHarness for Nats {
     async fn start() -> Self {
-        Self { broker: open().await, parking: MemoryBroker::default() }
+        Self { broker: open(settings()).await, parking: MemoryBroker::default() }
     }
 
     fn broker(&self) -> AnyBroker {
