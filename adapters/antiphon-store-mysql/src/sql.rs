@@ -70,7 +70,10 @@ impl Sql {
     }
 
     /// Adds the numbers, separated by commas.
-    pub(crate) fn numbers<T: Into<i64>>(&mut self, items: impl IntoIterator<Item = T>) -> &mut Self {
+    pub(crate) fn numbers<T: Into<i64>>(
+        &mut self,
+        items: impl IntoIterator<Item = T>,
+    ) -> &mut Self {
         self.list(",", items, |sql, number| {
             sql.number(number);
         })

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::ops::{Deref, DerefMut};
 
 use antiphon_outbox::{CommitError, StoreError};
-use sqlx::MySqlConnection;
+use sqlx::{MySqlConnection, Row};
 
-use crate::error::{Stage, Trouble, commit_error, store_error, trouble};
+use crate::error::{Stage, Trouble, commit_error, store_error, trouble, trouble_of_number};
 use crate::session::{BEGIN, MARK, Session, within};
 use crate::sql::{Answer, Sql, run, run_counting};
 
@@ -94,6 +94,16 @@ impl Connection {
     pub(crate) async fn try_run(&mut self, sql: Sql) -> Result<Vec<Answer>, sqlx::Error> {
         let limit = self.session.statement_timeout();
         within(limit, run(self.session.sql()?, sql)).await
+    }
+
+    /// Whether the last statement failed because of a deadlock or a lock that was not given up: the
+    /// server remembers its errors until the next statement.
+    pub(crate) async fn met_other_work(&mut self) -> bool {
+        let answers = self.try_run(Sql::new("SHOW ERRORS")).await.unwrap_or_default();
+        let rows = answers.iter().flat_map(|answer| &answer.rows);
+        rows.filter_map(|row| row.try_get::<u32, _>(1).ok())
+            .filter_map(|number| u16::try_from(number).ok())
+            .any(|number| trouble_of_number(number) == Trouble::Conflict)
     }
 
     /// Runs what was put off, because it gets too long.
