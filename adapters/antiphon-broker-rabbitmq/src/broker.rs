@@ -111,8 +111,8 @@ impl Inner {
         let topic = topics.into_iter().next().unwrap_or_default();
         let held = Arc::new(Held::new(group.clone(), ordered, topic));
         let handover = self.settings.handover_timeout.0;
-        let joined =
-            Member::join(Arc::clone(&held), live, self.layout.clone(), queues, handover).await;
+        let (sending, layout) = (Arc::clone(&self.sending), self.layout.clone());
+        let joined = Member::join(Arc::clone(&held), live, sending, layout, queues, handover).await;
         let (member, done) =
             joined.map_err(|error| refused(&format!("group {group}"), &Fault::of(&error)))?;
         tokio::spawn(member.run(Arc::clone(line)));
@@ -143,8 +143,7 @@ impl Broker for RabbitmqBroker {
             inner.sending.live(inner.patience()).await.map_err(|why| away("declare", &why))?;
         topology::declare(&live, &inner.layout, &inner.declared, topology).await?;
         let is_new = inner.declared.remember(topology);
-        // What expires by itself is not kept in a list for ever.
-        if is_new && inner.layout.expiry_ms.is_none() {
+        if is_new {
             let added = registry::add(&live, &inner.layout, topology).await;
             added.map_err(|fault| refused("the list of groups", &fault))?;
         }

@@ -43,22 +43,14 @@ impl Operator {
         let topics = entry.topics.iter().cloned().collect();
         let mut state = GroupState { name: name.to_owned(), topics, ..GroupState::default() };
         let mut maker = Maker::new(live, &self.layout);
-        let (mut ready, mut consumers) = (Some(0), 0);
+        let mut ready = Some(0);
         for queue in queues(name, entry) {
-            match maker.depth(&queue).await? {
-                Some(depth) => {
-                    ready = ready.map(|ready: u64| ready + u64::from(depth.ready));
-                    consumers += depth.consumers;
-                }
-                None => ready = None,
-            }
+            let depth = maker.depth(&queue).await?;
+            ready = ready.zip(depth).map(|(ready, depth)| ready + u64::from(depth.ready));
         }
-        state.lag = ready;
-        state.members = Some(if entry.lanes == 0 {
-            consumers
-        } else {
-            presence::count(live, &mut maker, name).await?
-        });
+        let (members, held) = presence::count(live, &self.layout, name).await?;
+        state.members = Some(members);
+        state.lag = ready.map(|ready| ready + held);
         state.waiting = Some(0);
         Ok(state)
     }
@@ -131,12 +123,10 @@ impl Operate for Operator {
         Box::pin(async move {
             let action = "listing the groups";
             let (live, list) = self.list(action).await?;
-            let mut states = Vec::with_capacity(list.groups.len());
-            for (name, entry) in &list.groups {
-                let state = self.group(&live, name, entry).await;
-                states.push(state.map_err(|fault| failed(action, &fault))?);
-            }
-            Ok(states)
+            // Each waits a moment for the answers of its members.
+            let asked = list.groups.iter().map(|(name, entry)| self.group(&live, name, entry));
+            let states = futures_util::future::try_join_all(asked).await;
+            states.map_err(|fault| failed(action, &fault))
         })
     }
 

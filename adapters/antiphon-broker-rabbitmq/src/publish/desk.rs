@@ -19,6 +19,7 @@ use super::verdict::{Word, judge, may_be_cause};
 use super::{Answer, Batch, Letter, Rules, To};
 use crate::connection::{Line, Live};
 use crate::error::{Fault, not_taken};
+use crate::settings::Unread;
 use crate::topology::{Declared, Layout, Maker};
 
 /// How often it is looked whether the server still moves.
@@ -240,13 +241,15 @@ impl Desk {
         self.next_flight += 1;
         let letter = Arc::new(letter);
         let (channel, sending) = (Arc::clone(&session.channel), Arc::clone(&letter));
+        let refuse_unread = self.rules.unread == Unread::Refuse;
         let mut flight: Flight = Box::pin(async move {
             let (exchange, route) = match sending.to {
                 To::Topic => (sending.name.clone(), sending.route.into()),
                 To::Inbox => ("".into(), sending.name.clone()),
             };
-            // Always mandatory: without it a message that no queue wants is confirmed and gone.
-            let options = BasicPublishOptions { mandatory: true, immediate: false };
+            // Without it a message that no queue wants is confirmed and gone.
+            let mandatory = sending.to == To::Topic && refuse_unread;
+            let options = BasicPublishOptions { mandatory, immediate: false };
             let publishing =
                 channel.basic_publish(exchange, route, options, &sending.body, properties);
             let outcome = match publishing.await {
@@ -309,7 +312,7 @@ impl Desk {
             Word::Taken if self.came_back(&letter.id) => Word::Returned,
             word => word,
         };
-        let answer = judge(&letter, &word, is_cause, self.rules.unread);
+        let answer = judge(&letter, &word, is_cause);
         self.answer_letter(place, &letter, answer);
     }
 

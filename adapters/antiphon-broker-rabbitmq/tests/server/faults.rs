@@ -152,10 +152,13 @@ async fn a_server_without_memory_makes_publishers_wait_and_nobody_else() {
     let mut settings = Settings::at(server.url());
     settings.publish_timeout = Duration::from_secs(3).into();
     let broker = open(settings).await;
-    broker.declare(&topology("t", &["g"], false)).await.unwrap();
-    for n in 0..5 {
+    broker.declare(&topology("t", &["g"], true)).await.unwrap();
+    broker.declare(&topology("t", &["h"], true)).await.unwrap();
+    let mut early = join(&broker, "t", "g", true).await;
+    for n in 0..10 {
         let _receipt = publish(&broker, message("t", "k", &n.to_string())).await.unwrap();
     }
+    assert_eq!(handle(&mut early, 5).await.len(), 5);
     ctl(&server, &["set_vm_memory_high_watermark", "0.0001"]).await;
     let begun = Instant::now();
     let mut kinds = Vec::new();
@@ -166,9 +169,11 @@ async fn a_server_without_memory_makes_publishers_wait_and_nobody_else() {
             kinds.push(error.kind);
         }
     }
-    // Whoever consumes helps the server, and is not blocked with the others.
-    let mut source = join(&broker, "t", "g", false).await;
-    assert_eq!(handle(&mut source, 5).await.len(), 5);
+    // Whoever consumes helps the server, and is not blocked with the others: neither who was there
+    // before, nor who comes now and can say hello to nobody.
+    assert_eq!(handle(&mut early, 5).await.len(), 5);
+    let mut late = join(&broker, "t", "h", true).await;
+    assert_eq!(handle(&mut late, 10).await.len(), 10);
     ctl(&server, &["set_vm_memory_high_watermark", "0.6"]).await;
     let failures = persist(&broker, message("t", "k", "after")).await;
     assert!(failures < 200, "it recovers");

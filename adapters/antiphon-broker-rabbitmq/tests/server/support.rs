@@ -10,29 +10,26 @@ use antiphon_messaging::{
     Broker, Delivery, Fetched, Group, Message, PublishError, Receipt, Settled, Settlement, Source,
     Start, Subscription, Topology,
 };
-use antiphon_testing::services::{Private, Service};
+use antiphon_testing::services::Private;
 use lapin::{Channel, Connection, ConnectionProperties};
 use tokio::time::timeout;
+
+use crate::vhost::Vhost;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) const QUIET: Duration = Duration::from_millis(300);
 
-/// Settings for the shared server, which forgets what the test has declared by itself.
-pub(crate) fn settings() -> Settings {
-    let mut settings = Settings::at(Service::Rabbitmq.url());
-    settings.group_expiry = Some(Duration::from_secs(fastrand::u64(30..180)).into());
-    settings
+/// A place of its own at the shared server, and settings for it.
+pub(crate) async fn place() -> (Vhost, Settings) {
+    let vhost = Vhost::create().await;
+    let settings = Settings::at(vhost.url());
+    (vhost, settings)
 }
 
 pub(crate) async fn open(settings: Settings) -> RabbitmqBroker {
     RabbitmqBroker::open(settings)
         .await
         .unwrap_or_else(|error| panic!("{error}; start it with `cargo xtask services up rabbitmq`"))
-}
-
-/// A name that no other test has.
-pub(crate) fn name(what: &str) -> String {
-    format!("test.{what}.{}", MessageId::new(Clock::system().now()))
 }
 
 pub(crate) fn topology(topic: &str, groups: &[&str], ordered: bool) -> Topology {
