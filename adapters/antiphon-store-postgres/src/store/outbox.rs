@@ -25,6 +25,8 @@ use crate::error::store_error;
 
 pub(crate) use rows::Rows;
 
+/// Of rows that were delayed, those come that are due for the longest time; where there are more of
+/// them than are asked for, the relay finds the others when it begins again.
 const READ: &str = "
 SELECT p.lane, o.seq, o.id, o.topic, o.kind, o.head, o.body
   FROM unnest($1::integer[], $2::bigint[]) AS p (lane, after)
@@ -35,7 +37,7 @@ SELECT p.lane, o.seq, o.id, o.topic, o.kind, o.head, o.body
   FROM unnest($1::integer[], $2::bigint[]) AS p (lane, after)
  CROSS JOIN LATERAL (SELECT * FROM antiphon_outbox_delayed
                       WHERE lane = p.lane AND due <= $4 AND seq > p.after
-                      ORDER BY seq LIMIT $3) AS o";
+                      ORDER BY due LIMIT $3) AS o";
 
 /// Removes rows of the lanes whose lease is still held, counts them, and answers with those lanes.
 ///
@@ -48,7 +50,7 @@ WITH held AS MATERIALIZED (
       JOIN antiphon_lease AS l USING (scope, lane, token)
 ), gone AS MATERIALIZED (
     SELECT r.lane, r.seq FROM unnest($4::integer[], $5::bigint[]) AS r (lane, seq)
-     WHERE r.lane IN (SELECT lane FROM held)
+     WHERE r.lane = ANY ((SELECT array_agg(lane) FROM held)::integer[])
 ), plain AS (
     DELETE FROM antiphon_outbox AS o USING gone
      WHERE o.lane = gone.lane AND o.seq = gone.seq RETURNING o.topic, o.kind
