@@ -160,7 +160,7 @@ mod tests {
         assert_eq!(location.user(), "shop");
         assert_eq!(location.place(), "mariadb://shop@db.example:3307/orders");
         assert_eq!(location.options().get_port(), 3307);
-        assert!(!format!("{}", location.place()).contains("p%40ss"));
+        assert!(!location.place().contains("p%40ss"));
     }
 
     #[test]
