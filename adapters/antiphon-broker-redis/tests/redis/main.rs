@@ -1,0 +1,4 @@
+//! The broker on a real server: the suite, opening, a failing network, foreign messages.
+
+mod common;
+mod conformance;
