@@ -263,7 +263,7 @@ impl Migrator<'_> {
                 index + 1,
                 checksum_of(migration, index + 1)
             );
-            text.sql(self.note_of(service, migration, &done).as_str()).sql("; COMMIT");
+            text.append(&self.note_of(service, migration, &done)).sql("; COMMIT");
             match run(self.connection, text).await {
                 Ok(_) => {}
                 Err(error) if was_begun && trouble(&error) == Trouble::AlreadyDone => {
@@ -272,7 +272,7 @@ impl Migrator<'_> {
                 Err(error) => {
                     // Whether it was begun is known: it has failed, and changed nothing.
                     let mut sql = Sql::new("ROLLBACK;");
-                    sql.sql(self.note_of(service, migration, "begun = 0").as_str());
+                    sql.append(&self.note_of(service, migration, "begun = 0"));
                     if let Err(error) = self.note(sql).await {
                         tracing::warn!(%error, "the failure of a migration was not noted");
                     }

@@ -37,14 +37,14 @@ pub(crate) struct Deferred {
 impl Deferred {
     /// Adds a statement.
     pub(crate) fn statement(&mut self, sql: &Sql) {
-        self.sql.sql(sql.as_str()).sql(";");
+        self.sql.append(sql).sql(";");
         self.count += 1;
     }
 
     /// Adds a statement that runs after all others, when the rows of `slots` are locked.
     pub(crate) fn last(&mut self, sql: &Sql, slots: impl IntoIterator<Item = u64>) {
         self.slots.extend(slots);
-        self.last.sql(sql.as_str()).sql(";");
+        self.last.append(sql).sql(";");
         self.last_count += 1;
     }
 
@@ -62,7 +62,7 @@ impl Deferred {
             sql.sql(") ORDER BY slot FOR UPDATE;");
             count += 1;
         }
-        sql.sql(last.as_str());
+        sql.append(&last);
         (sql, count + last_count)
     }
 }
@@ -118,7 +118,7 @@ impl Connection {
     pub(crate) async fn commit(mut self) -> Result<(), CommitError> {
         let (deferred, count) = self.deferred.take();
         let mut sql = Sql::new("RELEASE SAVEPOINT ");
-        sql.sql(MARK).sql(";").sql(deferred.as_str()).sql("COMMIT;").sql(BEGIN);
+        sql.sql(MARK).sql(";").append(&deferred).sql("COMMIT;").sql(BEGIN);
         let before = count + 1;
         let limit = self.session.statement_timeout();
         let mut done = 0;

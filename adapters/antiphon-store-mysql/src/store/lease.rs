@@ -32,7 +32,7 @@ impl LeaseStore for MysqlStore {
         let mut connection = self.begin().await?;
         let mut sql =
             Sql::new("SELECT number FROM antiphon_value WHERE name = 'token' FOR UPDATE; ");
-        sql.sql(lanes_statement(scope, lanes, " FOR UPDATE").as_str());
+        sql.append(&lanes_statement(scope, lanes, " FOR UPDATE"));
         let answers = connection.run("reading leases", sql).await?;
         let last: i64 = answers
             .first()
