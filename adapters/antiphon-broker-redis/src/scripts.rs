@@ -7,8 +7,11 @@ use redis::Script;
 const NOW: &str = "local t = redis.call('TIME')\n\
                    local now = t[1] * 1000 + math.floor(t[2] / 1000)\n";
 
+/// Also when the memory is full: these are what frees it, by letting consumers go on.
+const ALLOWED: &str = "#!lua flags=allow-oom\n";
+
 fn script(text: &str) -> Script {
-    Script::new(&format!("{NOW}{text}"))
+    Script::new(&format!("{ALLOWED}{NOW}{text}"))
 }
 
 /// A sign of life of a member of a group that reads in any order. What belongs to consumers that are
