@@ -88,7 +88,9 @@ async fn transactions(store: &MysqlStore) {
         took[took.len() / 2]
     });
     let more = with.as_secs_f64() / without.as_secs_f64() * 100.0 - 100.0;
-    println!("transaction of 3 statements: p50 {without:?}, with a message {with:?} ({more:+.1} %)");
+    println!(
+        "transaction of 3 statements: p50 {without:?}, with a message {with:?} ({more:+.1} %)"
+    );
 }
 
 /// Many transactions at a time, which share the waits for the disk.
