@@ -35,6 +35,7 @@ const LANE_PREFETCH_MIN: usize = 16;
 const PRESENCE_WITHIN: Duration = Duration::from_secs(2);
 /// How long joining the others may take, before it is tried again.
 const JOIN_WITHIN: Duration = Duration::from_secs(30);
+const JOIN_AGAIN: Duration = Duration::from_secs(2);
 /// Nobody takes over before everything is settled; the drain has a deadline of its own.
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3_600);
 /// What the protocol has room for.
@@ -56,6 +57,8 @@ pub(crate) struct Member {
     sending: Arc<Line>,
     presence: Option<Presence>,
     joining: Option<Joining>,
+    /// Not before this moment.
+    join_from: Instant,
     /// From here on a member that hears of nobody takes all lanes.
     alone_from: Option<Instant>,
     given_up: FuturesUnordered<GivenUp>,
@@ -86,6 +89,7 @@ impl Member {
             sending,
             presence: None,
             joining: None,
+            join_from: Instant::now(),
             alone_from: Some(Instant::now() + PRESENCE_WITHIN),
             given_up: FuturesUnordered::new(),
             next_serial: 0,
@@ -118,7 +122,11 @@ impl Member {
             tokio::select! {
                 () = self.held.changed.notified() => {}
                 why = &mut ended => self.held.lock().end(End::Lost(why.to_string())),
-                () = hear(&mut self.presence, &mut self.joining) => {}
+                heard = hear(&mut self.presence, &mut self.joining) => if let Err(why) = heard {
+                    let group = &self.held.group;
+                    tracing::warn!(group, why, "the other members are not heard of for now");
+                    self.join_from = Instant::now() + JOIN_AGAIN;
+                },
                 Some(lanes) = self.given_up.next(), if !self.given_up.is_empty() => {
                     self.close_lanes(&lanes).await;
                 }
@@ -138,7 +146,8 @@ impl Member {
     /// stay as they are meanwhile.
     fn keep_presence(&mut self) {
         let is_leaving = self.held.lock().closing;
-        if is_leaving || self.presence.is_some() || self.joining.is_some() {
+        let is_under_way = self.presence.is_some() || self.joining.is_some();
+        if is_leaving || is_under_way || Instant::now() < self.join_from {
             return;
         }
         let (sending, held) = (Arc::clone(&self.sending), Arc::clone(&self.held));
@@ -388,23 +397,21 @@ impl Member {
 ///
 /// # Cancel safety
 /// Safe: all waiting is done before anything is changed.
-async fn hear(presence: &mut Option<Presence>, joining: &mut Option<Joining>) {
+async fn hear(
+    presence: &mut Option<Presence>,
+    joining: &mut Option<Joining>,
+) -> Result<(), String> {
     if let Some(known) = presence {
-        if let Err(why) = known.changed().await {
-            tracing::debug!(why, "the other members are not heard of for now");
+        let heard = known.changed().await;
+        if heard.is_err() {
             *presence = None;
         }
+        heard
     } else if let Some(joins) = joining {
         let joined = joins.await;
         *joining = None;
-        match joined {
-            Ok(joined) => *presence = Some(joined),
-            Err(why) => {
-                tracing::debug!(why, "the other members are not heard of yet");
-                // The next try begins with the next turn.
-                tokio::time::sleep(IDLE).await;
-            }
-        }
+        *presence = Some(joined?);
+        Ok(())
     } else {
         std::future::pending().await
     }

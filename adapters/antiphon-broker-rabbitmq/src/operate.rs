@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use antiphon_core::{BoxFuture, Finding};
 use antiphon_messaging::{GroupState, Operate, OperateError, TopicState};
 use lapin::uri::AMQPScheme;
+use tokio::time::timeout;
 
 use crate::connection::{Access, Line, Live};
 use crate::error::{Fault, OpenError};
@@ -15,6 +17,9 @@ use crate::probe::{Server, probe};
 use crate::registry::{self, Entry, List};
 use crate::settings::Settings;
 use crate::topology::{Layout, Maker};
+
+/// How long the members of a group may take to answer.
+const ASK_WITHIN: Duration = Duration::from_secs(2);
 
 pub(crate) struct Operator {
     access: Access,
@@ -48,9 +53,13 @@ impl Operator {
             let depth = maker.depth(&queue).await?;
             ready = ready.zip(depth).map(|(ready, depth)| ready + u64::from(depth.ready));
         }
-        let (members, held) = presence::count(live, &self.layout, name).await?;
-        state.members = Some(members);
-        state.lag = ready.map(|ready| ready + held);
+        // A server that takes no messages carries no questions.
+        let asking = presence::count(live, &self.layout, name);
+        if let (false, Ok(asked)) = (live.is_blocked(), timeout(ASK_WITHIN, asking).await) {
+            let (members, held) = asked?;
+            state.members = Some(members);
+            state.lag = ready.map(|ready| ready + held);
+        }
         state.waiting = Some(0);
         Ok(state)
     }

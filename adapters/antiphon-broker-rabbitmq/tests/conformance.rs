@@ -23,7 +23,7 @@ impl BrokerHarness for Rabbitmq {
         let vhost = Vhost::create().await;
         let opened = RabbitmqBroker::open(Settings::at(vhost.url())).await;
         let broker = opened.unwrap_or_else(|error| {
-            panic!("{error}; start it with `cargo xtask services up rabbitmq`")
+            unreachable!("{error}; start it with `cargo xtask services up rabbitmq`")
         });
         Self { broker, parking: MemoryBroker::default(), _vhost: vhost }
     }

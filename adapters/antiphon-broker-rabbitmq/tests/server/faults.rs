@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 async fn private() -> Private {
-    Private::start(Service::Rabbitmq).await.unwrap_or_else(|why| panic!("{why}"))
+    Private::start(Service::Rabbitmq).await.unwrap_or_else(|why| unreachable!("{why}"))
 }
 
 /// Sends until it is taken, as the relay does: the same message with the same id.
@@ -89,7 +89,7 @@ async fn ten_thousand_messages_survive_three_restarts_in_the_order_of_their_keys
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_confirmation_leaves_the_outcome_open_and_the_message_is_there() {
     let (server, proxy) =
-        Private::behind_proxy(Service::Rabbitmq).await.unwrap_or_else(|why| panic!("{why}"));
+        Private::behind_proxy(Service::Rabbitmq).await.unwrap_or_else(|why| unreachable!("{why}"));
     let mut settings = Settings::at(proxy.url());
     settings.publish_timeout = Duration::from_secs(2).into();
     let broker = open(settings).await;
@@ -172,6 +172,7 @@ async fn a_server_without_memory_makes_publishers_wait_and_nobody_else() {
     // Whoever consumes helps the server, and is not blocked with the others: neither who was there
     // before, nor who comes now and can say hello to nobody.
     assert_eq!(handle(&mut early, 5).await.len(), 5);
+    timeout(PATIENCE, broker.declare(&topology("t", &["h"], true))).await.unwrap().unwrap();
     let mut late = join(&broker, "t", "h", true).await;
     assert_eq!(handle(&mut late, 10).await.len(), 10);
     ctl(&server, &["set_vm_memory_high_watermark", "0.6"]).await;

@@ -85,15 +85,22 @@ async fn a_topic_that_is_deleted_behind_our_back_is_an_error_and_comes_back() {
 }
 
 #[tokio::test]
-async fn a_group_whose_queue_is_deleted_is_missed() {
+async fn a_group_whose_queue_is_deleted_is_missed_and_made_again() {
     let (vhost, settings) = place().await;
     let broker = open(settings).await;
     let (topic, group) = ("missed".to_owned(), "missed.group".to_owned());
     broker.declare(&topology(&topic, &[&group], false)).await.unwrap();
     let (_connection, channel) = bare(&vhost.url()).await;
     channel.queue_delete(group.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
-    let error = publish(&broker, message(&topic, "k", "x")).await.unwrap_err();
+    let error = publish(&broker, message(&topic, "k", "lost")).await.unwrap_err();
     assert_eq!((error.kind, error.sent), (PublishErrorKind::Unroutable, Sent::No));
+    timeout(PATIENCE, async {
+        while publish(&broker, message(&topic, "k", "after")).await.is_err() {}
+    })
+    .await
+    .expect("the group comes back");
+    let mut source = join(&broker, &topic, &group, false).await;
+    assert_eq!(handle(&mut source, 1).await, ["after"]);
 }
 
 #[tokio::test]

@@ -27,9 +27,9 @@ pub(crate) async fn place() -> (Vhost, Settings) {
 }
 
 pub(crate) async fn open(settings: Settings) -> RabbitmqBroker {
-    RabbitmqBroker::open(settings)
-        .await
-        .unwrap_or_else(|error| panic!("{error}; start it with `cargo xtask services up rabbitmq`"))
+    RabbitmqBroker::open(settings).await.unwrap_or_else(|error| {
+        unreachable!("{error}; start it with `cargo xtask services up rabbitmq`")
+    })
 }
 
 pub(crate) fn topology(topic: &str, groups: &[&str], ordered: bool) -> Topology {
@@ -83,7 +83,7 @@ pub(crate) async fn fetch(source: &mut Box<dyn Source>, credits: usize) -> Vec<D
         match timeout(PATIENCE, source.fetch(credits)).await.expect("deliveries in time") {
             Fetched::Deliveries(deliveries) => return deliveries,
             Fetched::Revoked { done, .. } => drop(done),
-            Fetched::Lost(reason) => panic!("lost: {reason}"),
+            Fetched::Lost(reason) => unreachable!("lost: {reason}"),
         }
     }
 }
@@ -121,8 +121,9 @@ pub(crate) async fn lost(source: &mut Box<dyn Source>) -> String {
 
 /// A connection of the bare client, for doing what the broker never does.
 pub(crate) async fn bare(url: &str) -> (Connection, Channel) {
-    let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();
-    let channel = connection.create_channel().await.unwrap();
+    let connection = Connection::connect(url, ConnectionProperties::default()).await;
+    let connection = connection.expect("the bare client connects");
+    let channel = connection.create_channel().await.expect("a channel");
     (connection, channel)
 }
 
@@ -139,7 +140,8 @@ pub(crate) async fn ctl(server: &Private, arguments: &[&str]) -> String {
         .env("ERL_EPMD_ADDRESS", "127.0.0.1")
         .env("ERL_EPMD_PORT", at.ports.inner[2].to_string())
         .env("LC_ALL", "C.UTF-8");
-    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let output = tokio::task::spawn_blocking(move || command.output()).await;
+    let output = output.expect("no panic").expect("rabbitmqctl runs");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let cried = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {said} {cried}");

@@ -26,7 +26,7 @@ impl Vhost {
         });
         let made = making.await.expect("no panic");
         made.unwrap_or_else(|why| {
-            panic!("{why}; start it with `cargo xtask services up rabbitmq`")
+            unreachable!("{why}; start it with `cargo xtask services up rabbitmq`")
         });
         Self { name }
     }
