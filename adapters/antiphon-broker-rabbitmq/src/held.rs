@@ -71,6 +71,8 @@ pub(crate) struct State {
     pub(crate) wanted: usize,
     /// Whether somebody waits for deliveries; else since when nobody does.
     pub(crate) idle_since: Option<Instant>,
+    /// Whether somebody waits for deliveries and finds none.
+    pub(crate) starving: bool,
     /// Lanes that the reader is to be told of.
     pub(crate) revoked: VecDeque<(Vec<u32>, oneshot::Sender<()>)>,
     pub(crate) closing: bool,
@@ -195,6 +197,7 @@ impl Held {
             queues: Vec::new(),
             wanted: 0,
             idle_since: Some(Instant::now()),
+            starving: false,
             revoked: VecDeque::new(),
             closing: false,
             end: None,
@@ -252,6 +255,7 @@ impl Held {
                 }
             }
         }
+        state.starving = credits > 0;
         match &mut state.waker {
             Some(waker) => waker.clone_from(context.waker()),
             none => *none = Some(context.waker().clone()),

@@ -363,12 +363,13 @@ impl Member {
                 // Of a lane that never delivered anything, another member may still be the active
                 // consumer.
                 let active = !self.held.ordered || taken.delivered > 0;
-                active && !taken.consumers.is_empty() && taken.open.len() < taken.capacity
+                let open = !taken.consumers.is_empty() && taken.revoked_until.is_none();
+                active && open && taken.open.len() < taken.capacity
             };
             let queues: Vec<String> =
                 state.queues.iter().filter(room).map(|taken| taken.queue.clone()).collect();
             let delivered: u64 = state.queues.iter().map(|taken| taken.delivered).sum();
-            (queues, delivered, state.idle_since.is_none())
+            (queues, delivered, state.starving)
         };
         let mut ready = 0;
         let mut maker = Maker::new(&self.live, &self.layout);

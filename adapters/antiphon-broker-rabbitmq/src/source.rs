@@ -61,6 +61,8 @@ impl<'a> Fetching<'a> {
 
 impl Drop for Fetching<'_> {
     fn drop(&mut self) {
-        self.0.lock().idle_since = Some(Instant::now());
+        let mut state = self.0.lock();
+        state.idle_since = Some(Instant::now());
+        state.starving = false;
     }
 }

@@ -68,6 +68,31 @@ async fn a_deleted_queue_ends_the_member_and_is_made_again() {
 }
 
 #[tokio::test]
+async fn a_group_that_nobody_reads_is_forgotten_after_its_expiry() {
+    let (_vhost, mut settings) = place().await;
+    settings.group_expiry = Some(Duration::from_secs(10).into());
+    let broker = open(settings).await;
+    let (topic, group) = ("expiring".to_owned(), "expiring.group".to_owned());
+    broker.declare(&topology(&topic, &[&group], true)).await.unwrap();
+    let _receipt = publish(&broker, message(&topic, "k", "read")).await.unwrap();
+    let mut source = join(&broker, &topic, &group, true).await;
+    assert_eq!(handle(&mut source, 1).await, ["read"]);
+    drop(source);
+    let forgotten = async {
+        let wanted = antiphon_messaging::Subscription {
+            group: group.clone(),
+            topics: vec![topic.clone()],
+            ordered: true,
+        };
+        // Looking at a queue keeps it, so not often.
+        while broker.subscribe(wanted.clone()).await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(13)).await;
+        }
+    };
+    timeout(4 * PATIENCE, forgotten).await.expect("it is forgotten");
+}
+
+#[tokio::test]
 async fn what_a_member_does_not_fetch_others_get() {
     let (_vhost, settings) = place().await;
     let broker = open(settings).await;
