@@ -103,6 +103,12 @@ impl<L: Log> Member<L> {
         let wall = self.core.now();
         match state.share.settle(token, settlement, wall, Instant::now()) {
             Effect::Stale => Settling::Done(Settled::Stale),
+            Effect::Expired => {
+                // Subscribed anew, this member or another gets it again, and in order.
+                state.lost.get_or_insert_with(|| "leases were not renewed in time".into());
+                self.wake.notify_one();
+                Settling::Done(Settled::Stale)
+            }
             Effect::Noted => Settling::Done(Settled::Sent),
             Effect::Park(park) => self.park(park),
             Effect::Bury(bury) => self.bury(bury),

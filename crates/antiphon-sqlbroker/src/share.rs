@@ -154,6 +154,9 @@ pub(crate) struct Bury {
 pub(crate) enum Effect {
     /// The lane is somebody else's by now.
     Stale,
+    /// The lease of the lane may be over. Should it be renewed after all, nobody else would hand the
+    /// message out again: the driver must give everything up.
+    Expired,
     /// Nothing; the next flush tells.
     Noted,
     /// Write it to the table of waiting messages, then call [`Share::parked`].
@@ -443,7 +446,7 @@ impl Share {
         };
         lane.held -= 1;
         if lane.until <= now {
-            return Effect::Stale;
+            return Effect::Expired;
         }
         let at = held.at;
         match settlement {

@@ -174,5 +174,5 @@ fn an_expired_lease_hands_out_and_settles_nothing() {
     let token = take(&mut share, 1)[0].0;
     let late = Instant::now() + Duration::from_secs(61);
     assert!(share.take(9, late).0.is_empty());
-    assert_eq!(share.settle(token, Settlement::Ack, WALL, late), Effect::Stale);
+    assert_eq!(share.settle(token, Settlement::Ack, WALL, late), Effect::Expired);
 }
