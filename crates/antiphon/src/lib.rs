@@ -7,10 +7,13 @@
 #[path = "codegen.rs"]
 pub mod __codegen;
 mod app;
+mod carriers;
 mod error;
 mod launch;
 mod lifecycle;
+pub mod operate;
 mod settings;
+pub mod sql;
 pub mod sqlite;
 
 pub use antiphon_config::{self as config, Sources};
@@ -27,3 +30,4 @@ pub use antiphon_telemetry::{self as telemetry, Telemetry};
 pub use app::{App, Bound, Consume};
 pub use error::{Error, Result};
 pub use launch::launch;
+pub use settings::DatabaseSettings;
