@@ -1,10 +1,11 @@
-//! The commands of this repository: `cargo xtask test`, `tidy`, `bench`, `services`.
+//! The commands of this repository: `cargo xtask test`, `tidy`, `bench`, `services`, `faults`.
 //!
 //! Everything that continuous integration does is one of these, so that it can be done at a desk. A
 //! command prints what it does and how long it took, ends with a summary of what was run, and exits
 //! with 1 if anything failed.
 
 mod bench;
+mod faults;
 mod process;
 mod services;
 mod summary;
@@ -44,6 +45,11 @@ enum Command {
     /// own, with data in the cache folder. What is not installed is installed where this is root and
     /// Debian; else containers are used where Docker answers.
     Services(services::Options),
+    /// Run the shop in six processes on real engines, make everything fail, heal, and audit.
+    ///
+    /// Servers, network and processes of the run are its own. A seed decides what goes wrong and when;
+    /// it is printed, and repeats the run.
+    Faults(faults::Options),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +59,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(&root),
         Command::Bench(options) => bench::run(&root, &options),
         Command::Services(options) => services::run(&root, &options),
+        Command::Faults(options) => faults::run(&root, &options),
     };
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

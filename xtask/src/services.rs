@@ -4,7 +4,7 @@
 //! is missing, several at once, containers where nothing can be installed, and a table.
 
 mod containers;
-mod packages;
+pub(crate) mod packages;
 
 use std::path::Path;
 use std::sync::Mutex;

@@ -1,8 +1,12 @@
 //! `cargo xtask test`: everything that is checked and tested.
 
+mod engines;
+mod prerequisites;
 mod programs;
+mod schedule;
 mod tools;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use clap::{Args, ValueEnum};
@@ -10,7 +14,8 @@ use clap::{Args, ValueEnum};
 use crate::process::{cargo, run as run_command};
 use crate::summary::Summary;
 use crate::tidy;
-use programs::{Kind, Program};
+use engines::{Engines, Needs};
+use programs::{Done, Kind, Program, Variables};
 
 /// What is tested.
 #[derive(Args, Debug)]
@@ -33,6 +38,8 @@ pub(crate) struct Options {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Step {
+    /// What the build needs beside Rust is there
+    Prerequisites,
     /// The format of the code
     Format,
     /// The house rules
@@ -51,6 +58,8 @@ enum Step {
     E2e,
     /// Clients of other languages
     Interop,
+    /// Stores, brokers and faults against real servers
+    Engines,
 }
 
 impl Step {
@@ -64,19 +73,37 @@ impl Step {
             Self::Simulation => Some(Kind::Simulation),
             Self::E2e => Some(Kind::E2e),
             Self::Interop => Some(Kind::Interop),
-            Self::Format | Self::Tidy | Self::Clippy | Self::Doc | Self::Doctest => None,
+            Self::Engines => Some(Kind::Engines),
+            Self::Prerequisites
+            | Self::Format
+            | Self::Tidy
+            | Self::Clippy
+            | Self::Doc
+            | Self::Doctest => None,
         }
+    }
+
+    /// Whether it compiles the adapters.
+    fn compiles(self) -> bool {
+        !matches!(self, Self::Prerequisites | Self::Format | Self::Tidy)
     }
 }
 
 /// Why a step is not run, if it is not.
 fn left_out(step: Step, options: &Options) -> Option<&'static str> {
-    if !options.only.is_empty() && !options.only.contains(&step) {
+    let asked = |step: &Step| options.only.is_empty() || options.only.contains(step);
+    if step == Step::Prerequisites
+        && Step::value_variants().iter().any(|s| s.compiles() && asked(s))
+    {
+        options.embedded.then_some("--embedded: nothing but Rust is built")
+    } else if !asked(&step) {
         Some("not in --only")
     } else if options.filter.is_some() && step.kind().is_none() {
         Some("only test programs were asked for")
     } else if options.embedded && step == Step::Interop {
         Some("--embedded: needs Python, Node and curl")
+    } else if options.embedded && step == Step::Engines {
+        Some("--embedded: needs PostgreSQL, MariaDB, NATS, Kafka, RabbitMQ, Mosquitto and Redis")
     } else {
         None
     }
@@ -85,6 +112,8 @@ fn left_out(step: Step, options: &Options) -> Option<&'static str> {
 pub(crate) fn run(root: &Path, options: &Options) -> bool {
     let mut summary = Summary::default();
     let mut built = None;
+    let mut engines = String::new();
+    let needs = Needs::read(root);
     for step in Step::value_variants() {
         let step = *step;
         let name = step.name();
@@ -92,13 +121,19 @@ pub(crate) fn run(root: &Path, options: &Options) -> bool {
             summary.left_out(&name, why);
             continue;
         }
+        let Ok(needs) = &needs else {
+            summary.step(&name, || needs.as_ref().map(|_| String::new()).map_err(String::clone));
+            continue;
+        };
+        let without = if options.embedded { needs.whole_packages() } else { Vec::new() };
         let Some(kind) = step.kind() else {
-            summary.step(&name, || check(root, step));
+            summary.step(&name, || check(root, step, &without));
             continue;
         };
         // All test programs are built in one go: building them by package would build what they share
         // several times, with different features.
-        let programs = built.get_or_insert_with(|| build(root, options, &mut summary));
+        let programs =
+            built.get_or_insert_with(|| build(root, options, needs, &without, &mut summary));
         match programs {
             None => summary.step(&name, || Err("not run: the tests do not build".to_owned())),
             Some(programs)
@@ -106,18 +141,26 @@ pub(crate) fn run(root: &Path, options: &Options) -> bool {
             {
                 summary.left_out(&name, "no program of that name");
             }
-            Some(programs) => summary.step(&name, || test(root, kind, programs, options)),
+            Some(programs) => {
+                summary.step(&name, || test(root, kind, programs, options, &mut engines));
+            }
         }
     }
-    println!("{}", summary.table());
+    println!("{}{engines}", summary.table());
     summary.passed()
 }
 
 /// Builds the test programs, and keeps those that were asked for.
-fn build(root: &Path, options: &Options, summary: &mut Summary) -> Option<Vec<Program>> {
+fn build(
+    root: &Path,
+    options: &Options,
+    needs: &Needs,
+    without: &[&str],
+    summary: &mut Summary,
+) -> Option<Vec<Program>> {
     let mut built = None;
     summary.step("build", || {
-        let mut programs = programs::build(root)?;
+        let mut programs = programs::build(root, needs, without)?;
         if let Some(filter) = &options.filter {
             programs.retain(|program| program.name.contains(filter.as_str()));
         }
@@ -131,18 +174,23 @@ fn build(root: &Path, options: &Options, summary: &mut Summary) -> Option<Vec<Pr
     built
 }
 
-fn check(root: &Path, step: Step) -> Result<String, String> {
-    let arguments: &[&str] = match step {
-        Step::Format => &["fmt", "--all", "--", "--check", "--files-with-diff"],
-        Step::Clippy => &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
-        Step::Doc => &["doc", "--workspace", "--no-deps"],
-        Step::Doctest => &["test", "--workspace", "--doc", "--quiet"],
+fn check(root: &Path, step: Step, without: &[&str]) -> Result<String, String> {
+    let (arguments, behind): (&[&str], &[&str]) = match step {
+        Step::Format => (&["fmt", "--all", "--", "--check", "--files-with-diff"], &[]),
+        Step::Clippy => (&["clippy", "--workspace", "--all-targets"], &["--", "-D", "warnings"]),
+        Step::Doc => (&["doc", "--workspace", "--no-deps"], &[]),
+        Step::Doctest => (&["test", "--workspace", "--doc", "--quiet"], &[]),
         Step::Tidy => return tidy::check(root),
-        Step::Unit | Step::Simulation | Step::E2e | Step::Interop => {
+        Step::Prerequisites => return prerequisites::ensure(),
+        Step::Unit | Step::Simulation | Step::E2e | Step::Interop | Step::Engines => {
             return Err("not a check".to_owned());
         }
     };
     let mut command = cargo(root, arguments);
+    if step != Step::Format {
+        command.args(without.iter().flat_map(|package| ["--exclude", package]));
+    }
+    command.args(behind);
     if step == Step::Doc {
         command.env("RUSTDOCFLAGS", "-D warnings");
     }
@@ -155,13 +203,29 @@ fn test(
     kind: Kind,
     programs: &[Program],
     options: &Options,
+    engines: &mut String,
 ) -> Result<String, String> {
     let chosen: Vec<&Program> = programs.iter().filter(|program| program.kind == kind).collect();
     if chosen.is_empty() {
         return Err("there is no test program for this step".to_owned());
     }
-    let variables = if kind == Kind::Interop { tools::prepare(root)? } else { Vec::new() };
-    programs::run(root, &chosen, options.test.as_deref(), &variables)
+    let filter = options.test.as_deref();
+    match kind {
+        Kind::Engines => {
+            let mut servers = Engines::default();
+            let needed: BTreeSet<_> =
+                chosen.iter().flat_map(|program| program.needs.iter().copied()).collect();
+            servers.up(root, &needed)?;
+            let (result, done): (_, Vec<Done>) =
+                programs::run(root, &chosen, filter, &servers.variables());
+            *engines = servers.table(&done);
+            result
+        }
+        Kind::Interop => programs::run(root, &chosen, filter, &tools::prepare(root)?).0,
+        Kind::Unit | Kind::Simulation | Kind::E2e => {
+            programs::run(root, &chosen, filter, &Variables::new()).0
+        }
+    }
 }
 
 #[cfg(test)]
@@ -182,12 +246,16 @@ mod tests {
             .iter()
             .filter(|step| left_out(**step, &embedded).is_some())
             .collect();
-        assert_eq!(out, [&Step::Interop]);
+        assert_eq!(out, [&Step::Prerequisites, &Step::Interop, &Step::Engines]);
         let only = options(&[Step::Tidy], false, None);
         assert_eq!(left_out(Step::Tidy, &only), None);
         assert_eq!(left_out(Step::Unit, &only), Some("not in --only"));
+        assert_eq!(left_out(Step::Prerequisites, &only), Some("not in --only"));
+        let compiling = options(&[Step::Unit], false, None);
+        assert_eq!(left_out(Step::Prerequisites, &compiling), None);
         let filtered = options(&[], false, Some("relay"));
         assert_eq!(left_out(Step::Unit, &filtered), None);
         assert!(left_out(Step::Clippy, &filtered).is_some());
+        assert_eq!(left_out(Step::Prerequisites, &filtered), None);
     }
 }

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use antiphon_core::Clock;
 use antiphon_messaging::{
-    Broker, Capabilities, DeadLetters, Durability, Message, PublishError, PublishErrorKind,
-    Receipt, Sent, Source, SubscribeError, Subscription, Topology,
+    Broker, Capabilities, DeadLetters, Durability, Inbox, Message, Operate, PublishError,
+    PublishErrorKind, Receipt, Sent, Source, SubscribeError, Subscription, Topology,
 };
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::inbox::Inboxes;
 use crate::source::MemorySource;
 use crate::state::{Refusal, State};
 
@@ -44,7 +45,7 @@ impl Default for Settings {
                 dead_letters: true,
                 counts_attempts: true,
                 replays: true,
-                answers: false,
+                answers: true,
                 message_bytes_max: 4 * 1024 * 1024,
             },
             retained_max: 10_000,
@@ -65,6 +66,7 @@ pub(crate) struct Shared {
     pub(crate) state: Mutex<State>,
     /// Rung when a group has taken messages: publishers may have room.
     pub(crate) room: Notify,
+    pub(crate) inboxes: Inboxes,
 }
 
 impl MemoryBroker {
@@ -78,7 +80,8 @@ impl MemoryBroker {
     #[must_use]
     pub fn with_settings(settings: Settings, clock: Clock) -> Self {
         let state = Mutex::new(State::new(settings.clone()));
-        Self(Arc::new(Shared { settings, clock, state, room: Notify::new() }))
+        let (room, inboxes) = (Notify::new(), Inboxes::default());
+        Self(Arc::new(Shared { settings, clock, state, room, inboxes }))
     }
 }
 
@@ -153,6 +156,34 @@ impl Broker for MemoryBroker {
             .join(&subscription, Arc::clone(&notify), Instant::now())
             .map_err(|context| SubscribeError { context, transient: false, source: None })?;
         Ok(Box::new(MemorySource::new(Arc::clone(&self.0), group, member, notify)))
+    }
+
+    async fn inbox(&self) -> Result<Box<dyn Inbox>, SubscribeError> {
+        match self.0.settings.capabilities.answers {
+            true => Ok(self.0.inboxes.open()),
+            false => Err(SubscribeError {
+                context: "this broker carries no answers".to_owned(),
+                transient: false,
+                source: None,
+            }),
+        }
+    }
+
+    async fn answer(&self, address: &str, message: Message) -> Result<(), PublishError> {
+        let capabilities = &self.0.settings.capabilities;
+        let kind = if !capabilities.answers {
+            PublishErrorKind::Rejected
+        } else if message.size() > capabilities.message_bytes_max {
+            PublishErrorKind::TooLarge
+        } else {
+            self.0.inboxes.deliver(address, message);
+            return Ok(());
+        };
+        Err(PublishError { topic: address.to_owned(), kind, sent: Sent::No, source: None })
+    }
+
+    fn operate(&self) -> Option<Arc<dyn Operate>> {
+        Some(Arc::new(self.clone()))
     }
 
     fn dead_letters(&self) -> Option<Arc<dyn DeadLetters>> {

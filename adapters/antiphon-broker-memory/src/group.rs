@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_core::{MessageId, Timestamp};
-use antiphon_messaging::{LANES, Message, Settled, Settlement, lane_of};
+use antiphon_messaging::{GroupState, LANES, Message, Settled, Settlement, lane_of};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -111,6 +111,18 @@ impl Group {
         };
         self.backlog += 1;
         self.lane(lane).queue.push_back(Entry { sequence, message, attempts: 0, lane });
+    }
+
+    /// The group as it is now.
+    pub(crate) fn state(&self) -> GroupState {
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        GroupState {
+            name: self.name.clone(),
+            topics: self.topics.iter().cloned().collect(),
+            members: Some(u32::try_from(self.members.len()).unwrap_or(u32::MAX)),
+            lag: Some(count(self.backlog + self.in_flight.tokens(|_| true).len())),
+            waiting: Some(count(self.waiting.len())),
+        }
     }
 
     fn lane(&mut self, lane: u32) -> &mut Lane {

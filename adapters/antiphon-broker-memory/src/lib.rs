@@ -10,11 +10,15 @@
 //! * `dead`: its dead letters.
 //! * `flights`: what is in flight.
 //! * `source`: a member's end.
+//! * `inbox`: answers to this process.
+//! * `operate`: what there is to see.
 
 mod broker;
 mod dead;
 mod flights;
 mod group;
+mod inbox;
+mod operate;
 mod source;
 mod state;
 

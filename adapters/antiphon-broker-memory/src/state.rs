@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use antiphon_core::Timestamp;
-use antiphon_messaging::{Message, PublishErrorKind, Start, Subscription, Topology};
+use antiphon_messaging::{Message, PublishErrorKind, Start, Subscription, TopicState, Topology};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -67,6 +67,18 @@ impl State {
     /// All groups, in the order of their names.
     pub(crate) fn groups(&self) -> impl Iterator<Item = &Group> {
         self.by_name.values().map(|id| &self.groups[*id])
+    }
+
+    /// All topics, in the order of their names.
+    pub(crate) fn topics(&self) -> Vec<TopicState> {
+        let delayed =
+            |name: &str| self.delayed.values().filter(|message| message.topic == name).count();
+        let state = |(name, topic): (&String, &Topic)| {
+            let messages = topic.retained.len() + delayed(name);
+            let messages = Some(u64::try_from(messages).unwrap_or(u64::MAX));
+            TopicState { name: name.clone(), messages }
+        };
+        self.topics.iter().map(state).collect()
     }
 
     pub(crate) fn next_sequence(&mut self) -> u64 {

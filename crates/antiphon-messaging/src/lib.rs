@@ -13,6 +13,7 @@ pub mod envelope;
 mod fail;
 mod handler;
 mod lane;
+pub mod lane_queue;
 mod message;
 mod metrics;
 mod port;
@@ -25,7 +26,7 @@ pub use consumer::{Consumer, ConsumerError, Messaging};
 pub use contract::{Command, Event, Payload};
 pub use fail::Fail;
 pub use handler::{Handle, Handler, Incoming, Middleware};
-pub use lane::{LANES, lane_of};
+pub use lane::{LANES, Shift, lane_of, shift};
 pub use message::Message;
 pub use port::{
     Broker, Capabilities, Dead, DeadError, DeadFilter, DeadLetter, DeadLetters, DeadReason,

@@ -6,7 +6,7 @@ mod inbox;
 mod lease;
 mod outbox;
 
-use antiphon_core::{BoxError, Code, Status, Timestamp};
+use antiphon_core::{BoxError, Code, Finding, Status, Timestamp};
 
 pub use calls::{CallStore, StoredCall};
 pub use inbox::{HandledCount, InboxEntry, InboxStore};
@@ -96,6 +96,12 @@ pub trait Store: Clone + Send + Sync + 'static {
 
     /// The time by which leases, timers and horizons are decided: the database's where it has one.
     fn now(&self) -> Timestamp;
+
+    /// What a person should know of the database: versions, settings that endanger what is
+    /// committed, what fills up.
+    fn findings(&self) -> impl Future<Output = Vec<Finding>> + Send {
+        std::future::ready(Vec::new())
+    }
 }
 
 impl From<StoreError> for Status {

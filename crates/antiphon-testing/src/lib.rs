@@ -3,6 +3,7 @@
 pub mod conformance;
 pub mod memory_store;
 pub mod otlp;
+pub mod proxy;
 pub mod services;
 
 pub use memory_store::MemoryStore;

@@ -1,134 +1,204 @@
-//! Where the real servers of the tests are.
+//! The real servers of the tests.
 //!
 //! `cargo xtask services up` starts them, and `cargo xtask test` tells the tests where they are by
 //! variables. Without a variable a server is looked for where `services up` puts it, so that
 //! `cargo test -p …` works at a desk. A test whose server is not there fails and says how to start it.
+//!
+//! Many tests use these servers at once: whoever wants to stop, pause, kill or fill one starts a
+//! [`Private`] server.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// A server that tests talk to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Service {
-    /// PostgreSQL.
-    Postgres,
-    /// MariaDB.
-    Mariadb,
-    /// Redis.
-    Redis,
-    /// NATS with JetStream.
-    Nats,
-    /// RabbitMQ.
-    Rabbitmq,
-    /// Mosquitto.
-    Mosquitto,
-    /// Apache Kafka.
-    Kafka,
-}
+use crate::proxy::Proxy;
 
-/// The user that may come in over TLS, and its password.
-pub const USER: &str = "antiphon";
-/// See [`USER`].
-pub const PASSWORD: &str = "secret";
+pub use test_servers::{Instance, PASSWORD, Service, Trouble, USER, certificate_authority, folder};
 
-impl Service {
-    /// Every server.
-    pub const ALL: [Self; 7] = [
-        Self::Postgres,
-        Self::Mariadb,
-        Self::Redis,
-        Self::Nats,
-        Self::Rabbitmq,
-        Self::Mosquitto,
-        Self::Kafka,
-    ];
+/// A server with ports and data of its own, which a test may treat as badly as it likes. It ends and
+/// is removed when this is dropped, and by the next test run when the test is killed.
+///
+/// Everything runs beside the tasks of the test, so that they notice what happens to the server.
+#[derive(Clone, Debug)]
+pub struct Private(Arc<test_servers::Private>);
 
-    /// The name that `cargo xtask services` knows it by.
+impl Private {
+    /// Starts a server and waits until it is ready: Redis, NATS and Mosquitto take a tenth of a second,
+    /// PostgreSQL and MariaDB a second or two, Kafka and RabbitMQ up to fifteen.
+    ///
+    /// # Errors
+    ///
+    /// When it is not installed, or does not get ready.
+    ///
+    /// # Cancel safety
+    ///
+    /// What has been started is removed again.
+    pub async fn start(service: Service) -> Result<Self, Trouble> {
+        Self::start_in(service, None).await
+    }
+
+    /// Starts a server that keeps everything in an existing folder, for instance on a small disk. The
+    /// folder is removed in the end.
+    ///
+    /// # Errors
+    ///
+    /// When it is not installed, or does not get ready.
+    ///
+    /// # Cancel safety
+    ///
+    /// What has been started is removed again.
+    pub async fn start_in(service: Service, home: Option<&Path>) -> Result<Self, Trouble> {
+        let home: Option<PathBuf> = home.map(Path::to_owned);
+        let start = move || test_servers::Private::start_in(service, home.as_deref());
+        aside(start).await?.map(|private| Self(Arc::new(private)))
+    }
+
+    /// Starts a server that clients reach through a proxy, at [`Proxy::url`]. Kafka tells its clients
+    /// where to go, so it has to know.
+    ///
+    /// # Errors
+    ///
+    /// When it is not installed, or does not get ready.
+    ///
+    /// # Cancel safety
+    ///
+    /// What has been started is removed again.
+    pub async fn behind_proxy(service: Service) -> Result<(Self, Proxy), Trouble> {
+        Self::behind_proxy_in(service, None).await
+    }
+
+    /// [`Self::behind_proxy`] with everything in an existing folder, which is removed in the end.
+    ///
+    /// # Errors
+    ///
+    /// When it is not installed, or does not get ready.
+    ///
+    /// # Cancel safety
+    ///
+    /// What has been started is removed again.
+    pub async fn behind_proxy_in(
+        service: Service,
+        home: Option<&Path>,
+    ) -> Result<(Self, Proxy), Trouble> {
+        let mut private = test_servers::Private::reserve(service, home)?;
+        let proxy = Proxy::in_front_of(&private.url()).await;
+        let proxy = proxy.map_err(|error| Trouble::new(format!("there is no proxy: {error}")))?;
+        private.advertise(proxy.address().port());
+        let start = move || private.start_again().map(|()| private);
+        let private = aside(start).await??;
+        Ok((Self(Arc::new(private)), proxy))
+    }
+
+    /// Its address, without TLS and with full rights.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Postgres => "postgres",
-            Self::Mariadb => "mariadb",
-            Self::Redis => "redis",
-            Self::Nats => "nats",
-            Self::Rabbitmq => "rabbitmq",
-            Self::Mosquitto => "mosquitto",
-            Self::Kafka => "kafka",
-        }
+    pub fn url(&self) -> String {
+        self.0.url()
     }
 
-    /// Where it is, without TLS and with full rights, as the URL that its adapter takes:
-    /// `ANTIPHON_TEST_<NAME>`, or where `services up` puts it.
+    /// Its address over TLS, for [`USER`].
     #[must_use]
-    pub fn url(self) -> String {
-        variable(&format!("ANTIPHON_TEST_{}", self.name().to_uppercase())).unwrap_or_else(|| {
-            match self {
-                Self::Postgres => "postgres://postgres@127.0.0.1:25432/postgres",
-                Self::Mariadb => "mysql://root@127.0.0.1:23306/mysql",
-                Self::Redis => "redis://127.0.0.1:26379",
-                Self::Nats => "nats://127.0.0.1:24222",
-                Self::Rabbitmq => "amqp://guest:guest@127.0.0.1:25673",
-                Self::Mosquitto => "mqtt://127.0.0.1:21883",
-                Self::Kafka => "kafka://127.0.0.1:29092",
-            }
-            .to_owned()
-        })
+    pub fn tls_url(&self) -> String {
+        self.0.tls_url()
     }
 
-    /// Where it is over TLS, for [`USER`] with [`PASSWORD`]; its certificate is signed by
-    /// [`certificate_authority`]. `ANTIPHON_TEST_<NAME>_TLS`, or where `services up` puts it.
+    /// Its port without TLS.
     #[must_use]
-    pub fn tls_url(self) -> String {
-        let name = format!("ANTIPHON_TEST_{}_TLS", self.name().to_uppercase());
-        variable(&name).unwrap_or_else(|| {
-            match self {
-                Self::Postgres => {
-                    "postgres://antiphon:secret@127.0.0.1:25432/postgres?sslmode=verify-full"
-                }
-                Self::Mariadb => {
-                    "mysql://antiphon:secret@127.0.0.1:23306/mysql?ssl-mode=VERIFY_IDENTITY"
-                }
-                Self::Redis => "rediss://antiphon:secret@127.0.0.1:26380",
-                // One port for both: the server asks for TLS, and lets others in as well.
-                Self::Nats => "tls://antiphon:secret@127.0.0.1:24222",
-                Self::Rabbitmq => "amqps://antiphon:secret@127.0.0.1:25671",
-                Self::Mosquitto => "mqtts://antiphon:secret@127.0.0.1:28883",
-                Self::Kafka => "kafka+ssl://antiphon:secret@127.0.0.1:29093",
-            }
-            .to_owned()
-        })
+    pub fn port(&self) -> u16 {
+        self.0.instance().ports.plain
+    }
+
+    /// Its files.
+    #[must_use]
+    pub fn instance(&self) -> &Instance {
+        self.0.instance()
+    }
+
+    /// Kills it at once, with all its processes. Its data stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime is ending.
+    ///
+    /// # Cancel safety
+    ///
+    /// It is killed all the same.
+    pub async fn kill(&self) -> Result<(), Trouble> {
+        let private = Arc::clone(&self.0);
+        aside(move || private.instance().kill()).await
+    }
+
+    /// Ends it in order.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// It is ended all the same.
+    pub async fn stop(&self) -> Result<(), Trouble> {
+        let private = Arc::clone(&self.0);
+        aside(move || private.instance().stop().map(|_| ())).await?
+    }
+
+    /// Starts it again after [`Self::kill`] or [`Self::stop`], on the same ports, with its data.
+    ///
+    /// # Errors
+    ///
+    /// When it does not get ready.
+    ///
+    /// # Cancel safety
+    ///
+    /// It is started all the same.
+    pub async fn start_again(&self) -> Result<(), Trouble> {
+        let private = Arc::clone(&self.0);
+        aside(move || private.start_again()).await?
+    }
+
+    /// Ends it in order and starts it again.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be ended, or does not get ready.
+    ///
+    /// # Cancel safety
+    ///
+    /// It may stay stopped.
+    pub async fn restart(&self) -> Result<(), Trouble> {
+        self.stop().await?;
+        self.start_again().await
+    }
+
+    /// Stops its processes where they are: connections stay open, and nothing answers.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime is ending.
+    ///
+    /// # Cancel safety
+    ///
+    /// It is paused all the same.
+    pub async fn pause(&self) -> Result<(), Trouble> {
+        let private = Arc::clone(&self.0);
+        aside(move || private.instance().pause()).await
+    }
+
+    /// Lets a paused server go on.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime is ending.
+    ///
+    /// # Cancel safety
+    ///
+    /// It goes on all the same.
+    pub async fn resume(&self) -> Result<(), Trouble> {
+        let private = Arc::clone(&self.0);
+        aside(move || private.instance().resume()).await
     }
 }
 
-/// The certificate of the authority that signed the servers' certificates, as a PEM file:
-/// `ANTIPHON_TEST_CA`, or where `services up` puts it.
-#[must_use]
-pub fn certificate_authority() -> PathBuf {
-    variable("ANTIPHON_TEST_CA").map_or_else(|| folder().join("tls/ca.pem"), PathBuf::from)
-}
-
-/// The folder of the servers that `services up` starts: `antiphon/services` in the user's cache.
-#[must_use]
-pub fn folder() -> PathBuf {
-    let cache = variable("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".cache")));
-    cache.unwrap_or_else(std::env::temp_dir).join("antiphon/services")
-}
-
-#[expect(clippy::disallowed_methods, reason = "tests are told by variables where servers are")]
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_server_has_an_address_with_and_without_tls() {
-        for service in Service::ALL {
-            assert!(service.url().contains("://"), "{service:?}");
-            assert!(service.tls_url().contains(USER), "{service:?}");
-        }
-    }
+/// Runs what blocks on a thread of its own.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Trouble> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Trouble::new(format!("the server was left alone: {error}")))
 }

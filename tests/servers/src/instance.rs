@@ -66,6 +66,9 @@ pub struct Instance {
     pub service: Service,
     /// Where it listens.
     pub ports: Ports,
+    /// The port that it tells clients to connect to, where that is another than `ports.plain`: a
+    /// proxy's. Only Kafka sends its clients anywhere.
+    pub advertised: Option<u16>,
     /// Its folder: settings, data, log, process id.
     pub home: PathBuf,
 }
@@ -111,7 +114,8 @@ impl Instance {
     /// The one that `cargo xtask services` starts.
     #[must_use]
     pub fn shared(service: Service) -> Self {
-        Self { service, ports: service.ports(), home: folder().join(service.name()) }
+        let home = folder().join(service.name());
+        Self { service, ports: service.ports(), advertised: None, home }
     }
 
     /// How it is now.
@@ -125,6 +129,12 @@ impl Instance {
             (None, Err(_)) if !is_taken(self.ports.plain) => State::Stopped,
             (None, Err(why)) => State::Taken { why },
         }
+    }
+
+    /// Whether one that we started runs.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        self.process().is_some()
     }
 
     /// Starts it, unless it runs, and waits until it is ready.
@@ -156,17 +166,16 @@ impl Instance {
     pub fn stop(&self) -> Result<bool, Trouble> {
         let _lock = self.lock()?;
         let Some(process) = self.process() else {
-            self.description().after_stop(self);
+            self.description().clean(self);
             return Ok(false);
         };
         // What is paused would not notice.
         process.signal_family(Signal::CONT);
         process.signal(self.description().stop_signal());
-        let ended = process.wait(STOP_LIMIT) || {
+        let ended = self.await_end(process) || {
             process.kill();
-            process.wait(STOP_LIMIT)
+            self.await_end(process)
         };
-        self.description().after_stop(self);
         if ended {
             return Ok(true);
         }
@@ -178,14 +187,14 @@ impl Instance {
     pub fn kill(&self) {
         if let Some(process) = self.process() {
             process.kill();
-            process.wait(STOP_LIMIT);
+            self.await_end(process);
         }
     }
 
     /// Stops its processes where they are; [`Self::resume`] lets them go on.
     pub fn pause(&self) {
         if let Some(process) = self.process() {
-            process.signal_family(Signal::STOP);
+            process.pause();
         }
     }
 
@@ -302,6 +311,16 @@ impl Instance {
             child.wait()
         });
         Ok(())
+    }
+
+    /// Waits until a process has ended, and its ports can be used again: what ends is gone before its
+    /// last thread has closed what it had open.
+    fn await_end(&self, process: Process) -> bool {
+        process.wait(STOP_LIMIT) && {
+            self.description().clean(self);
+            let ports = self.ports.all();
+            wait(STOP_LIMIT, || !ports.iter().any(|port| is_taken(*port)))
+        }
     }
 
     fn await_ready(&self) -> Result<(), Trouble> {

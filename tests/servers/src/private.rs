@@ -8,7 +8,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::instance::{Instance, Ports, State};
+use crate::instance::{Instance, Ports};
 use crate::place::create;
 use crate::processes::Process;
 use crate::wire::is_taken;
@@ -48,7 +48,12 @@ impl Private {
         Ok(private)
     }
 
-    /// Takes ports and a folder, and starts nothing yet.
+    /// Makes a server that has not been started tell its clients to come to this port, a proxy's.
+    pub fn advertise(&mut self, port: u16) {
+        self.instance.advertised = Some(port);
+    }
+
+    /// Takes ports and a folder, and starts nothing yet; [`Self::start_again`] does.
     ///
     /// # Errors
     ///
@@ -69,7 +74,8 @@ impl Private {
             own.map_or(Ok(()), |own| own.write(&place.join("owner")))?;
             let ports = Ports::from(first, service.ports());
             let home = home.map_or_else(|| place.join(service.name()), Path::to_owned);
-            let private = Self { instance: Instance { service, ports, home }, place };
+            let private =
+                Self { instance: Instance { service, ports, advertised: None, home }, place };
             if ports.all().into_iter().any(is_taken) {
                 // Drops what was taken, and tries the next.
                 continue;
@@ -101,25 +107,19 @@ impl Private {
         self.instance.service.tls_url_at(self.instance.ports)
     }
 
-    /// Starts it again after it was stopped or killed, with its data.
+    /// Starts it, again after it was stopped or killed, with its data.
     ///
     /// # Errors
     ///
     /// When it does not get ready.
     pub fn start_again(&self) -> Result<(), Trouble> {
-        match self.instance.start() {
-            Ok(_) => Ok(()),
-            // What was there a moment ago may still hold the port.
-            Err(_) if self.instance.state() == State::Stopped => self.instance.start().map(|_| ()),
-            Err(error) => Err(error),
-        }
+        self.instance.start().map(|_| ())
     }
 }
 
 impl Drop for Private {
     fn drop(&mut self) {
         discard(&self.instance);
-        // What cannot be removed now is removed by the next sweep.
         let _ = fs::remove_dir_all(&self.place);
     }
 }
@@ -129,6 +129,7 @@ fn discard(instance: &Instance) {
     instance.kill();
     // Finds no process any more, and ends what outlives it.
     let _ = instance.stop();
+    // What cannot be removed now is removed by the next sweep.
     let _ = instance.remove();
 }
 
@@ -155,7 +156,7 @@ fn sweep_one(place: &Path) -> bool {
         let home = place.join(service.name());
         if home.exists() {
             let ports = Ports::from(first, service.ports());
-            discard(&Instance { service, ports, home });
+            discard(&Instance { service, ports, advertised: None, home });
         }
     }
     fs::remove_dir_all(place).is_ok()

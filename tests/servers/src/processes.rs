@@ -25,6 +25,7 @@ pub(crate) struct Process {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stat {
     ended: bool,
+    stopped: bool,
     parent: u32,
     group: u32,
     began: u64,
@@ -75,6 +76,14 @@ impl Process {
                 send(id, signal);
             }
         }
+    }
+
+    /// Stops it and all that belongs to it where they are, and waits until they have stopped.
+    pub(crate) fn pause(self) {
+        self.signal_family(Signal::STOP);
+        wait(Duration::from_secs(5), || {
+            family(self.id).into_iter().filter_map(stat).all(|stat| stat.ended || stat.stopped)
+        });
     }
 
     /// Kills it and all that belongs to it.
@@ -176,6 +185,7 @@ fn parse(text: &str) -> Option<Stat> {
     let words: Vec<&str> = rest.split_whitespace().collect();
     Some(Stat {
         ended: matches!(*words.first()?, "Z" | "X"),
+        stopped: *words.first()? == "T",
         parent: words.get(1)?.parse().ok()?,
         group: words.get(2)?.parse().ok()?,
         began: words.get(19)?.parse().ok()?,
@@ -193,12 +203,12 @@ mod tests {
     fn a_name_with_parentheses_is_no_trouble() {
         let text = "42 (a ) b) S 7 8 9 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 99 1000 1 18";
         let stat = parse(text).unwrap();
-        assert_eq!(stat, Stat { ended: false, parent: 7, group: 8, began: 99 });
+        assert_eq!(stat, Stat { ended: false, stopped: false, parent: 7, group: 8, began: 99 });
     }
 
     #[test]
     fn a_family_is_the_group_and_the_descendants() {
-        let stat = |parent, group| Stat { ended: false, parent, group, began: 0 };
+        let stat = |parent, group| Stat { ended: false, stopped: false, parent, group, began: 0 };
         let all = [
             (1, stat(0, 1)),
             (10, stat(1, 10)),

@@ -52,8 +52,8 @@ pub(crate) trait Description: Sync {
         Signal::TERM
     }
 
-    /// Ends what outlives it.
-    fn after_stop(&self, _at: &Instance) {}
+    /// Ends what outlives it. Called when it does not run.
+    fn clean(&self, _at: &Instance) {}
 
     /// How long it may take to get ready. Machines that run tests are busy.
     fn patience(&self) -> Duration {

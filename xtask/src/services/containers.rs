@@ -45,3 +45,21 @@ fn compose(root: &Path) -> Result<Command, String> {
     command.env("ANTIPHON_CERTIFICATES", certificates);
     Ok(command)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn containers_listen_where_the_tests_look() {
+        let text = include_str!("../../../deploy/compose.yaml");
+        for service in Service::ALL {
+            assert!(text.contains(&format!("\n  {}:\n    image:", service.name())), "{service:?}");
+            let ports = service.ports();
+            for port in [ports.plain, ports.tls, ports.admin].into_iter().filter(|port| *port != 0)
+            {
+                assert!(text.contains(&format!("127.0.0.1:{port}:")), "{service:?} {port}");
+            }
+        }
+    }
+}

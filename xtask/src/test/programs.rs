@@ -1,11 +1,19 @@
-//! The test programs: built together, run one after the other.
+//! The test programs: built together, run one after the other; those that talk to different servers
+//! run side by side.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
+use test_servers::Service;
+
+use super::engines::Needs;
+use super::schedule;
 use crate::process::{cargo, run_into};
 use crate::summary::seconds;
 
@@ -21,7 +29,11 @@ pub(crate) enum Kind {
     Simulation,
     E2e,
     Interop,
+    Engines,
 }
+
+/// What test programs are told.
+pub(crate) type Variables = Vec<(String, OsString)>;
 
 /// A test program.
 #[derive(Debug)]
@@ -29,6 +41,8 @@ pub(crate) struct Program {
     pub(crate) kind: Kind,
     /// Package and target: `antiphon-core`, `antiphon-telemetry/admin`.
     pub(crate) name: String,
+    /// The servers that it talks to.
+    pub(crate) needs: BTreeSet<Service>,
     executable: PathBuf,
     folder: PathBuf,
 }
@@ -54,9 +68,20 @@ struct Profile {
     test: bool,
 }
 
-/// Builds every test program of the workspace, and the binaries that they start.
-pub(crate) fn build(root: &Path) -> Result<Vec<Program>, String> {
-    let arguments = ["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"];
+/// A program that was run.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) needs: BTreeSet<Service>,
+    pub(crate) took: Duration,
+    pub(crate) passed: u64,
+    pub(crate) ok: bool,
+}
+
+/// Builds the test programs of the workspace without some packages, and the binaries that they start.
+pub(crate) fn build(root: &Path, needs: &Needs, without: &[&str]) -> Result<Vec<Program>, String> {
+    let mut arguments =
+        vec!["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"];
+    arguments.extend(without.iter().flat_map(|package| ["--exclude", package]));
     println!("    $ cargo {}", arguments.join(" "));
     let output = cargo(root, &arguments)
         .stderr(Stdio::inherit())
@@ -65,21 +90,21 @@ pub(crate) fn build(root: &Path) -> Result<Vec<Program>, String> {
     if !output.status.success() {
         return Err("the tests do not build".to_owned());
     }
-    Ok(read(root, &String::from_utf8_lossy(&output.stdout)))
+    Ok(read(root, needs, &String::from_utf8_lossy(&output.stdout)))
 }
 
 /// Finds the test programs in what cargo says it built.
-fn read(root: &Path, messages: &str) -> Vec<Program> {
+fn read(root: &Path, needs: &Needs, messages: &str) -> Vec<Program> {
     let mut programs: Vec<Program> = messages
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok())
-        .filter_map(|message| program(root, message))
+        .filter_map(|message| program(root, needs, message))
         .collect();
     programs.sort_by(|one, other| one.name.cmp(&other.name));
     programs
 }
 
-fn program(root: &Path, message: Message) -> Option<Program> {
+fn program(root: &Path, needs: &Needs, message: Message) -> Option<Program> {
     if message.reason != "compiler-artifact" || !message.profile?.test {
         return None;
     }
@@ -88,7 +113,9 @@ fn program(root: &Path, message: Message) -> Option<Program> {
     let target = message.target?;
     let package = folder.file_name()?.to_string_lossy().into_owned();
     let is_test = target.kind.iter().any(|kind| kind == "test");
+    let needs = needs.of(&folder, &target.name).filter(|_| is_test);
     let kind = match place.as_str() {
+        _ if needs.is_some() => Kind::Engines,
         "tests/simulation" => Kind::Simulation,
         "tests/interop" => Kind::Interop,
         place if is_test && (place.starts_with("examples/") || place == "tests/e2e") => Kind::E2e,
@@ -96,7 +123,8 @@ fn program(root: &Path, message: Message) -> Option<Program> {
     };
     let is_library = target.kind.iter().any(|kind| kind.ends_with("lib"));
     let name = if is_library { package } else { format!("{package}/{}", target.name) };
-    Some(Program { kind, name, executable: message.executable?, folder })
+    let needs = needs.unwrap_or_default();
+    Some(Program { kind, name, needs, executable: message.executable?, folder })
 }
 
 /// Runs programs; the note says how many tests passed, and names those that are switched off.
@@ -104,38 +132,61 @@ pub(crate) fn run(
     root: &Path,
     programs: &[&Program],
     filter: Option<&str>,
-    variables: &[(String, PathBuf)],
-) -> Result<String, String> {
+    variables: &Variables,
+) -> (Result<String, String>, Vec<Done>) {
     let logs = target_folder(root).join("xtask");
-    std::fs::create_dir_all(&logs).map_err(|error| format!("{}: {error}", logs.display()))?;
-    let mut total = Counts::default();
-    let mut failed = Vec::new();
-    for program in programs {
-        let log = logs.join(format!("{}.log", program.name.replace('/', "-")));
-        let mut command = Command::new(&program.executable);
-        command.current_dir(&program.folder).env("CARGO_MANIFEST_DIR", &program.folder);
-        command.envs(variables.iter().map(|(name, value)| (name, value)));
-        command.args(filter);
-        let begun = Instant::now();
-        let result = run_into(&mut command, &log, LIMIT);
-        let text = std::fs::read(&log).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let counts = count(&text);
-        total.add(&counts);
-        let took = seconds(begun.elapsed());
-        let ended = if result.is_ok() { "ok" } else { "FAILED" };
-        println!("    {ended:<6}  {:<44} {:>4} tests  {took:>8}", program.name, counts.passed);
-        if let Err(why) = result {
-            println!("{}\n    {why}\n    the whole output: {}", tail(&text), log.display());
-            failed.push(program.name.clone());
-        }
+    if let Err(error) = std::fs::create_dir_all(&logs) {
+        return (Err(format!("{}: {error}", logs.display())), Vec::new());
     }
-    match filter {
+    let results = Mutex::new((Counts::default(), Vec::new(), Vec::new()));
+    let one = |program: &Program| {
+        let (counts, done) = run_one(program, &logs, filter, variables);
+        if let Ok(mut results) = results.lock() {
+            let (total, failed, all) = &mut *results;
+            total.add(&counts);
+            failed.extend((!done.ok).then(|| program.name.clone()));
+            all.push(done);
+        }
+    };
+    let (together, alone): (Vec<&Program>, Vec<&Program>) =
+        programs.iter().partition(|program| program.kind == Kind::Engines);
+    alone.into_iter().for_each(one);
+    let together = together.into_iter().map(|program| (program.needs.clone(), program)).collect();
+    schedule::run(together, |_, program| one(program));
+    let (total, failed, all) = results.into_inner().unwrap_or_default();
+    let verdict = match filter {
         Some(filter) if total == Counts::default() && failed.is_empty() => {
             Err(format!("no test's name contains {filter:?}"))
         }
         _ => total.verdict(programs.len(), &failed),
+    };
+    (verdict, all)
+}
+
+fn run_one(
+    program: &Program,
+    logs: &Path,
+    filter: Option<&str>,
+    variables: &Variables,
+) -> (Counts, Done) {
+    let log = logs.join(format!("{}.log", program.name.replace('/', "-")));
+    let mut command = Command::new(&program.executable);
+    command.current_dir(&program.folder).env("CARGO_MANIFEST_DIR", &program.folder);
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
+    command.args(filter);
+    let begun = Instant::now();
+    let result = run_into(&mut command, &log, LIMIT);
+    let took = begun.elapsed();
+    let text = std::fs::read(&log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let counts = count(&text);
+    let (ended, shown) = (if result.is_ok() { "ok" } else { "FAILED" }, seconds(took));
+    println!("    {ended:<6}  {:<44} {:>4} tests  {shown:>8}", program.name, counts.passed);
+    if let Err(why) = &result {
+        println!("{}\n    {why}\n    the whole output: {}", tail(&text), log.display());
     }
+    let (passed, ok) = (counts.passed, result.is_ok());
+    (counts, Done { needs: program.needs.clone(), took, passed, ok })
 }
 
 /// Tests of one or several programs.
@@ -226,7 +277,7 @@ mod tests {
             "{\"reason\":\"build-finished\",\"success\":true}".to_owned(),
             "not json".to_owned(),
         ];
-        let found = read(Path::new("/repo"), &messages.join("\n"));
+        let found = read(Path::new("/repo"), &Needs::default(), &messages.join("\n"));
         let found: Vec<_> = found.iter().map(|program| (&*program.name, program.kind)).collect();
         let expected = [
             ("antiphon-core", Kind::Unit),

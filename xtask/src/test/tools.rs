@@ -10,7 +10,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::programs::Variables;
 use crate::process::{run, works};
+use crate::services::packages as distribution;
 
 const PYTHON: &str = "tests/interop/python";
 const NODE: &str = "tests/interop/node";
@@ -18,15 +20,15 @@ const NODE: &str = "tests/interop/node";
 const READY: &str = ".ready";
 
 /// Prepares everything; returns the variables for the tests.
-pub(crate) fn prepare(root: &Path) -> Result<Vec<(String, PathBuf)>, String> {
+pub(crate) fn prepare(root: &Path) -> Result<Variables, String> {
     let cache = cache_folder()?;
     have("curl", || works("curl", &["--version"]), &["curl"])?;
-    let mut variables = Vec::new();
+    let mut variables = Variables::new();
     if root.join(PYTHON).join("requirements.txt").exists() {
-        variables.push(("ANTIPHON_PYTHON".to_owned(), python(root, &cache)?));
+        variables.push(("ANTIPHON_PYTHON".to_owned(), python(root, &cache)?.into()));
     }
     if root.join(NODE).join("package-lock.json").exists() {
-        variables.push(("ANTIPHON_NODE".to_owned(), node(root, &cache)?));
+        variables.push(("ANTIPHON_NODE".to_owned(), node(root, &cache)?.into()));
     }
     Ok(variables)
 }
@@ -76,18 +78,10 @@ fn have(what: &str, usable: impl Fn() -> bool, packages: &[&str]) -> Result<(), 
          {}), or leave these tests out with --embedded",
         packages.join(" ")
     );
-    if !works("apt-get", &["--version"]) || !works("test", &["-w", "/var/lib/dpkg"]) {
+    if !distribution::can_install() {
         return Err(by_hand);
     }
-    println!("    {what} is not installed; installing it from the distribution");
-    let apt = |arguments: &[&str]| {
-        run(Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive"))
-    };
-    apt(&["update", "-qq"])
-        .and_then(|()| {
-            let install = ["install", "-y", "-qq", "--no-install-recommends"];
-            apt(&[&install[..], packages].concat())
-        })
+    distribution::install(packages.iter().copied())
         .map_err(|error| format!("{by_hand} ({error})"))?;
     if usable() { Ok(()) } else { Err(by_hand) }
 }

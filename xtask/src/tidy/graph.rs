@@ -60,8 +60,9 @@ const ARROWS: [(&str, &[&str], &str); 13] = [
             "antiphon-outbox",
             "antiphon-saga",
             "antiphon-telemetry",
+            "test-servers",
         ],
-        "suites for every port",
+        "suites for every port, and the real servers they run against",
     ),
     (
         "antiphon",

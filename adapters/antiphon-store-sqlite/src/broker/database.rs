@@ -11,6 +11,7 @@
 //!   that has given its lane away, and is due when that member gives it back or is gone.
 //! * `delayed`: published messages that are not due; they are moved to the log when they are.
 //! * `dead` and `death`: dead letters, and every time that each has died.
+//! * `answer`: answers that the process at `address` has not taken.
 
 use std::path::Path;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::error::{OpenError, open_error};
 use crate::settings::Settings;
 
-const STEPS: &[&str] = &[STEP_1];
+const STEPS: &[&str] = &[STEP_1, STEP_2];
 
 const STEP_1: &str = "
 CREATE TABLE topic (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
@@ -105,6 +106,20 @@ CREATE TABLE death (
     at       INTEGER NOT NULL
 );
 CREATE INDEX death_id ON death (grp, id);
+";
+
+const STEP_2: &str = "
+CREATE TABLE answer (
+    n       INTEGER PRIMARY KEY,
+    address TEXT NOT NULL,
+    at      INTEGER NOT NULL,
+    topic   TEXT NOT NULL,
+    id      BLOB NOT NULL,
+    kind    TEXT NOT NULL,
+    head    BLOB NOT NULL,
+    body    BLOB NOT NULL
+);
+CREATE INDEX answer_address ON answer (address, n);
 ";
 
 /// How often the lock of another process is asked for before giving up, and how long between.

@@ -1,19 +1,12 @@
-//! The operator's view of dead letters.
+//! Dead letters.
 
-use std::sync::Arc;
-
-use antiphon_core::{BoxFuture, MessageId, Timestamp};
-use antiphon_messaging::{
-    Dead, DeadError, DeadFilter, DeadLetter, DeadLetters, DeadReason, Message,
-};
+use antiphon_core::{MessageId, Timestamp};
+use antiphon_messaging::{Dead, DeadLetter, DeadReason, Message, row};
+use antiphon_sqlbroker::lane;
 use bytes::Bytes;
 use rusqlite::{Connection, Result, Row, params};
 
-use super::core::{Core, declare_topic, find};
-use super::publish::lane;
-use super::rows;
-use super::writer::Failure;
-use antiphon_messaging::row;
+use super::{rows, topology};
 
 /// Rows that are looked at in one read, so that a filter that matches little blocks nobody.
 const LOOK_AT_ONCE: usize = 1_000;
@@ -22,132 +15,17 @@ const COLUMNS: &str = "
 SELECT grp.name, dead.id, topic.name, dead.key, dead.kind, dead.head, dead.body, dead.grp
   FROM dead JOIN grp ON grp.id = dead.grp JOIN topic ON topic.id = dead.topic";
 
-pub(super) struct DeadRows(pub(super) Arc<Core>);
-
-impl DeadLetters for DeadRows {
-    fn list<'a>(
-        &'a self,
-        filter: &'a DeadFilter,
-        after: Option<(&'a str, MessageId)>,
-        count_max: usize,
-    ) -> BoxFuture<'a, std::result::Result<Vec<DeadLetter>, DeadError>> {
-        let mut after = after
-            .map_or((String::new(), [0; 16]), |(group, id)| (group.to_owned(), *id.as_bytes()));
-        Box::pin(async move {
-            let mut letters = Vec::new();
-            while letters.len() < count_max {
-                let (group, from) = (filter.group.clone(), after.clone());
-                let page = self.0.query(move |connection| page(connection, group, &from)).await;
-                let page = page.map_err(error("listing"))?;
-                let Some(last) = page.last() else { break };
-                after = (last.group.clone(), *last.message.id.as_bytes());
-                let matching = page.into_iter().filter(|letter| filter.matches(letter));
-                letters.extend(matching.take(count_max - letters.len()));
-            }
-            Ok(letters)
-        })
-    }
-
-    fn get<'a>(
-        &'a self,
-        group: &'a str,
-        id: MessageId,
-    ) -> BoxFuture<'a, std::result::Result<Option<DeadLetter>, DeadError>> {
-        let group = group.to_owned();
-        Box::pin(async move {
-            let found = self.0.query(move |connection| {
-                let sql = format!("{COLUMNS} WHERE grp.name = ? AND dead.id = ?");
-                let mut statement = connection.prepare_cached(&sql)?;
-                let mut rows = statement.query(params![group, id.as_bytes()])?;
-                rows.next()?.map(|row| letter(connection, row)).transpose()
-            });
-            found.await.map_err(error("reading"))
-        })
-    }
-
-    fn bury<'a>(
-        &'a self,
-        group: &'a str,
-        message: &'a Message,
-        reason: &'a DeadReason,
-    ) -> BoxFuture<'a, std::result::Result<(), DeadError>> {
-        let (group, message, reason) = (group.to_owned(), message.clone(), reason.clone());
-        let at = self.0.now();
-        Box::pin(async move {
-            let answer = self
-                .0
-                .write(move |connection| bury(connection, &group, &message, &reason, at), |_| {});
-            match answer.get().await.map_err(error("burying"))? {
-                true => Ok(()),
-                false => Err(DeadError {
-                    action: "burying",
-                    source: "the group was not declared at this broker".into(),
-                }),
-            }
-        })
-    }
-
-    fn redrive<'a>(
-        &'a self,
-        group: &'a str,
-        ids: &'a [MessageId],
-    ) -> BoxFuture<'a, std::result::Result<usize, DeadError>> {
-        self.change("redriving", group, ids, redrive)
-    }
-
-    fn discard<'a>(
-        &'a self,
-        group: &'a str,
-        ids: &'a [MessageId],
-    ) -> BoxFuture<'a, std::result::Result<usize, DeadError>> {
-        self.change("discarding", group, ids, discard)
-    }
-}
-
-impl DeadRows {
-    fn change(
-        &self,
-        action: &'static str,
-        group: &str,
-        ids: &[MessageId],
-        change: fn(&Connection, i64, MessageId) -> Result<bool>,
-    ) -> BoxFuture<'_, std::result::Result<usize, DeadError>> {
-        let (group, ids) = (group.to_owned(), ids.to_vec());
-        Box::pin(async move {
-            let wanted = group.clone();
-            let number = self.0.query(move |connection| find(connection, "grp", &wanted)).await;
-            let Some(number) = number.map_err(error(action))? else { return Ok(0) };
-            let core = Arc::downgrade(&self.0);
-            let answer = self.0.write(
-                move |connection| {
-                    let mut count = 0;
-                    for id in ids {
-                        count += usize::from(change(connection, number, id)?);
-                    }
-                    Ok(count)
-                },
-                move |_| {
-                    if let Some(core) = core.upgrade() {
-                        core.regrouped(number, "");
-                    }
-                },
-            );
-            answer.get().await.map_err(error(action))
-        })
-    }
-}
-
 /// Keeps a message that never was in a log: its position is one below those of the topic. Answers
 /// whether there is such a group.
-fn bury(
+pub(super) fn bury(
     connection: &Connection,
     group: &str,
     message: &Message,
     reason: &DeadReason,
     at: Timestamp,
 ) -> Result<bool> {
-    let Some(group) = find(connection, "grp", group)? else { return Ok(false) };
-    let topic = declare_topic(connection, &message.topic)?;
+    let Some(group) = topology::find(connection, "grp", group)? else { return Ok(false) };
+    let topic = topology::declare_topic(connection, &message.topic)?;
     let id = message.id.as_bytes();
     connection
         .prepare_cached(
@@ -170,8 +48,22 @@ fn bury(
     Ok(true)
 }
 
+/// Does something with each letter; answers for how many.
+pub(super) fn change(
+    connection: &Connection,
+    group: i64,
+    ids: &[MessageId],
+    change: fn(&Connection, i64, MessageId) -> Result<bool>,
+) -> Result<usize> {
+    let mut count = 0;
+    for id in ids {
+        count += usize::from(change(connection, group, *id)?);
+    }
+    Ok(count)
+}
+
 /// Gives a message back to its group: it waits, due at once, as a first attempt.
-fn redrive(connection: &Connection, group: i64, id: MessageId) -> Result<bool> {
+pub(super) fn redrive(connection: &Connection, group: i64, id: MessageId) -> Result<bool> {
     let id = id.as_bytes();
     let moved = connection
         .prepare_cached(
@@ -191,7 +83,7 @@ fn redrive(connection: &Connection, group: i64, id: MessageId) -> Result<bool> {
     Ok(true)
 }
 
-fn discard(connection: &Connection, group: i64, id: MessageId) -> Result<bool> {
+pub(super) fn discard(connection: &Connection, group: i64, id: MessageId) -> Result<bool> {
     let id = id.as_bytes();
     let removed = connection
         .prepare_cached("DELETE FROM dead WHERE grp = ? AND id = ?")?
@@ -202,7 +94,8 @@ fn discard(connection: &Connection, group: i64, id: MessageId) -> Result<bool> {
     Ok(removed > 0)
 }
 
-fn page(
+/// A page of the letters after this place.
+pub(super) fn page(
     connection: &Connection,
     group: Option<String>,
     after: &(String, [u8; 16]),
@@ -218,6 +111,18 @@ fn page(
         letters.push(letter(connection, row)?);
     }
     Ok(letters)
+}
+
+/// One letter.
+pub(super) fn one(
+    connection: &Connection,
+    group: &str,
+    id: MessageId,
+) -> Result<Option<DeadLetter>> {
+    let sql = format!("{COLUMNS} WHERE grp.name = ? AND dead.id = ?");
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut rows = statement.query(params![group, id.as_bytes()])?;
+    rows.next()?.map(|row| letter(connection, row)).transpose()
 }
 
 fn letter(connection: &Connection, row: &Row<'_>) -> Result<DeadLetter> {
@@ -257,8 +162,4 @@ fn deaths(connection: &Connection, group: i64, id: &[u8]) -> Result<Vec<Dead>> {
             })
         })?
         .collect()
-}
-
-fn error(action: &'static str) -> impl Fn(Failure) -> DeadError {
-    move |failure| DeadError { action, source: failure.into() }
 }

@@ -2,58 +2,12 @@
 //!
 //! Every change for a lane checks in the same transaction that the lease is still the caller's.
 
-use std::collections::BTreeSet;
-
 use antiphon_core::{MessageId, Timestamp};
 use antiphon_messaging::{DeadReason, LANES};
+use antiphon_sqlbroker::{
+    Beat, Identity, Place, Progress, Shared, Taken, Verdict, Written, fair_share, unpack,
+};
 use rusqlite::{Connection, OptionalExtension, Result, params};
-
-/// A lane that was taken, with the cursors of the topics that were asked for.
-#[derive(Debug)]
-pub(super) struct Taken {
-    pub(super) lane: u32,
-    pub(super) token: i64,
-    pub(super) cursors: Vec<(i64, BTreeSet<i64>)>,
-}
-
-/// The answer to a heartbeat.
-#[derive(Debug)]
-pub(super) struct Shared {
-    /// How many lanes the member is to have.
-    pub(super) target: usize,
-    /// Which of its lanes it still has.
-    pub(super) kept: Vec<u32>,
-    pub(super) taken: Vec<Taken>,
-    /// Changes when waiting messages were changed by somebody else than the holder of their lane.
-    pub(super) stirred: i64,
-    /// Whether the member is new.
-    pub(super) joined: bool,
-}
-
-/// A member of a group, as the tables know it.
-#[derive(Clone, Debug)]
-pub(super) struct Identity {
-    pub(super) group: i64,
-    pub(super) owner: String,
-    pub(super) topics: Vec<i64>,
-}
-
-/// Cursors of one lane to be written, and waiting rows to be removed, as (topic, seq).
-#[derive(Debug)]
-pub(super) struct Progress {
-    pub(super) lane: u32,
-    pub(super) token: i64,
-    pub(super) cursors: Vec<Written>,
-    pub(super) done: Vec<(i64, i64)>,
-}
-
-#[derive(Debug)]
-pub(super) struct Written {
-    pub(super) topic: i64,
-    pub(super) position: i64,
-    pub(super) low: i64,
-    pub(super) open: Vec<u8>,
-}
 
 /// Whether `token` is still the lane's.
 pub(super) fn holds(connection: &Connection, group: i64, lane: u32, token: i64) -> Result<bool> {
@@ -62,21 +16,9 @@ pub(super) fn holds(connection: &Connection, group: i64, lane: u32, token: i64) 
         .exists(params![group, lane, token])
 }
 
-/// What a member says with its heartbeat.
-#[derive(Debug)]
-pub(super) struct Beat {
-    pub(super) held: Vec<(u32, i64)>,
-    /// It takes no more lanes.
-    pub(super) closing: bool,
-    /// Its consumer has not asked for anything for some time; others may have all its lanes.
-    pub(super) idle: bool,
-    pub(super) now: Timestamp,
-    pub(super) until: Timestamp,
-}
-
 /// Announces a member, renews its leases, and takes free lanes up to its fair share.
 pub(super) fn heartbeat(connection: &Connection, member: &Identity, beat: &Beat) -> Result<Shared> {
-    let (now, until) = (beat.now.as_micros(), beat.until.as_micros());
+    let (now, until) = (beat.now.as_micros(), (beat.now + beat.ttl).as_micros());
     let Identity { group, owner, .. } = member;
     let run = |sql: &str, values: &[&dyn rusqlite::ToSql]| {
         connection.prepare_cached(sql)?.execute(values)
@@ -101,7 +43,7 @@ pub(super) fn heartbeat(connection: &Connection, member: &Identity, beat: &Beat)
             kept.push(*lane);
         }
     }
-    let target = fair_share(connection, *group, owner, beat.idle)?;
+    let target = fair_share(&members(connection, *group)?, owner);
     let mut taken = Vec::new();
     if !beat.closing && kept.len() < target {
         for lane in free_lanes(connection, *group, now)?.into_iter().take(target - kept.len()) {
@@ -114,24 +56,11 @@ pub(super) fn heartbeat(connection: &Connection, member: &Identity, beat: &Beat)
     Ok(Shared { target, kept, taken, stirred, joined })
 }
 
-/// The lanes divided by the members; the first members in the order of their names get one more.
-/// Idle members get none, unless all are idle.
-fn fair_share(connection: &Connection, group: i64, owner: &str, idle: bool) -> Result<usize> {
-    let count = |idle_too: bool| -> Result<(u32, u32)> {
-        connection
-            .prepare_cached(
-                "SELECT count(*), coalesce(sum(owner < ?2), 0) FROM member
-                  WHERE grp = ?1 AND idle <= ?3",
-            )?
-            .query_row(params![group, owner, idle_too], |row| Ok((row.get(0)?, row.get(1)?)))
-    };
-    let (members, before) = match count(false)? {
-        (0, _) => count(true)?,
-        _ if idle => return Ok(0),
-        active => active,
-    };
-    let members = members.max(1);
-    Ok((LANES / members) as usize + usize::from(before < LANES % members))
+fn members(connection: &Connection, group: i64) -> Result<Vec<(String, bool)>> {
+    connection
+        .prepare_cached("SELECT owner, idle FROM member WHERE grp = ?")?
+        .query_map([group], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect()
 }
 
 /// Claimed messages that match become due at once, for whoever has their lane.
@@ -264,14 +193,6 @@ pub(super) fn leave(
         .map(drop)
 }
 
-/// What becomes of a claimed message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    Done,
-    Again { due: Timestamp, attempts: u32 },
-    Dead { id: MessageId, reason: DeadReason, at: Timestamp },
-}
-
 /// Settles a claimed message; `false` when the claim is gone.
 pub(super) fn settle_claimed(
     connection: &Connection,
@@ -295,18 +216,6 @@ pub(super) fn settle_claimed(
     }
     stir(connection)?;
     Ok(true)
-}
-
-/// A message of a group, by its place and its key.
-#[derive(Clone, Debug)]
-pub(super) struct Place {
-    pub(super) group: i64,
-    pub(super) topic: i64,
-    pub(super) seq: i64,
-    pub(super) lane: u32,
-    pub(super) key: String,
-    /// Whether it is in `waiting` by now, or still only in the log.
-    pub(super) waited: bool,
 }
 
 /// Lets a message wait until `due`. Its columns are copied inside the database.
@@ -380,49 +289,4 @@ pub(super) fn note_death(
         )?
         .execute(params![group, id, reason.code, reason.error, reason.attempts, at.as_micros()])
         .map(drop)
-}
-
-/// Positions as bytes: each is the distance to the one before, as a LEB128 number.
-pub(super) fn pack(positions: &BTreeSet<i64>) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(positions.len() * 2);
-    let mut last = 0;
-    for position in positions {
-        let mut distance = position.wrapping_sub(last).cast_unsigned();
-        last = *position;
-        while distance >= 0x80 {
-            bytes.push((distance & 0x7f) as u8 | 0x80);
-            distance >>= 7;
-        }
-        bytes.push(distance as u8);
-    }
-    bytes
-}
-
-/// The positions in `bytes`; what is broken at their end is left out.
-pub(super) fn unpack(bytes: &[u8]) -> BTreeSet<i64> {
-    let mut positions = BTreeSet::new();
-    let (mut last, mut distance, mut shift) = (0_i64, 0_u64, 0);
-    for byte in bytes {
-        distance |= u64::from(byte & 0x7f).unbounded_shl(shift);
-        shift += 7;
-        if *byte < 0x80 {
-            last = last.wrapping_add(distance.cast_signed());
-            positions.insert(last);
-            (distance, shift) = (0, 0);
-        }
-    }
-    positions
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn positions_round_trip() {
-        let positions: BTreeSet<i64> = [1, 2, 3, 200, 40_000, i64::MAX].into();
-        assert_eq!(unpack(&pack(&positions)), positions);
-        assert_eq!(unpack(&pack(&BTreeSet::new())), BTreeSet::new());
-        assert_eq!(unpack(&[0x80]), BTreeSet::new());
-    }
 }

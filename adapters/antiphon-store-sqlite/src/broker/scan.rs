@@ -4,74 +4,34 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use antiphon_core::Timestamp;
-use antiphon_messaging::Message;
+use antiphon_messaging::{Message, row};
+use antiphon_sqlbroker::{At, Broken, Found, Inheritance, Ready, Taken, Topic, WaitingRow, Wanted};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
-use super::member::Topic;
-use super::rows::Taken;
-use super::share::{At, Ready, Scan};
-use antiphon_messaging::row;
+const COLUMNS: &str = "SELECT seq, lane, id, kind, head, body FROM log_";
 
-/// A row that holds no message.
-#[derive(Debug)]
-pub(super) struct Broken {
-    pub(super) lane: u32,
-    pub(super) at: At,
-    pub(super) error: String,
-}
-
-/// What a scan has found.
-#[derive(Debug, Default)]
-pub(super) struct Found {
-    pub(super) ready: Vec<Ready>,
-    pub(super) broken: Vec<Broken>,
-    /// By topic, how far it was scanned.
-    pub(super) ends: Vec<Option<i64>>,
-    /// Whether there was more than was asked for.
-    pub(super) more: bool,
-    /// Waiting messages that were due.
-    pub(super) due: Vec<Ready>,
-    pub(super) due_broken: Vec<Broken>,
-    /// Positions that were asked for as due and do not wait any more.
-    pub(super) gone: Vec<At>,
-}
-
-/// Reads up to `limit` new messages of each topic, and the waiting ones at `due`.
-pub(super) fn scan(
-    connection: &Connection,
-    group: i64,
-    topics: &[Topic],
-    scan: &Scan,
-    due: &[At],
-    limit: usize,
-) -> Result<Found> {
+/// Reads new messages of each topic, and the waiting ones that are due.
+pub(super) fn scan(connection: &Connection, wanted: &Wanted) -> Result<Found> {
     let mut found = Found::default();
-    for (index, topic) in topics.iter().enumerate() {
-        let end = scan_topic(connection, index, topic, scan, limit, &mut found)?;
+    for (index, topic) in wanted.topics.iter().enumerate() {
+        let end = scan_topic(connection, index, topic, wanted, &mut found)?;
         found.ends.push(end);
     }
-    for at in due {
-        let topic = &topics[at.topic];
+    for at in &wanted.due {
+        let topic = &wanted.topics[at.topic];
         let read = connection
             .prepare_cached(
                 "SELECT seq, lane, id, kind, head, body, attempts FROM waiting
                   WHERE grp = ? AND topic = ? AND seq = ?",
             )?
-            .query_row(params![group, topic.id, at.seq], |row| {
+            .query_row(params![wanted.group, topic.id, at.seq], |row| {
                 Ok((row.get(1)?, message(row, topic), row.get(6)?))
             })
             .optional()?;
         match read {
             Some((lane, Ok(message), attempts)) => {
-                found.due.push(Ready {
-                    lane,
-                    at: *at,
-                    attempts,
-                    waited: true,
-                    claimed: false,
-                    message,
-                });
+                found.due.push(Ready::again(lane, *at, attempts, message));
             }
             Some((lane, Err(error), _)) => {
                 found.due_broken.push(Broken { lane, at: *at, error });
@@ -87,52 +47,35 @@ fn scan_topic(
     connection: &Connection,
     index: usize,
     topic: &Topic,
-    scan: &Scan,
-    limit: usize,
+    wanted: &Wanted,
     found: &mut Found,
 ) -> Result<Option<i64>> {
-    let wanted = &scan.wanted[index];
-    if wanted.iter().all(|after| *after == i64::MAX) {
+    let Wanted { scan, limit, .. } = wanted;
+    if !scan.wants(index) {
         return Ok(None);
     }
-    let mut statement = connection.prepare_cached(&topic.scan)?;
+    let mut statement =
+        connection.prepare_cached(&format!("{COLUMNS}{} WHERE seq > ? ORDER BY seq", topic.id))?;
     let mut rows = statement.query([scan.after[index]])?;
     let (mut end, mut count) = (None, 0);
     while let Some(row) = rows.next()? {
-        if count == limit {
+        if count == *limit {
             found.more = true;
             break;
         }
         let (seq, lane): (i64, u32) = (row.get(0)?, row.get(1)?);
         end = Some(seq);
-        if wanted.get(lane as usize).is_none_or(|after| seq <= *after) {
+        let at = At { topic: index, seq };
+        if !scan.is_wanted(lane, at) {
             continue;
         }
         count += 1;
-        let at = At { topic: index, seq };
         match message(row, topic) {
-            Ok(message) => {
-                found.ready.push(Ready {
-                    lane,
-                    at,
-                    attempts: 0,
-                    waited: false,
-                    claimed: false,
-                    message,
-                });
-            }
+            Ok(message) => found.ready.push(Ready::new(lane, at, message)),
             Err(error) => found.broken.push(Broken { lane, at, error }),
         }
     }
     Ok(end)
-}
-
-/// What has to be known of a lane that was taken over.
-#[derive(Debug)]
-pub(super) struct Inheritance {
-    pub(super) waiting: Vec<(At, String, Timestamp)>,
-    pub(super) again: Vec<Ready>,
-    pub(super) broken: Vec<Broken>,
 }
 
 /// Reads what a lane has waiting and open.
@@ -156,7 +99,7 @@ pub(super) fn waiting(
     group: i64,
     topics: &[Topic],
     lane: u32,
-) -> Result<Vec<(At, String, Timestamp)>> {
+) -> Result<Vec<WaitingRow>> {
     let mut statement = connection
         .prepare_cached("SELECT topic, seq, key, due FROM waiting WHERE grp = ? AND lane = ?")?;
     let mut rows = statement.query(params![group, lane])?;
@@ -181,13 +124,12 @@ fn read_open(
     again: &mut Vec<Ready>,
     broken: &mut Vec<Broken>,
 ) -> Result<()> {
-    let mut statement = connection.prepare_cached(&topic.one)?;
+    let mut statement =
+        connection.prepare_cached(&format!("{COLUMNS}{} WHERE seq = ?", topic.id))?;
     for seq in open {
         let at = At { topic: index, seq: *seq };
         match statement.query_row([seq], |row| Ok(message(row, topic))).optional()? {
-            Some(Ok(message)) => {
-                again.push(Ready { lane, at, attempts: 0, waited: false, claimed: false, message });
-            }
+            Some(Ok(message)) => again.push(Ready::new(lane, at, message)),
             Some(Err(error)) => broken.push(Broken { lane, at, error }),
             None => {}
         }

@@ -6,28 +6,19 @@
 use std::path::Path;
 use std::sync::mpsc;
 
-use rusqlite::Connection;
-use tokio::sync::oneshot;
+use antiphon_sqlbroker::{Change, Failure, Job, Outcome};
+use rusqlite::{Connection, Result as SqlResult};
 
 use super::database::primary_code;
+use super::log::not_made;
+use super::{answers, dead, publish, rows, topology, trim};
 use crate::error::code;
 
 /// Changes that go into one transaction at most.
 const GATHER_MAX: usize = 512;
 
-/// Why a change was not confirmed.
-#[derive(Clone, Debug, thiserror::Error)]
-pub(super) enum Failure {
-    /// It was not made.
-    #[error("not written: {0}")]
-    RolledBack(String),
-    /// Nobody knows.
-    #[error("it is not known whether it was written: {0}")]
-    Unknown(String),
-}
-
 /// Where changes are handed in. The thread ends with it.
-pub(super) struct Writer(mpsc::Sender<Box<dyn Job>>);
+pub(super) struct Writer(mpsc::Sender<Job>);
 
 impl Writer {
     /// Starts the thread.
@@ -38,74 +29,15 @@ impl Writer {
         Ok(Self(sender))
     }
 
-    /// Asks for a change; it is made whether or not the answer is awaited. `then` is called with
-    /// the outcome, on the writing thread, before the answer is given.
-    pub(super) fn write<T: Send + 'static>(
-        &self,
-        change: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
-        then: impl FnOnce(&Result<T, Failure>) + Send + 'static,
-    ) -> Answer<T> {
-        let (answer, receiver) = oneshot::channel();
-        let change = Change { work: Some(change), then: Some(then), result: None, answer };
-        // When the thread is gone, the answer's sender is dropped with the change.
-        drop(self.0.send(Box::new(change)));
-        Answer(receiver)
+    pub(super) fn write(&self, job: Job) {
+        // When the thread is gone, the job is dropped, and whoever waits hears that.
+        drop(self.0.send(job));
     }
 }
 
-/// The answer to a change, when it is committed.
-pub(super) struct Answer<T>(oneshot::Receiver<Result<T, Failure>>);
-
-impl<T> Answer<T> {
-    pub(super) async fn get(self) -> Result<T, Failure> {
-        match self.0.await {
-            Ok(result) => result,
-            Err(_) => Err(Failure::Unknown("the writing thread has ended".into())),
-        }
-    }
-}
-
-trait Job: Send {
-    /// Makes the change in the open transaction; `false` when it failed.
-    fn run(&mut self, connection: &Connection) -> bool;
-    /// Answers.
-    fn finish(self: Box<Self>, committed: &Result<(), Failure>);
-}
-
-struct Change<T, W, A> {
-    work: Option<W>,
-    then: Option<A>,
-    result: Option<rusqlite::Result<T>>,
-    answer: oneshot::Sender<Result<T, Failure>>,
-}
-
-impl<T, W, A> Job for Change<T, W, A>
-where
-    T: Send,
-    W: FnOnce(&Connection) -> rusqlite::Result<T> + Send,
-    A: FnOnce(&Result<T, Failure>) + Send,
-{
-    fn run(&mut self, connection: &Connection) -> bool {
-        self.result = self.work.take().map(|work| work(connection));
-        matches!(self.result, Some(Ok(_)))
-    }
-
-    fn finish(mut self: Box<Self>, committed: &Result<(), Failure>) {
-        let outcome = match (self.result.take(), committed) {
-            (Some(Ok(value)), Ok(())) => Ok(value),
-            (Some(Err(error)), _) => Err(Failure::RolledBack(error.to_string())),
-            (_, Err(failure)) => Err(failure.clone()),
-            (None, Ok(())) => Err(Failure::RolledBack("it was not attempted".into())),
-        };
-        if let Some(then) = self.then.take() {
-            then(&outcome);
-        }
-        drop(self.answer.send(outcome));
-    }
-}
-
-fn run(connection: &Connection, jobs: &mpsc::Receiver<Box<dyn Job>>) {
+fn run(connection: &Connection, jobs: &mpsc::Receiver<Job>) {
     let mut gathered = Vec::new();
+    let mut results = Vec::new();
     while let Ok(job) = jobs.recv() {
         gathered.push(job);
         while gathered.len() < GATHER_MAX
@@ -113,31 +45,49 @@ fn run(connection: &Connection, jobs: &mpsc::Receiver<Box<dyn Job>>) {
         {
             gathered.push(job);
         }
-        let committed = transaction(connection, &mut gathered);
+        let committed = transaction(connection, &gathered, &mut results);
+        let mut results = results.drain(..);
         for job in gathered.drain(..) {
-            job.finish(&committed);
+            let outcome = match (results.next(), &committed) {
+                (Some(Ok(outcome)), Ok(())) => Ok(outcome),
+                (Some(Err(error)), _) => Err(not_made(error)),
+                (_, Err(failure)) => Err(failure.clone()),
+                (None, Ok(())) => Err(Failure::NotMade("it was not attempted".into())),
+            };
+            job.finish(outcome);
         }
     }
 }
 
-fn transaction(connection: &Connection, jobs: &mut [Box<dyn Job>]) -> Result<(), Failure> {
+fn transaction(
+    connection: &Connection,
+    jobs: &[Job],
+    results: &mut Vec<SqlResult<Outcome>>,
+) -> Result<(), Failure> {
     let step = |sql: &str| connection.prepare_cached(sql)?.execute([]).map(drop);
-    step("BEGIN IMMEDIATE").map_err(|error| Failure::RolledBack(error.to_string()))?;
-    for job in jobs.iter_mut() {
+    step("BEGIN IMMEDIATE").map_err(not_made)?;
+    for job in jobs {
         // One that fails must not undo the others.
         let begun = step("SAVEPOINT change");
-        let kept = begun.is_ok() && job.run(connection);
-        let ended = match (begun, kept) {
-            (Err(error), _) => Err(error),
-            (Ok(()), true) => step("RELEASE change"),
-            (Ok(()), false) => step("ROLLBACK TO change").and_then(|()| step("RELEASE change")),
+        let ended = match begun {
+            Err(error) => Err(error),
+            Ok(()) => {
+                let made = make(connection, &job.change);
+                let kept = made.is_ok();
+                results.push(made);
+                if kept {
+                    step("RELEASE change")
+                } else {
+                    step("ROLLBACK TO change").and_then(|()| step("RELEASE change"))
+                }
+            }
         };
         if let Err(error) = ended {
             // SQLite has given the whole transaction up, or is about to.
             if !connection.is_autocommit() {
                 drop(step("ROLLBACK"));
             }
-            return Err(Failure::RolledBack(error.to_string()));
+            return Err(not_made(error));
         }
     }
     step("COMMIT").map_err(|error| {
@@ -145,10 +95,65 @@ fn transaction(connection: &Connection, jobs: &mut [Box<dyn Job>]) -> Result<(),
             drop(step("ROLLBACK"));
         }
         match primary_code(&error) {
-            Some(code::BUSY | code::FULL | code::READONLY | code::CONSTRAINT) => {
-                Failure::RolledBack(error.to_string())
-            }
+            Some(code::BUSY | code::FULL | code::READONLY | code::CONSTRAINT) => not_made(error),
             _ => Failure::Unknown(error.to_string()),
         }
     })
+}
+
+/// Makes a change in the open transaction.
+fn make(connection: &Connection, change: &Change) -> SqlResult<Outcome> {
+    match change {
+        Change::Declare(topology) => topology::declare(connection, topology).map(done),
+        Change::Publish(rows) => publish::insert(connection, rows).map(Outcome::Published),
+        Change::Beat(member, beat) => {
+            rows::heartbeat(connection, member, beat).map(Outcome::Shared)
+        }
+        Change::Advance { group, progress } => {
+            rows::advance(connection, *group, progress).map(Outcome::Lost)
+        }
+        Change::Release { member, progress, claimed } => {
+            rows::release(connection, member, progress, claimed).map(done)
+        }
+        Change::Leave { member, progress } => rows::leave(connection, member, progress).map(done),
+        Change::Park { place, token, due, attempts } => {
+            let held = rows::holds(connection, place.group, place.lane, *token)?;
+            if held {
+                rows::park(connection, place, *due, *attempts)?;
+            }
+            Ok(Outcome::Held(held))
+        }
+        Change::Bury { place, token, id, reason, at } => {
+            let held = rows::holds(connection, place.group, place.lane, *token)?;
+            if held {
+                rows::bury(connection, place, *id, reason, *at)?;
+            }
+            Ok(Outcome::Held(held))
+        }
+        Change::Settle { place, owner, verdict } => {
+            rows::settle_claimed(connection, place, owner, verdict).map(Outcome::Held)
+        }
+        Change::BuryForeign { group, message, reason, at } => {
+            dead::bury(connection, group, message, reason, *at).map(Outcome::Held)
+        }
+        Change::Redrive { group, ids } => {
+            dead::change(connection, *group, ids, dead::redrive).map(Outcome::Count)
+        }
+        Change::Discard { group, ids } => {
+            dead::change(connection, *group, ids, dead::discard).map(Outcome::Count)
+        }
+        Change::MoveDue { now } => trim::move_due(connection, *now).map(Outcome::Published),
+        Change::Trim => trim::remove(connection).map(Outcome::More),
+        Change::Answer { address, message, at } => {
+            answers::lay(connection, address, message, *at).map(done)
+        }
+        Change::TakeAnswers { addresses } => {
+            answers::take(connection, addresses).map(Outcome::Answers)
+        }
+        Change::ForgetAnswers { before } => answers::forget(connection, *before).map(done),
+    }
+}
+
+fn done((): ()) -> Outcome {
+    Outcome::Done
 }

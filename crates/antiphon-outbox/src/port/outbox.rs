@@ -153,4 +153,14 @@ pub trait OutboxStore: LeaseStore {
     /// # Errors
     /// The store fails.
     fn sent(&self) -> impl Future<Output = Result<Vec<SentCount>, StoreError>> + Send;
+
+    /// Completes when another process may have committed messages since it completed the last time.
+    /// A store that does not hear of it never completes: the relay looks by itself now and then. One
+    /// relay waits at a time.
+    ///
+    /// # Cancel safety
+    /// Nothing is missed when the future is dropped and made again.
+    fn changed(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
 }

@@ -57,6 +57,7 @@ impl<S: OutboxStore> Driver<S> {
                     all_senders_gone = changed.is_err();
                     engine.wake();
                 }
+                () = self.store.changed(), if !is_draining => engine.wake(),
                 () = shutdown.draining(), if !is_draining => {
                     is_draining = true;
                     engine.drain(Instant::now());

@@ -8,9 +8,11 @@
 //! [`Sent::Maybe`](antiphon_messaging::Sent::Maybe) (`Broker` 2), that publishing is slowed down
 //! before memory runs out (`Broker` 10), and that a lost connection ends the epoch (`Source` 4).
 
+pub mod answers;
 pub mod dead_letters;
 pub mod engine;
 pub mod members;
+pub mod operate;
 pub mod order;
 pub mod publish;
 pub mod settle;
@@ -38,6 +40,18 @@ pub trait BrokerHarness: Send + Sync + Sized + 'static {
 
     /// A handle to it; every call may be a connection of its own.
     fn broker(&self) -> AnyBroker;
+
+    /// Whether members own lanes also when their group is not ordered: what waits in a lane waits for
+    /// its owner, and goes to another member only with the lane, once nothing of it is in the owner's
+    /// hands.
+    fn members_own_lanes(&self) -> bool {
+        false
+    }
+
+    /// Whether a member that leaves keeps all its lanes until it has settled what it holds of any.
+    fn lanes_leave_together(&self) -> bool {
+        false
+    }
 
     /// For a broker that cannot delay messages or keep dead letters: the one that does it instead.
     fn parking(&self) -> Option<AnyBroker> {
@@ -94,6 +108,18 @@ macro_rules! broker_conformance {
             a_redrive_goes_to_the_failing_group_only_with_the_same_id,
             dead_letters_are_listed_in_pages_and_by_filter,
             a_discarded_letter_is_gone,
+        ]);
+        $crate::broker_conformance!(@module operate, $harness, $how, [
+            topics_and_groups_without_members_are_listed,
+            the_lag_of_a_group_counts_what_is_not_handled,
+            what_waits_for_a_retry_is_counted,
+            a_broker_that_works_has_findings_and_no_problem,
+        ]);
+        $crate::broker_conformance!(@module answers, $harness, $how, [
+            an_answer_arrives_at_its_inbox_and_no_other,
+            many_answers_arrive_once_each,
+            an_answer_to_an_ended_inbox_takes_nobodys_time,
+            an_inbox_outlives_impatience_and_oversized_answers,
         ]);
         $crate::broker_conformance!(@module engine, $harness, $how, [
             keys_stay_in_order_with_eight_consumers_and_failures,
@@ -270,6 +296,18 @@ impl Member {
         let mut texts = Vec::with_capacity(count);
         while texts.len() < count {
             for delivery in self.fetch(count - texts.len()).await {
+                texts.push(text(&delivery));
+                ack(delivery).await;
+            }
+        }
+        texts
+    }
+
+    /// Handles messages until none has come for a while; yields their texts.
+    pub async fn handle_all(&mut self) -> Vec<String> {
+        let mut texts = Vec::new();
+        while let Ok(deliveries) = timeout(QUIET * 6, self.fetch_patiently(64)).await {
+            for delivery in deliveries {
                 texts.push(text(&delivery));
                 ack(delivery).await;
             }

@@ -137,14 +137,16 @@ fn java(at: &Instance, megabytes: u32) -> Result<Command, Trouble> {
 fn settings(at: &Instance, data: &Path, keys: &Path) -> String {
     let (plain, secure) = (at.ports.plain, at.ports.tls);
     let [controller, ..] = at.ports.inner;
-    let listeners = format!("PLAINTEXT://127.0.0.1:{plain},SASL_SSL://127.0.0.1:{secure}");
+    let listeners =
+        |plain: u16| format!("PLAINTEXT://127.0.0.1:{plain},SASL_SSL://127.0.0.1:{secure}");
+    let (listeners, advertised) = (listeners(plain), listeners(at.advertised.unwrap_or(plain)));
     let (data, keys) = (data.display(), keys.display());
     format!(
         "process.roles=broker,controller\nnode.id=1\n\
          controller.quorum.voters=1@127.0.0.1:{controller}\n\
          controller.listener.names=CONTROLLER\ninter.broker.listener.name=PLAINTEXT\n\
          listeners={listeners},CONTROLLER://127.0.0.1:{controller}\n\
-         advertised.listeners={listeners}\n\
+         advertised.listeners={advertised}\n\
          listener.security.protocol.map=\
          PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT\n\
          sasl.enabled.mechanisms=PLAIN\n\

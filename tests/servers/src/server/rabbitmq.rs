@@ -72,7 +72,7 @@ impl Description for Rabbitmq {
         wire::get(at.ports.admin, &path, "Authorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n")
     }
 
-    fn after_stop(&self, at: &Instance) {
+    fn clean(&self, at: &Instance) {
         let [_, _, port] = at.ports.inner;
         // It refuses while it believes that a node is alive, which it notices in a moment.
         wait(Duration::from_secs(5), || {

@@ -134,6 +134,18 @@ pub async fn stuck_handlers_hold_no_more_than_the_credits(harness: &impl BrokerH
     tokio::time::sleep(QUIET).await;
     assert_eq!(started.load(Ordering::Relaxed), 3, "as many run as may");
     let mut other = site.join("all", false).await;
+    if harness.members_own_lanes() {
+        // Everything but what waits in the lanes that stay with the stuck member.
+        let mut texts = other.handle(1).await;
+        texts.extend(other.handle_all().await);
+        assert_eq!(started.load(Ordering::Relaxed), 3, "as many run as may");
+        running.drain(Duration::from_millis(100)).await;
+        texts.extend(other.handle(100 - texts.len()).await);
+        texts.sort_unstable();
+        texts.dedup();
+        assert_eq!(texts.len(), 100, "nothing is lost, and what was cut off comes again");
+        return;
+    }
     assert_eq!(other.handle(90).await.len(), 90);
     other.stays_quiet().await;
     running.drain(Duration::from_millis(100)).await;
@@ -156,10 +168,18 @@ pub async fn a_drain_gives_back_what_has_not_started(harness: &impl BrokerHarnes
     tokio::time::sleep(QUIET).await;
     running.shutdown.drain(PATIENCE);
     let mut other = site.join("all", false).await;
-    assert_eq!(other.handle(18).await.len(), 18, "what had not started is given back");
+    let early = if harness.members_own_lanes() {
+        // What shares a lane with a running handler waits for it.
+        other.handle_all().await.len()
+    } else {
+        other.handle(18).await.len()
+    };
+    let least = usize::from(!harness.lanes_leave_together());
+    assert!((least..=18).contains(&early), "{early} of what had not started are given back");
     assert!(!running.task.is_finished(), "two handlers still run");
     finish.send_replace(true);
     timeout(PATIENCE, running.task).await.expect("the drain ends").expect("and well");
+    assert_eq!(other.handle(18 - early).await.len(), 18 - early, "the others come as well");
     other.stays_quiet().await;
 }
 
@@ -186,14 +206,18 @@ pub async fn a_poisoned_key_does_not_stop_the_others(harness: &impl BrokerHarnes
         RetryPolicy::exponential(Duration::from_secs(3), Duration::from_secs(60)).attempts(9);
     let consumer = Consumer::group(site.group("all")).handler(handler).ordered().retry(policy);
     // With fewer credits than followers, a key that is held here would stop everything.
-    let credits = if capabilities.holds_keys { 8 } else { 64 };
+    let waits_there = capabilities.holds_keys
+        && capabilities.counts_attempts
+        && !capabilities.retry_delay_max.is_zero();
+    let credits = if waits_there { 8 } else { 64 };
     let running = run(&site, consumer.concurrency(4).credits(credits));
     site.publish(&[("bad", "poison")]).await;
     for _ in 0..20 {
         site.publish(&[("bad", "behind"), ("good", "fine")]).await;
     }
     for _ in 0..20 {
-        let key = timeout(Duration::from_secs(2), results.recv()).await;
+        // Some of the tries are made where the message is, for two seconds at most.
+        let key = timeout(Duration::from_secs(4), results.recv()).await;
         assert_eq!(key.expect("the other key goes on").as_deref(), Some("good"));
     }
     assert!(timeout(QUIET, results.recv()).await.is_err(), "the poisoned key waits");

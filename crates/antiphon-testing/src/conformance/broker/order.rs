@@ -66,7 +66,7 @@ pub async fn a_key_is_in_one_members_hands_at_a_time(harness: &impl BrokerHarnes
     }
     let share = async |member: &mut Member| {
         let mut keys = Vec::new();
-        while let Ok(deliveries) = timeout(super::QUIET * 3, next_deliveries(member)).await {
+        while let Ok(deliveries) = timeout(super::QUIET * 6, next_deliveries(member)).await {
             for delivery in deliveries {
                 keys.push(delivery.message.key.clone());
                 ack(delivery).await;

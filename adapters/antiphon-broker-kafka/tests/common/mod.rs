@@ -1,0 +1,118 @@
+//! What the tests share: settings for quick tests, and a broker that tidies up behind them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use antiphon_broker_kafka::{KafkaBroker, Settings};
+use antiphon_messaging::{
+    Broker, Capabilities, Inbox, Message, Operate, PublishError, Receipt, Source, SubscribeError,
+    Subscription, Topology,
+};
+use antiphon_testing::services::Service;
+use parking_lot::Mutex;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+
+/// Settings for quick tests: few partitions, and rebalances that are noticed at once.
+pub(crate) fn settings() -> Settings {
+    Settings {
+        partitions: 4,
+        linger_ms: 1,
+        session_timeout_ms: 6_000,
+        heartbeat_ms: 100,
+        revoke_wait_ms: 2_000,
+        ..Settings::at(Service::Kafka.url())
+    }
+}
+
+/// Opens the broker of the tests.
+pub(crate) async fn open(settings: Settings) -> KafkaBroker {
+    match KafkaBroker::open(settings).await {
+        Ok(broker) => broker,
+        Err(error) => unreachable!("{error}; start it with `cargo xtask services up kafka`"),
+    }
+}
+
+/// A broker that deletes what was declared through it.
+#[derive(Clone, Debug)]
+pub(crate) struct Tidy {
+    pub(crate) broker: KafkaBroker,
+    made: Arc<Made>,
+}
+
+#[derive(Debug, Default)]
+struct Made {
+    topics: Mutex<BTreeSet<String>>,
+    groups: Mutex<BTreeSet<String>>,
+}
+
+impl Tidy {
+    pub(crate) fn new(broker: KafkaBroker) -> Self {
+        Self { broker, made: Arc::default() }
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        let (topics, groups) =
+            (std::mem::take(self.topics.get_mut()), std::mem::take(self.groups.get_mut()));
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(delete(&topics, &groups));
+        });
+        let _ = thread.join();
+    }
+}
+
+async fn delete(topics: &BTreeSet<String>, groups: &BTreeSet<String>) {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", Service::Kafka.url().trim_start_matches("kafka://"))
+        .create()
+        .expect("an admin client");
+    let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+    let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+    let options = AdminOptions::new();
+    if !topics.is_empty() {
+        let _ = admin.delete_topics(&topics, &options).await;
+    }
+    if !groups.is_empty() {
+        // Those that still have members stay; the broker forgets them with their topics.
+        let _ = admin.delete_groups(&groups, &options).await;
+    }
+}
+
+impl Broker for Tidy {
+    fn capabilities(&self) -> Capabilities {
+        self.broker.capabilities()
+    }
+
+    async fn declare(&self, topology: &Topology) -> Result<(), SubscribeError> {
+        self.made.topics.lock().extend(topology.topics.iter().cloned());
+        self.made.groups.lock().extend(topology.groups.iter().map(|group| group.name.clone()));
+        self.broker.declare(topology).await
+    }
+
+    async fn publish(&self, batch: Vec<Message>) -> Vec<Result<Receipt, PublishError>> {
+        self.broker.publish(batch).await
+    }
+
+    async fn subscribe(
+        &self,
+        subscription: Subscription,
+    ) -> Result<Box<dyn Source>, SubscribeError> {
+        self.broker.subscribe(subscription).await
+    }
+
+    async fn inbox(&self) -> Result<Box<dyn Inbox>, SubscribeError> {
+        self.broker.inbox().await
+    }
+
+    async fn answer(&self, address: &str, message: Message) -> Result<(), PublishError> {
+        self.broker.answer(address, message).await
+    }
+
+    fn operate(&self) -> Option<Arc<dyn Operate>> {
+        self.broker.operate()
+    }
+}

@@ -1,0 +1,36 @@
+//! The broker suite against a real server.
+
+mod common;
+
+use antiphon_broker_memory::MemoryBroker;
+use antiphon_broker_nats::NatsBroker;
+use antiphon_messaging::AnyBroker;
+use antiphon_testing::conformance::broker::BrokerHarness;
+use common::{clean_up, open};
+
+struct Nats {
+    broker: NatsBroker,
+    parking: MemoryBroker,
+}
+
+impl BrokerHarness for Nats {
+    async fn start() -> Self {
+        Self { broker: open().await, parking: MemoryBroker::default() }
+    }
+
+    fn broker(&self) -> AnyBroker {
+        AnyBroker::new(self.broker.clone())
+    }
+
+    fn parking(&self) -> Option<AnyBroker> {
+        Some(AnyBroker::new(self.parking.clone()))
+    }
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        clean_up(&self.broker);
+    }
+}
+
+antiphon_testing::broker_conformance!(Nats);

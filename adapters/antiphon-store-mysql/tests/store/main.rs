@@ -1,0 +1,10 @@
+//! The MySQL store against a real MariaDB server.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+mod conformance;
+mod database;
+mod faults;
+mod opening;
+mod sagas;
+mod transactions;

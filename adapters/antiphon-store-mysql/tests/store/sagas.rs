@@ -1,0 +1,5 @@
+//! The store passes the suite for stores of sagas.
+
+use crate::conformance::OnServer;
+
+antiphon_testing::saga_conformance!(OnServer);

@@ -1,0 +1,107 @@
+//! The SQL broker on PostgreSQL: its [`Log`](antiphon_sqlbroker::Log), with a connection that writes,
+//! one that reads, one for housekeeping, and two for telling other processes and hearing from them.
+
+mod answers;
+mod bell;
+mod dead;
+mod lanes;
+mod log;
+mod operate;
+mod publish;
+mod reader;
+mod scan;
+mod settle;
+mod tables;
+mod topology;
+mod trim;
+mod writer;
+
+use std::fmt;
+use std::sync::Arc;
+
+use antiphon_core::Clock;
+use antiphon_messaging::{
+    Broker, Capabilities, DeadLetters, Inbox, Message, Operate, PublishError, Receipt, Source,
+    SubscribeError, Subscription, Topology,
+};
+use antiphon_sqlbroker::{Ear, SqlBroker};
+use sqlx::Connection as _;
+use tokio::sync::Notify;
+
+use self::log::PostgresLog;
+use crate::connect::enter;
+use crate::error::OpenError;
+use crate::location::Location;
+use crate::settings::Settings;
+
+/// A broker in a database on PostgreSQL. Cheap to clone; clones share it.
+#[derive(Clone)]
+pub struct PostgresBroker {
+    broker: SqlBroker<PostgresLog>,
+    shown: Arc<str>,
+}
+
+impl PostgresBroker {
+    /// Opens the broker in the database at `url`, `postgres://user:password@host:port/database`, and
+    /// makes database and tables where they are missing. Must be called in a Tokio runtime, which
+    /// then keeps house for it.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open(url: &str, settings: Settings) -> Result<Self, OpenError> {
+        let location = Location::new(url, &settings)?;
+        let mut connection = enter(&location, &settings).await?;
+        tables::prepare(&mut connection, &location).await?;
+        // It has done what it was for; its end interests nobody.
+        drop(connection.close().await);
+        let (ear, rung) = (Ear::default(), Arc::new(Notify::new()));
+        let log = PostgresLog::start(&location, &settings, ear.clone(), Arc::clone(&rung));
+        let clock = settings.clock.unwrap_or_else(Clock::system);
+        let broker = SqlBroker::start(log, &ear, clock);
+        broker.watch(rung);
+        Ok(Self { broker, shown: location.shown.into() })
+    }
+}
+
+impl Broker for PostgresBroker {
+    fn capabilities(&self) -> Capabilities {
+        self.broker.capabilities()
+    }
+
+    async fn declare(&self, topology: &Topology) -> Result<(), SubscribeError> {
+        self.broker.declare(topology).await
+    }
+
+    async fn publish(&self, batch: Vec<Message>) -> Vec<Result<Receipt, PublishError>> {
+        self.broker.publish(batch).await
+    }
+
+    async fn subscribe(
+        &self,
+        subscription: Subscription,
+    ) -> Result<Box<dyn Source>, SubscribeError> {
+        self.broker.subscribe(subscription).await
+    }
+
+    async fn inbox(&self) -> Result<Box<dyn Inbox>, SubscribeError> {
+        self.broker.inbox().await
+    }
+
+    async fn answer(&self, address: &str, message: Message) -> Result<(), PublishError> {
+        self.broker.answer(address, message).await
+    }
+
+    fn operate(&self) -> Option<Arc<dyn Operate>> {
+        self.broker.operate()
+    }
+
+    fn dead_letters(&self) -> Option<Arc<dyn DeadLetters>> {
+        self.broker.dead_letters()
+    }
+}
+
+impl fmt::Debug for PostgresBroker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresBroker").field("database", &self.shown).finish_non_exhaustive()
+    }
+}

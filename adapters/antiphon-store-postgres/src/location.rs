@@ -1,0 +1,151 @@
+//! Where a database is: from a URL to the driver's options.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::ConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+
+use crate::error::OpenError;
+use crate::settings::Settings;
+
+/// A database on a server.
+#[derive(Clone, Debug)]
+pub(crate) struct Location {
+    /// How its connections are made: with the time limits of the settings, and answering each
+    /// commit when the settings say.
+    pub(crate) options: PgConnectOptions,
+    /// For people: without the password.
+    pub(crate) shown: String,
+    /// Its name on the server.
+    pub(crate) database: String,
+}
+
+impl Location {
+    /// From `postgres://user:password@host:port/database?sslmode=…`.
+    ///
+    /// # Errors
+    /// The URL has another scheme or names no database; the authority's file cannot be read.
+    pub(crate) fn new(url: &str, settings: &Settings) -> Result<Self, OpenError> {
+        let refuse =
+            |problem: String| OpenError::Location { location: without_password(url), problem };
+        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+            return Err(refuse("it must begin with postgres://".into()));
+        }
+        let parsed = PgConnectOptions::from_str(url).map_err(|error| refuse(error.to_string()))?;
+        let Some(database) = parsed.get_database().map(str::to_owned) else {
+            return Err(refuse("the name of the database is missing: postgres://host/name".into()));
+        };
+        let shown = match parsed.get_socket() {
+            Some(socket) => format!("postgres:{}/{database}", socket.display()),
+            None => format!("postgres://{}:{}/{database}", parsed.get_host(), parsed.get_port()),
+        };
+        if let Some(authority) = &settings.certificate_authority
+            && let Err(error) = std::fs::File::open(authority)
+        {
+            let source = format!("cannot read {}: {error}", authority.display()).into();
+            return Err(OpenError::Tls { database: shown, source });
+        }
+        let options = with_session(with_tls(parsed, url, settings), settings);
+        Ok(Self { options, shown, database })
+    }
+
+    /// Another database on the same server.
+    pub(crate) fn beside(&self, database: &str) -> PgConnectOptions {
+        self.options.clone().database(database)
+    }
+
+    /// Connections whose commits need not be on disk when they are answered: for bookkeeping that
+    /// only repeats something when it is lost.
+    pub(crate) fn relaxed(&self) -> PgConnectOptions {
+        self.options.clone().options([("synchronous_commit", "off")])
+    }
+}
+
+fn with_tls(options: PgConnectOptions, url: &str, settings: &Settings) -> PgConnectOptions {
+    let Some(authority) = &settings.certificate_authority else { return options };
+    let options = options.ssl_root_cert(authority);
+    if url.contains("sslmode=") || url.contains("ssl-mode=") {
+        options
+    } else {
+        options.ssl_mode(PgSslMode::VerifyFull)
+    }
+}
+
+/// What every session of ours has, sent along with the start of the connection.
+fn with_session(options: PgConnectOptions, settings: &Settings) -> PgConnectOptions {
+    let millis = |time: Duration| time.as_millis().to_string();
+    let name = match options.get_application_name() {
+        Some(name) => name.to_owned(),
+        None => "antiphon".to_owned(),
+    };
+    options
+        .application_name(&name)
+        .statement_cache_capacity(256)
+        .disable_statement_logging()
+        .options([
+            ("default_transaction_isolation", "read committed"),
+            ("default_transaction_read_only", "off"),
+            ("standard_conforming_strings", "on"),
+            ("synchronous_commit", settings.synchronous_commit.setting()),
+            ("statement_timeout", &millis(settings.statement_timeout)),
+            ("lock_timeout", &millis(settings.lock_timeout)),
+            ("idle_in_transaction_session_timeout", &millis(settings.idle_in_transaction_timeout)),
+            // A client that is gone without a word must not keep its locks for hours.
+            ("tcp_keepalives_idle", "15"),
+            ("tcp_keepalives_interval", "5"),
+            ("tcp_keepalives_count", "3"),
+        ])
+}
+
+fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let end = rest.find('/').unwrap_or(rest.len());
+    match rest[..end].rfind('@') {
+        Some(at) => {
+            let user = rest[..at].split(':').next().unwrap_or_default();
+            format!("{scheme}://{user}{}", &rest[at..])
+        }
+        None => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_names_a_database_and_is_shown_without_the_password() {
+        let url = "postgres://ann:s%20ecret@db.local:5433/orders?sslmode=require";
+        let location = Location::new(url, &Settings::default()).unwrap();
+        assert_eq!(location.shown, "postgres://db.local:5433/orders");
+        assert_eq!(location.database, "orders");
+        assert_eq!(location.options.get_username(), "ann");
+        let options = location.options.get_options().unwrap();
+        assert!(options.contains("lock_timeout=5000"), "{options}");
+    }
+
+    #[test]
+    fn what_is_no_database_is_refused_without_telling_the_password() {
+        for url in
+            ["", "mysql://h/d", "orders.db", "postgres://u:secret@h", "postgres://u:secret@h:x/d"]
+        {
+            let error = Location::new(url, &Settings::default()).unwrap_err();
+            assert!(matches!(error, OpenError::Location { .. }), "{url}: {error}");
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_authority_asks_for_a_certificate_unless_the_url_says_otherwise() {
+        let authority = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/store/other-authority.pem");
+        let settings =
+            Settings { certificate_authority: Some(authority.into()), ..Settings::default() };
+        let mode = |url: &str| {
+            let options = Location::new(url, &settings).unwrap().options;
+            format!("{:?}", options.get_ssl_mode())
+        };
+        assert_eq!(mode("postgres://h/d"), "VerifyFull");
+        assert_eq!(mode("postgres://h/d?sslmode=verify-ca"), "VerifyCa");
+    }
+}

@@ -1,0 +1,158 @@
+//! The barrier: which commands of sagas have passed, and how they were answered.
+//!
+//! Answers go with COMMIT: the commands of one step never share a transaction.
+
+use antiphon_core::Timestamp;
+use antiphon_outbox::StoreError;
+use antiphon_saga::{BarrierKey, BarrierStore, Passage, Side, StoredReply};
+use bytes::Bytes;
+use sqlx::Row;
+
+use super::PostgresStore;
+use super::connection::Connection;
+use super::literal::Text;
+use super::saga::uuid;
+use crate::error::store_error;
+
+/// Waits for another transaction that has noted the same.
+const PASS: &str = "
+INSERT INTO antiphon_barrier (saga, step, side, at, blocked) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT DO NOTHING";
+
+const LOOK: &str = "
+SELECT blocked, done, reason, message FROM antiphon_barrier
+ WHERE saga = $1 AND step = $2 AND side = $3";
+
+const FORGET: &str = "
+DELETE FROM antiphon_barrier WHERE (saga, step, side) IN
+    (SELECT saga, step, side FROM antiphon_barrier WHERE at < $1
+      LIMIT $2 FOR UPDATE SKIP LOCKED)";
+
+/// What the barrier remembers of a command.
+struct Passed {
+    blocked: bool,
+    answer: Option<StoredReply>,
+}
+
+impl BarrierStore for PostgresStore {
+    async fn pass(
+        &self,
+        connection: &mut Connection,
+        key: &BarrierKey,
+        now: Timestamp,
+    ) -> Result<Passage, StoreError> {
+        if !note(connection, key, now, false).await? {
+            let passed = look(connection, key).await?;
+            return Ok(if passed.blocked {
+                Passage::Blocked
+            } else {
+                Passage::Repeated(passed.answer)
+            });
+        }
+        if key.side == Side::Action {
+            return Ok(Passage::First);
+        }
+        let action = BarrierKey { side: Side::Action, ..key.clone() };
+        if note(connection, &action, now, true).await? {
+            return Ok(Passage::Empty);
+        }
+        let passed = look(connection, &action).await?;
+        Ok(match passed.answer {
+            Some(StoredReply::Refused { .. }) => Passage::Empty,
+            _ if passed.blocked => Passage::Empty,
+            Some(StoredReply::Done(_)) | None => Passage::First,
+        })
+    }
+
+    async fn answer(
+        &self,
+        connection: &mut Connection,
+        key: &BarrierKey,
+        reply: &StoredReply,
+    ) -> Result<(), StoreError> {
+        let text = connection.defer("UPDATE antiphon_barrier SET ");
+        match reply {
+            StoredReply::Done(body) => {
+                text.sql("done = ").bytes(body).sql(", reason = NULL, message = NULL");
+            }
+            StoredReply::Refused { reason, message } => {
+                text.sql("done = NULL, reason = ").text(&printable(reason))?;
+                text.sql(", message = ").text(&printable(message))?;
+            }
+        }
+        write_key(text, key)
+    }
+
+    async fn retract(
+        &self,
+        connection: &mut Connection,
+        key: &BarrierKey,
+    ) -> Result<(), StoreError> {
+        write_key(connection.defer("DELETE FROM antiphon_barrier"), key)
+    }
+
+    async fn forget_passed(&self, before: Timestamp, count_max: u32) -> Result<u64, StoreError> {
+        let mut turn = self.bookkeeping().await?;
+        let forgotten = sqlx::query(FORGET)
+            .bind(before.as_micros())
+            .bind(i64::from(count_max))
+            .execute(&mut *turn)
+            .await;
+        let forgotten =
+            turn.ended(forgotten).map_err(store_error("forgetting commands of sagas"))?;
+        Ok(forgotten.rows_affected())
+    }
+}
+
+const fn number(side: Side) -> i32 {
+    match side {
+        Side::Action => 0,
+        Side::Undo => 1,
+    }
+}
+
+/// What people wrote must not fail the work for a byte that cannot be kept.
+fn printable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+fn write_key(text: &mut Text, key: &BarrierKey) -> Result<(), StoreError> {
+    text.sql(" WHERE saga = ").id(key.saga.as_bytes()).sql(" AND step = ").text(&key.step)?;
+    text.sql(" AND side = ").number(number(key.side));
+    Ok(())
+}
+
+/// Writes the command down; false when it is there already.
+async fn note(
+    connection: &mut Connection,
+    key: &BarrierKey,
+    now: Timestamp,
+    blocked: bool,
+) -> Result<bool, StoreError> {
+    let noted = sqlx::query(PASS)
+        .bind(uuid(key.saga))
+        .bind(&key.step)
+        .bind(number(key.side))
+        .bind(now.as_micros())
+        .bind(blocked)
+        .execute(&mut **connection)
+        .await
+        .map_err(store_error("passing the barrier"))?;
+    Ok(noted.rows_affected() == 1)
+}
+
+async fn look(connection: &mut Connection, key: &BarrierKey) -> Result<Passed, StoreError> {
+    let row = sqlx::query(LOOK)
+        .bind(uuid(key.saga))
+        .bind(&key.step)
+        .bind(number(key.side))
+        .fetch_one(&mut **connection)
+        .await
+        .map_err(store_error("looking at the barrier"))?;
+    let done = row.get::<Option<Vec<u8>>, _>(1).map(|body| StoredReply::Done(Bytes::from(body)));
+    let refused = row.get::<Option<String>, _>(2).map(|reason| StoredReply::Refused {
+        reason,
+        message: row.get::<Option<String>, _>(3).unwrap_or_default(),
+    });
+    Ok(Passed { blocked: row.get(0), answer: done.or(refused) })
+}

@@ -1,0 +1,124 @@
+//! A small disk in memory that can be filled, where root may mount one.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use antiphon_testing::services::Service;
+use tokio::process::Command;
+
+use crate::Result;
+
+/// How much it holds while it is not full.
+const SIZE: &str = "1500m";
+
+/// A disk. It is taken away when this is dropped.
+#[derive(Debug)]
+pub struct Disk {
+    place: PathBuf,
+    filled: AtomicU64,
+}
+
+impl Disk {
+    /// A new disk; `None` where none can be had.
+    pub(super) async fn mount() -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            return None;
+        }
+        let folder =
+            tempfile::Builder::new().prefix("antiphon-disk-").tempdir_in("/var/tmp").ok()?;
+        let place = folder.keep();
+        // Some servers run as another user.
+        let open = fs::Permissions::from_mode(0o755);
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={SIZE},mode=755"), "tmpfs"]).arg(&place);
+        let mounted = fs::set_permissions(&place, open).is_ok() && succeeds(&mut mount).await;
+        if !mounted {
+            // An empty folder that stays would be untidy, no more.
+            let _ = fs::remove_dir(&place);
+            return None;
+        }
+        Some(Self { place, filled: AtomicU64::new(0) })
+    }
+
+    /// The folder for a server.
+    pub(super) fn home(&self, service: Service) -> PathBuf {
+        self.place.join(service.name())
+    }
+
+    /// How often it was full.
+    #[must_use]
+    pub fn filled(&self) -> u64 {
+        self.filled.load(Ordering::Relaxed)
+    }
+
+    /// Makes it so small that nothing more fits.
+    ///
+    /// # Errors
+    ///
+    /// When that does not succeed, or something still fits.
+    ///
+    /// # Cancel safety
+    ///
+    /// It may be full.
+    pub async fn fill(&self) -> Result<()> {
+        // The server may write in between, and a disk cannot be smaller than what is on it.
+        for _ in 0..20 {
+            let used = used(&self.place).await?;
+            let mut mount = Command::new("mount");
+            mount.args(["-o", &format!("remount,size={used}")]).arg(&self.place);
+            if succeeds(&mut mount).await {
+                let probe = self.place.join("probe");
+                let full = fs::write(&probe, vec![0; 1 << 20]).is_err();
+                // What did not fit is in the way of nobody.
+                let _ = fs::remove_file(probe);
+                if full {
+                    self.filled.fetch_add(1, Ordering::Relaxed);
+                    return Ok(());
+                }
+            }
+        }
+        Err(format!("{} cannot be filled", self.place.display()).into())
+    }
+
+    /// Makes it large again.
+    ///
+    /// # Errors
+    ///
+    /// When that does not succeed.
+    ///
+    /// # Cancel safety
+    ///
+    /// It may still be full.
+    pub async fn empty(&self) -> Result<()> {
+        let mut mount = Command::new("mount");
+        mount.args(["-o", &format!("remount,size={SIZE}")]).arg(&self.place);
+        if succeeds(&mut mount).await {
+            return Ok(());
+        }
+        Err(format!("{} cannot be made large again", self.place.display()).into())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Lazily: the server on it may be on its way out.
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(&self.place).status();
+        let _ = fs::remove_dir(&self.place);
+    }
+}
+
+async fn used(place: &Path) -> Result<u64> {
+    let mut df = Command::new("df");
+    let output = df.args(["--output=used", "-B1"]).arg(place).output().await?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let used = text.lines().nth(1).ok_or("df says nothing")?;
+    Ok(used.trim().parse()?)
+}
+
+async fn succeeds(command: &mut Command) -> bool {
+    let status = command.stdin(Stdio::null()).stderr(Stdio::null()).status().await;
+    status.is_ok_and(|status| status.success())
+}
