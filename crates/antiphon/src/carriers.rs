@@ -62,19 +62,78 @@ async fn open_one(
     }
 }
 
+/// A broker that is a server of its own.
 async fn open_server(
     carrier: Carrier,
-    _location: &str,
-    _section: &BrokerSection,
-    _databases: &DatabaseSettings,
+    location: &str,
+    section: &BrokerSection,
+    databases: &DatabaseSettings,
 ) -> Result<AnyBroker> {
+    // Without any of the features nothing below needs them.
+    let _ = (location, section, databases);
     match carrier {
-        other => {
-            let feature = other.feature().unwrap_or_default();
-            Err(Error::mistake(format!(
-                "broker.url names {other:?}, and this program was built without it: build it with \
-                 the feature `{feature}` of the crate `antiphon`"
-            )))
+        #[cfg(feature = "postgres")]
+        Carrier::Postgres => {
+            opened(antiphon_store_postgres::PostgresBroker::open(location, databases.postgres()))
+                .await
         }
+        #[cfg(feature = "mysql")]
+        Carrier::Mysql => {
+            opened(antiphon_store_mysql::MysqlBroker::open(location, databases.mysql())).await
+        }
+        #[cfg(feature = "nats")]
+        Carrier::Nats => {
+            let settings =
+                antiphon_broker_nats::Settings { url: location.to_owned(), ..section.nats.clone() };
+            opened(antiphon_broker_nats::NatsBroker::open(settings)).await
+        }
+        #[cfg(feature = "kafka")]
+        Carrier::Kafka => {
+            let settings = antiphon_broker_kafka::Settings {
+                url: location.to_owned(),
+                ..section.kafka.clone()
+            };
+            opened(antiphon_broker_kafka::KafkaBroker::open(settings)).await
+        }
+        #[cfg(feature = "rabbitmq")]
+        Carrier::Rabbitmq => {
+            let mut settings = section.rabbitmq.clone();
+            location.clone_into(&mut settings.url);
+            opened(antiphon_broker_rabbitmq::RabbitmqBroker::open(settings)).await
+        }
+        #[cfg(feature = "mqtt")]
+        Carrier::Mqtt => {
+            let mut settings = section.mqtt.clone();
+            location.clone_into(&mut settings.url);
+            opened(antiphon_broker_mqtt::MqttBroker::open(settings)).await
+        }
+        #[cfg(feature = "redis")]
+        Carrier::Redis => {
+            let mut settings = section.redis.clone();
+            location.clone_into(&mut settings.url);
+            opened(antiphon_broker_redis::RedisBroker::open(settings)).await
+        }
+        #[allow(unreachable_patterns, reason = "with every feature nothing is left out")]
+        left_out => Err(Error::mistake(format!(
+            "broker.url names {left_out:?}, and this program was built without it: build it with \
+             the feature `{}` of the crate `antiphon`",
+            left_out.feature().unwrap_or_default()
+        ))),
     }
+}
+
+/// Any broker, once it is open.
+#[cfg(any(
+    feature = "postgres",
+    feature = "mysql",
+    feature = "nats",
+    feature = "kafka",
+    feature = "rabbitmq",
+    feature = "mqtt",
+    feature = "redis"
+))]
+async fn opened<B: antiphon_messaging::Broker, E: Into<antiphon_core::BoxError>>(
+    opening: impl Future<Output = Result<B, E>>,
+) -> Result<AnyBroker> {
+    opening.await.map(AnyBroker::new).map_err(|error| Error::mistake(error.into()))
 }

@@ -11,7 +11,11 @@ mod carriers;
 mod error;
 mod launch;
 mod lifecycle;
+#[cfg(feature = "mysql")]
+pub mod mysql;
 pub mod operate;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod settings;
 pub mod sql;
 pub mod sqlite;
@@ -19,9 +23,10 @@ pub mod sqlite;
 pub use antiphon_config::{self as config, Sources};
 pub use antiphon_core::context::spawn;
 pub use antiphon_core::{
-    BoxError, Clock, Code, Component, Context, FieldViolation, Health, MessageId, Retry,
-    RetryPolicy, Shutdown, Stage, Status, Timestamp,
+    BoxError, Clock, Code, Component, Context, FieldViolation, Finding, Health, MessageId, Retry,
+    RetryPolicy, Severity, Shutdown, Stage, Status, Timestamp,
 };
+pub use antiphon_messaging as messaging;
 pub use antiphon_messaging::{Command, Consumer, Event, Fail, Incoming, Message};
 pub use antiphon_outbox::{self as outbox, Call, Handle, RequestHash};
 pub use antiphon_rpc::{Streaming, client, server};

@@ -37,6 +37,8 @@ pub struct DatabaseSettings {
     pub(crate) url: Option<Location>,
     /// Services whose database lies elsewhere.
     pub(crate) urls: BTreeMap<String, Location>,
+    /// The services there are: for the `antiphon` command, where `url` does not tell.
+    pub(crate) services: Vec<String>,
     /// The folder for SQLite; a service's file in it is `<service>.db`.
     pub(crate) dir: PathBuf,
     /// When SQLite waits for the disk.
@@ -54,6 +56,7 @@ impl Default for DatabaseSettings {
         Self {
             url: None,
             urls: BTreeMap::new(),
+            services: Vec::new(),
             dir: "antiphon-data".into(),
             synchronous: SyncSection::default(),
             connections_max: 10,
@@ -70,6 +73,26 @@ impl DatabaseSettings {
             (Some(own), _) => own.of(service),
             (None, Some(all)) => all.of(service),
             (None, None) => self.dir.join(format!("{service}.db")).to_string_lossy().into_owned(),
+        }
+    }
+
+    /// How PostgreSQL databases are opened.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn postgres(&self) -> antiphon_store_postgres::Settings {
+        antiphon_store_postgres::Settings {
+            connections_max: self.connections_max,
+            certificate_authority: self.certificate_authority.clone(),
+            ..antiphon_store_postgres::Settings::default()
+        }
+    }
+
+    /// How MySQL and MariaDB databases are opened.
+    #[cfg(feature = "mysql")]
+    pub(crate) fn mysql(&self) -> antiphon_store_mysql::Settings {
+        antiphon_store_mysql::Settings {
+            connections_max: self.connections_max,
+            certificate_authority: self.certificate_authority.clone(),
+            ..antiphon_store_mysql::Settings::default()
         }
     }
 

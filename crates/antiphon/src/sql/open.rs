@@ -2,6 +2,10 @@
 
 use antiphon_outbox::{CallStore, InboxStore, Migration, OutboxStore};
 use antiphon_saga::{BarrierStore, SagaStore};
+#[cfg(feature = "mysql")]
+use antiphon_store_mysql::MysqlStore;
+#[cfg(feature = "postgres")]
+use antiphon_store_postgres::PostgresStore;
 use antiphon_store_sqlite::SqliteStore;
 
 use super::Sql;
@@ -65,12 +69,7 @@ fn left_out(engine: &str) -> Error {
 
 impl Engine for SqliteStore {
     async fn open(settings: &DatabaseSettings, service: &str) -> Result<Self> {
-        let location = settings.location(service);
-        if Kind::of(&location)? != Kind::Sqlite {
-            return Err(Error::mistake(format!(
-                "the rows of {service} must lie in SQLite, and the settings name another engine"
-            )));
-        }
+        let location = location_on(Kind::Sqlite, settings, service)?;
         Self::open(&location, settings.sqlite()).await.map_err(Error::mistake)
     }
 
@@ -79,13 +78,56 @@ impl Engine for SqliteStore {
     }
 }
 
+#[cfg(feature = "postgres")]
+impl Engine for PostgresStore {
+    async fn open(settings: &DatabaseSettings, service: &str) -> Result<Self> {
+        let location = location_on(Kind::Postgres, settings, service)?;
+        Self::open(&location, settings.postgres()).await.map_err(Error::mistake)
+    }
+
+    async fn migrate(&self, service: &str, migrations: &[Migration]) -> Result<()> {
+        Self::migrate(self, service, migrations).await.map_err(Error::mistake)
+    }
+}
+
+#[cfg(feature = "mysql")]
+impl Engine for MysqlStore {
+    async fn open(settings: &DatabaseSettings, service: &str) -> Result<Self> {
+        let location = location_on(Kind::Mysql, settings, service)?;
+        Self::open(&location, settings.mysql()).await.map_err(Error::mistake)
+    }
+
+    async fn migrate(&self, service: &str, migrations: &[Migration]) -> Result<()> {
+        Self::migrate(self, service, migrations).await.map_err(Error::mistake)
+    }
+}
+
+/// Where the rows of a service are, if that is on the engine that it is written for.
+fn location_on(kind: Kind, settings: &DatabaseSettings, service: &str) -> Result<String> {
+    let location = settings.location(service);
+    if Kind::of(&location)? == kind {
+        return Ok(location);
+    }
+    Err(Error::mistake(format!(
+        "the service {service} is written for {kind:?}, and the settings put its database elsewhere"
+    )))
+}
+
 impl Engine for Sql {
     async fn open(settings: &DatabaseSettings, service: &str) -> Result<Self> {
         match Kind::of(&settings.location(service))? {
             Kind::Sqlite => {
                 <SqliteStore as Engine>::open(settings, service).await.map(Self::Sqlite)
             }
+            #[cfg(feature = "postgres")]
+            Kind::Postgres => {
+                <PostgresStore as Engine>::open(settings, service).await.map(Self::Postgres)
+            }
+            #[cfg(not(feature = "postgres"))]
             Kind::Postgres => Err(left_out("postgres")),
+            #[cfg(feature = "mysql")]
+            Kind::Mysql => <MysqlStore as Engine>::open(settings, service).await.map(Self::Mysql),
+            #[cfg(not(feature = "mysql"))]
             Kind::Mysql => Err(left_out("mysql")),
         }
     }
@@ -93,6 +135,10 @@ impl Engine for Sql {
     async fn migrate(&self, service: &str, migrations: &[Migration]) -> Result<()> {
         match self {
             Self::Sqlite(store) => Engine::migrate(store, service, migrations).await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(store) => Engine::migrate(store, service, migrations).await,
+            #[cfg(feature = "mysql")]
+            Self::Mysql(store) => Engine::migrate(store, service, migrations).await,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use antiphon_core::Timestamp;
+use antiphon_core::{Finding, Timestamp};
 use antiphon_messaging::Message;
 use antiphon_outbox::{
     Buried, CallStore, CommitError, Confirmation, HandledCount, InboxEntry, InboxStore, Lease,
@@ -120,6 +120,10 @@ impl Store for Sql {
     fn now(&self) -> Timestamp {
         each!(self, store => store.now())
     }
+
+    async fn findings(&self) -> Vec<Finding> {
+        each!(self, store => store.findings().await)
+    }
 }
 
 impl LeaseStore for Sql {
@@ -187,6 +191,10 @@ impl OutboxStore for Sql {
 
     async fn sent(&self) -> Result<Vec<SentCount>, StoreError> {
         each!(self, store => store.sent().await)
+    }
+
+    async fn changed(&self) {
+        each!(self, store => store.changed().await);
     }
 }
 

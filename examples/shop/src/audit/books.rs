@@ -23,7 +23,7 @@ impl Books {
     pub(super) async fn open(operations: &Operations) -> antiphon::Result<Self> {
         let mut stores = Vec::new();
         for service in SERVICES {
-            stores.push((service, operations.database(service).await?));
+            stores.push((service, operations.database(service).await?.store().clone()));
         }
         Ok(Self { stores })
     }
