@@ -17,21 +17,28 @@ use crate::findings;
 use crate::names;
 use crate::offsets::{self, Place};
 use crate::progress;
+use crate::topology::until_settled;
 
 /// See the module.
 pub(crate) struct Operator(pub(crate) Arc<Cluster>);
 
 impl Operate for Operator {
     fn topics(&self) -> BoxFuture<'_, Result<Vec<TopicState>, OperateError>> {
-        Box::pin(
-            async move { self.0.ask(topics).await.map_err(operate_error("listing the topics")) },
-        )
+        Box::pin(async move {
+            self.0
+                .ask(|cluster| until_settled(|| topics(cluster)))
+                .await
+                .map_err(operate_error("listing the topics"))
+        })
     }
 
     fn groups(&self) -> BoxFuture<'_, Result<Vec<GroupState>, OperateError>> {
-        Box::pin(
-            async move { self.0.ask(groups).await.map_err(operate_error("listing the groups")) },
-        )
+        Box::pin(async move {
+            self.0
+                .ask(|cluster| until_settled(|| groups(cluster)))
+                .await
+                .map_err(operate_error("listing the groups"))
+        })
     }
 
     fn findings(&self) -> BoxFuture<'_, Vec<Finding>> {

@@ -33,8 +33,11 @@ const READ_MAX: usize = 512;
 const PAUSE_AFTER: Duration = Duration::from_millis(100);
 /// How long the thread rests when nobody calls it.
 const REST: Duration = Duration::from_millis(500);
-/// How long a member that leaves, or gives partitions up, waits until its progress is written down.
+/// How long a member that gives partitions up waits until its progress is written down.
 const LAST_COMMIT: Duration = Duration::from_secs(5);
+/// The same for a member that leaves: if it is just joining anew, the coordinator answers a commit
+/// only after that, which takes as long as the other members take.
+const FINAL_COMMIT: Duration = Duration::from_secs(20);
 /// How long an answer to a commit may take before it is given up.
 const COMMIT_ANSWER: Duration = Duration::from_secs(30);
 /// How often the library by itself looks whether a heartbeat is due.
@@ -125,6 +128,8 @@ pub(crate) struct Poller {
     /// Whether the broker takes our texts.
     with_text: bool,
     leaving: Option<Leaving>,
+    /// Revocations that came while the member was leaving.
+    unanswered: Vec<TopicPartitionList>,
     crowded_since: Option<Instant>,
     paused: bool,
     nudge_at: Instant,
@@ -159,6 +164,7 @@ impl Poller {
             commit_again: false,
             with_text: true,
             leaving: None,
+            unanswered: Vec::new(),
             crowded_since: None,
             paused: false,
             nudge_at: now,
@@ -512,45 +518,50 @@ impl Poller {
             member.give_up(&lanes);
             lanes
         };
-        let until = Instant::now() + LAST_COMMIT;
+        let until = Instant::now() + FINAL_COMMIT;
         while !self.shared.member.lock().is_written(&lanes) && Instant::now() < until {
+            if self.consumer().assignment_lost() {
+                return;
+            }
             self.commit();
-            // Only the answer is of interest; what is read comes again to somebody else.
-            let _ = self.consumer().poll(Duration::from_millis(5));
-            let mut rebalances = Vec::new();
+            // What is read comes again to somebody else.
+            let _ = self.consumer().poll(Duration::from_millis(2));
             while let Some(event) = self.consumer().context().next() {
                 match event {
                     Event::Committed(result) => self.committed(result),
-                    other => rebalances.push(other),
+                    // Others must not begin before all is written down.
+                    Event::Revoke(partitions) => self.unanswered.push(partitions),
+                    Event::Assign(partitions) => self.answer(&Event::Assign(partitions)),
                 }
             }
-            self.answer(rebalances);
         }
     }
 
-    /// Answers rebalances without waiting for anything.
-    fn answer(&self, events: Vec<Event>) {
-        for event in events {
-            let answered = match &event {
-                Event::Assign(partitions) => self.consumer().incremental_assign(partitions),
-                Event::Revoke(partitions) => self.consumer().incremental_unassign(partitions),
-                Event::Committed(_) => Ok(()),
-            };
-            if let Err(error) = answered {
-                tracing::debug!(%error, "kafka: a rebalance while leaving was not answered");
-            }
+    /// Answers a rebalance without waiting for anything.
+    fn answer(&self, event: &Event) {
+        let answered = match event {
+            Event::Assign(partitions) => self.consumer().incremental_assign(partitions),
+            Event::Revoke(partitions) => self.consumer().incremental_unassign(partitions),
+            Event::Committed(_) => Ok(()),
+        };
+        if let Err(error) = answered {
+            tracing::debug!(%error, "kafka: a rebalance while leaving was not answered");
         }
     }
 
     fn leave(mut self) {
         self.consumer().context().leave();
         self.give_up_now();
-        let mut events = Vec::new();
-        while let Some(event) = self.consumer().context().next() {
-            events.push(event);
+        for partitions in std::mem::take(&mut self.unanswered) {
+            self.answer(&Event::Revoke(partitions));
         }
-        self.answer(events);
-        // Whoever lets go of the consumer last leaves the group, and waits until that is done.
+        while let Some(event) = self.consumer().context().next() {
+            self.answer(&event);
+        }
+        // A consumer that is closed without partitions does not tell the group that it leaves, and
+        // all others wait for it until its session is over. One that unsubscribes does.
+        self.consumer().unsubscribe();
+        // Whoever lets go of the consumer last waits until the group is left.
     }
 }
 

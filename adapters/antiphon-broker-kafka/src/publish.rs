@@ -92,7 +92,6 @@ impl Publisher {
         &self,
         messages: &[Addressed<'_>],
     ) -> Vec<Result<Receipt, PublishError>> {
-        let begun = Instant::now();
         let producer = match self.producer() {
             Ok(producer) => producer,
             Err(error) => return refuse_all(messages, &error.to_string()).collect(),
@@ -107,7 +106,7 @@ impl Publisher {
             }
             let queued = match &limit {
                 Some((_, Ok(bytes_max))) => {
-                    self.queue(&producer, &batch, index, addressed, *bytes_max, begun).await
+                    self.queue(&producer, &batch, index, addressed, *bytes_max).await
                 }
                 Some((topic, Err(refusal))) => Err(Unqueued::This(refusal.error(topic))),
                 None => Ok(()),
@@ -129,7 +128,7 @@ impl Publisher {
                 }
             }
         }
-        self.wait(&batch, &producer, begun).await;
+        self.wait(&batch, &producer).await;
         let answers = batch.take().into_iter().zip(refusals).zip(messages);
         answers
             .map(|((outcome, refusal), addressed)| match refusal {
@@ -147,7 +146,6 @@ impl Publisher {
         index: usize,
         addressed: &Addressed<'_>,
         bytes_max: usize,
-        begun: Instant,
     ) -> Result<(), Unqueued> {
         let Addressed { topic, partition, key, message } = addressed;
         let (headers, bytes) = record::headers(message);
@@ -167,13 +165,15 @@ impl Publisher {
         if let Some(partition) = partition {
             record = record.partition(*partition);
         }
+        let mut full_since = None;
         loop {
             let (error, back) = match producer.queue(record) {
                 Ok(()) => return Ok(()),
                 Err(refused) => *refused,
             };
             let full = error.rdkafka_error_code() == Some(Code::QueueFull);
-            if !full || begun.elapsed() >= self.publish_wait {
+            let since = *full_since.get_or_insert_with(Instant::now);
+            if !full || since.elapsed() >= self.publish_wait {
                 let kind = if full {
                     PublishErrorKind::Overloaded
                 } else {
@@ -206,8 +206,8 @@ impl Publisher {
     }
 
     /// Waits until all that was queued is answered, or has to be given up.
-    async fn wait(&self, batch: &Batch, producer: &Arc<Producer>, begun: Instant) {
-        let give_up = begun + self.confirm_timeout;
+    async fn wait(&self, batch: &Batch, producer: &Arc<Producer>) {
+        let give_up = Instant::now() + self.confirm_timeout;
         while !batch.is_done() {
             let rung = timeout_at(give_up, batch.bell.notified()).await.is_ok();
             if batch.is_done() {

@@ -105,7 +105,7 @@ pub struct Settings {
     pub batch_bytes: usize,
     /// How many messages may wait to be confirmed; then publishing waits.
     pub queue_messages_max: usize,
-    /// How long publishing waits for room before the message is refused.
+    /// How long a message waits for room before it is refused.
     pub publish_wait_ms: u32,
     /// How long the broker may take to confirm; then the outcome is unknown.
     pub confirm_timeout_ms: u32,

@@ -25,6 +25,9 @@ use crate::offsets::{self, Place};
 /// How often it is looked whether a new topic can be used.
 const READY_POLL: Duration = Duration::from_millis(20);
 
+/// How long brokers take at most to agree on something new.
+const SETTLE: Duration = Duration::from_secs(20);
+
 /// Makes sure that topics and groups exist.
 pub(crate) async fn declare(
     cluster: &Arc<Cluster>,
@@ -160,11 +163,12 @@ fn declare_group(cluster: &Cluster, group: &Group) -> Result<(), SubscribeError>
         .map_err(|error| subscribe_error(format!("group {} was not declared", group.name), error))
 }
 
-/// Asks again while the brokers have not all heard of a new topic. Blocks.
+/// Asks again while the brokers have not all heard of a new topic, or look for who keeps the group.
+/// Blocks.
 pub(crate) fn until_settled<T>(
     mut ask: impl FnMut() -> Result<T, KafkaError>,
 ) -> Result<T, KafkaError> {
-    let give_up = Instant::now() + ASK;
+    let give_up = Instant::now() + SETTLE;
     loop {
         match ask() {
             Err(error) if is_unsettled(&error) && Instant::now() < give_up => {
@@ -183,6 +187,10 @@ fn is_unsettled(error: &KafkaError) -> bool {
                 | Code::LeaderNotAvailable
                 | Code::UnknownTopicOrPartition
                 | Code::UnknownPartition
+                // The first group of a cluster waits for the topic that groups are kept in.
+                | Code::NotCoordinator
+                | Code::CoordinatorNotAvailable
+                | Code::CoordinatorLoadInProgress
         )
     )
 }

@@ -25,6 +25,13 @@ use crate::settings::{Address, Settings};
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
+/// A connection to the server, before MQTT.
+pub(crate) struct Reached {
+    pub(crate) stream: Box<dyn Stream>,
+    /// The same socket, where what is written needs no encryption. It does not block.
+    pub(crate) direct: Option<std::net::TcpStream>,
+}
+
 /// What a connection is for.
 #[derive(Clone, Debug)]
 pub(crate) struct Dial {
@@ -113,7 +120,7 @@ impl Dialer {
     pub(crate) async fn connect(&self, dial: Dial, sink: Sink) -> Result<Link, OpenError> {
         let within = self.settings.connect_timeout.0;
         let connecting = tokio::time::timeout(within, self.dial(&dial));
-        let (stream, rest, answer) =
+        let (reached, rest, answer) =
             connecting.await.map_err(|_| OpenError::Silent { address: self.place(), within })??;
         let server = Server::of(&answer);
         let keep_alive = match server.keep_alive {
@@ -130,11 +137,12 @@ impl Dialer {
         }
         let timing = Timing { keep_alive, confirm: self.settings.publish_timeout.0 };
         let window = self.settings.publish_window.min(server.receive_max);
-        Ok(Link::start(stream, rest, server, window, timing, sink))
+        Ok(Link::start(reached, rest, server, window, timing, sink))
     }
 
-    async fn dial(&self, dial: &Dial) -> Result<(Box<dyn Stream>, BytesMut, ConnAck), OpenError> {
-        let mut stream = self.reach().await?;
+    async fn dial(&self, dial: &Dial) -> Result<(Reached, BytesMut, ConnAck), OpenError> {
+        let mut reached = self.reach().await?;
+        let stream = &mut reached.stream;
         let mut bytes = BytesMut::with_capacity(4_096);
         self.connect_packet(dial)
             .write(&mut bytes, None)
@@ -159,7 +167,7 @@ impl Dialer {
                 let packet = packet.map_err(|error| self.ended(&error.to_string()))?;
                 return match packet {
                     Packet::ConnAck(answer) if answer.code == ConnectReturnCode::Success => {
-                        Ok((stream, bytes, answer))
+                        Ok((reached, bytes, answer))
                     }
                     Packet::ConnAck(answer) => Err(self.refused(&answer)),
                     other => Err(self.ended(&format!("it began with {other:?}"))),
@@ -168,18 +176,21 @@ impl Dialer {
         }
     }
 
-    async fn reach(&self) -> Result<Box<dyn Stream>, OpenError> {
+    async fn reach(&self) -> Result<Reached, OpenError> {
         let host = &*self.address.host;
-        let reached = TcpStream::connect((host, self.address.port)).await;
-        let reached = reached.and_then(|tcp| tcp.set_nodelay(true).map(|()| tcp));
-        let tcp =
-            reached.map_err(|source| OpenError::Unreachable { address: self.place(), source })?;
+        let reached = TcpStream::connect((host, self.address.port)).await.and_then(|tcp| {
+            tcp.set_nodelay(true)?;
+            let tcp = tcp.into_std()?;
+            Ok((tcp.try_clone()?, TcpStream::from_std(tcp)?))
+        });
+        let unreachable = |source| OpenError::Unreachable { address: self.place(), source };
+        let (direct, tcp) = reached.map_err(unreachable)?;
         match &self.tls {
-            None => Ok(Box::new(tcp)),
+            None => Ok(Reached { stream: Box::new(tcp), direct: Some(direct) }),
             Some((connector, name)) => {
                 let stream = connector.connect(name.clone(), tcp).await;
                 let wrong = |source| OpenError::Tls { address: self.place(), source };
-                Ok(Box::new(stream.map_err(wrong)?))
+                Ok(Reached { stream: Box::new(stream.map_err(wrong)?), direct: None })
             }
         }
     }

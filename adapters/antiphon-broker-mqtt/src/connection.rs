@@ -13,11 +13,13 @@ mod drive;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
@@ -26,7 +28,7 @@ use rumqttc::v5::mqttbytes::v5::{
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::connect::{Server, Stream};
+use crate::connect::{Reached, Server};
 use crate::error::End;
 
 /// Where incoming messages go. It must not wait.
@@ -85,6 +87,10 @@ struct Shared {
 #[derive(Default)]
 struct Wire {
     out: BytesMut,
+    /// Whether the task has bytes that it has not written yet, which go first.
+    writing: bool,
+    /// The socket itself, until the end.
+    direct: Option<TcpStream>,
     last_id: u16,
     pending: HashMap<u16, Waiter>,
     /// When messages were put into the buffer, by their first packet id.
@@ -139,10 +145,24 @@ impl Wire {
     }
 }
 
+impl Wire {
+    /// Writes the buffer at once if nothing is on its way: then nobody gains by waiting for more. The
+    /// task does the rest, if any. Whether it has to.
+    fn write_through(&mut self) -> bool {
+        if let Some(direct) = &mut self.direct
+            && !self.writing
+            && let Ok(written) = direct.write(&self.out)
+        {
+            self.out.advance(written);
+        }
+        !self.out.is_empty()
+    }
+}
+
 impl Link {
     /// Begins with a connection that the server has taken. `rest` came after its answer.
     pub(crate) fn start(
-        stream: Box<dyn Stream>,
+        reached: Reached,
         rest: BytesMut,
         server: Server,
         window: u16,
@@ -151,14 +171,14 @@ impl Link {
     ) -> Self {
         let window = usize::from(window.clamp(1, u16::MAX - IDS_SPARE));
         let shared = Arc::new(Shared {
-            wire: Mutex::default(),
+            wire: Mutex::new(Wire { direct: reached.direct, ..Wire::default() }),
             work: Notify::new(),
             window: Semaphore::new(window),
             chunk: (window / 8).clamp(1, CHUNK),
             server,
             ended: watch::Sender::new(None),
         });
-        tokio::spawn(drive::drive(Arc::clone(&shared), stream, rest, timing, sink));
+        tokio::spawn(drive::drive(Arc::clone(&shared), reached.stream, rest, timing, sink));
         Self(Arc::new(Handle(shared)))
     }
 
@@ -290,6 +310,7 @@ impl Shared {
         if wire.closing {
             return false;
         }
+        let idle = wire.pending.is_empty();
         let mut first = None;
         for (index, mut packet) in packets {
             packet.pkid = wire.id();
@@ -305,8 +326,11 @@ impl Shared {
             wire.pending.insert(packet.pkid, Waiter::Publish { batch: Arc::clone(batch), index });
         }
         wire.sent.extend(first.map(|id| (Instant::now(), id)));
+        let for_task = !idle || wire.write_through();
         drop(wire);
-        self.work.notify_one();
+        if for_task {
+            self.work.notify_one();
+        }
         true
     }
 

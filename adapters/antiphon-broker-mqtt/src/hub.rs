@@ -20,6 +20,7 @@ use uuid::Uuid;
 use crate::connect::{Dial, Dialer};
 use crate::connection::{Link, Outcome, Sink};
 use crate::error::OpenError;
+use crate::operate::DROPPED;
 use crate::registry::{Missing, Registry};
 use crate::topology;
 
@@ -132,6 +133,8 @@ impl Hub {
         let filters = vec![names.records(), fence.clone()];
         let subscribed = control.subscribe(filters, QoS::AtMostOnce).await;
         subscribed.map_err(|reason| self.forbidden_or_ended(&control, reason))?;
+        // Not every server counts, and not every user is told.
+        let _ = control.subscribe(vec![DROPPED.to_owned()], QoS::AtMostOnce).await;
         let publisher = Dial::passing(names.client(&format!("{id}-p")));
         let publisher = self.dialer.connect(publisher, Box::new(drop)).await?;
         let uplink = Uplink { control, publisher, fences, fence };
@@ -186,13 +189,32 @@ impl Hub {
 }
 
 fn sink(registry: Arc<Mutex<Registry>>, fences: Arc<Fences>, names: crate::names::Names) -> Sink {
+    let mut dropped = None;
     Box::new(move |publish: Publish| {
         let topic = String::from_utf8_lossy(&publish.topic);
+        if topic == DROPPED {
+            return warn_of_dropped(&mut dropped, &publish.payload);
+        }
         match names.record_of(&topic) {
             Some(record) => registry.lock().show(record, &publish.payload),
             None => fences.pass(&publish.payload),
         }
     })
+}
+
+/// Nobody else tells: the server has confirmed these messages.
+fn warn_of_dropped(before: &mut Option<u64>, text: &[u8]) {
+    let now = std::str::from_utf8(text).ok().and_then(|text| text.parse::<u64>().ok());
+    if let (Some(before), Some(now)) = (*before, now)
+        && now > before
+    {
+        tracing::error!(
+            messages = now - before,
+            "the server has thrown away messages that it had confirmed; look at \
+             max_queued_messages in its settings"
+        );
+    }
+    *before = now;
 }
 
 impl Uplink {

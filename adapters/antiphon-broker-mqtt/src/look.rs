@@ -35,8 +35,14 @@ impl Dialer {
         });
         let link = self.connect(Dial::passing(self.names.client(&id)), sink).await;
         let link = link.map_err(|error| error.to_string())?;
-        let filters = filters.into_iter().chain([fence.clone()]).collect();
-        link.subscribe(filters, QoS::AtMostOnce).await?;
+        // One by one: what a server does not show to everybody is only missing then.
+        for filter in filters {
+            let subscribed = link.subscribe(vec![filter], QoS::AtMostOnce).await;
+            if link.is_over() {
+                subscribed?;
+            }
+        }
+        link.subscribe(vec![fence.clone()], QoS::AtMostOnce).await?;
         let (number, passed) = fences.set();
         link.tell(&fence, number.to_string());
         tokio::select! {

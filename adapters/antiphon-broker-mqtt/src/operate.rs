@@ -19,7 +19,7 @@ pub(crate) struct Operator {
 /// What a server says of itself.
 const VERSION: &str = "$SYS/broker/version";
 /// How many messages Mosquitto has thrown away, most of them since a queue was full.
-const DROPPED: &str = "$SYS/broker/publish/messages/dropped";
+pub(crate) const DROPPED: &str = "$SYS/broker/publish/messages/dropped";
 
 impl Operator {
     pub(crate) fn new(hub: Arc<Hub>, guard: Arc<Guard>) -> Self {
@@ -60,20 +60,23 @@ impl Operator {
 
     async fn find(&self) -> Vec<Finding> {
         let dialer = &self.hub.dialer;
-        let place = dialer.place();
+        let problem = |why: String| {
+            let advice = "start the server, or correct broker.url";
+            vec![Finding::problem("connection", why, advice)]
+        };
         let uplink = match self.hub.uplink(dialer.settings.connect_timeout.0).await {
             Ok(uplink) => uplink,
-            Err(why) => {
-                let advice = "start the server, or correct broker.url";
-                return vec![Finding::problem("connection", why, advice)];
-            }
+            Err(why) => return problem(why),
         };
+        // The connection may be over and nobody has noticed yet.
+        let notes = match dialer.look(vec![VERSION.to_owned(), DROPPED.to_owned()]).await {
+            Ok(notes) => notes,
+            Err(why) => return problem(why),
+        };
+        let place = dialer.place();
         let mut findings =
             vec![Finding::fine("connection", format!("{place} answers over MQTT 5"))];
-        match self.hub.dialer.look(vec![VERSION.to_owned(), DROPPED.to_owned()]).await {
-            Ok(notes) => findings.extend(about_server(&notes)),
-            Err(why) => findings.push(Finding::note("version", format!("not to be had: {why}"))),
-        }
+        findings.extend(about_server(&notes));
         findings.push(about_durability(dialer.settings.durability));
         let server = uplink.publisher.server();
         findings.push(Finding::note(

@@ -14,6 +14,9 @@ use crate::registry::Registry;
 use crate::settings::Unread;
 use crate::topology;
 
+/// What the packet id adds, which a packet gets last.
+const ID_BYTES: usize = 2;
+
 /// Publishes what comes from one handle and its clones.
 #[derive(Debug, Default)]
 pub(crate) struct Publisher {
@@ -125,7 +128,8 @@ impl Publisher {
             tokio::spawn(async move {
                 for (group, record) in readers {
                     tracing::warn!(group, "the broker has lost the sessions of this group");
-                    let made = topology::make_sessions(&hub.dialer, &group, &record).await;
+                    let made =
+                        topology::make_sessions(&hub.dialer, &group, &record, || false).await;
                     if let Err(error) = made {
                         tracing::warn!(group, %error, "its sessions cannot be made again yet");
                     }
@@ -160,7 +164,7 @@ impl Publisher {
             Ok(packet) => packet,
             Err(why) => return no(kind_of(why), &why.to_string()),
         };
-        if packet.size() > uplink.publisher.server().packet_bytes_max {
+        if packet.size() + ID_BYTES > uplink.publisher.server().packet_bytes_max {
             return no(PublishErrorKind::TooLarge, "it is larger than the server allows");
         }
         match uplink.publisher.publish_one(packet).await {
@@ -209,7 +213,7 @@ fn packet(
     let packet = envelope::packet(message, topic);
     let packet = packet.map_err(|why| no(kind_of(why), &why.to_string()))?;
     // Sent all the same, it would cost the connection.
-    if packet.size() > packet_bytes_max {
+    if packet.size() + ID_BYTES > packet_bytes_max {
         let why = format!("{} bytes, and the server takes {packet_bytes_max}", packet.size());
         return Err(no(PublishErrorKind::TooLarge, &why));
     }

@@ -1,21 +1,23 @@
 //! What can be chosen, and what is wrong with a choice.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use antiphon_config::{ByteSize, HumanDuration, Secret};
 use antiphon_messaging::{Durability, LANES};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::names::unescape;
 
-/// How an MQTT broker is used.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+/// How an MQTT broker is used. Shown without the password, also that in the URL.
+#[derive(Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct Settings {
     /// `mqtt://host:port`, or `mqtts://host:port` for TLS; ports 1883 and 8883 unless given. User
     /// and password may be part of it: `mqtts://user:password@host`.
+    #[serde(serialize_with = "serialize_url")]
     pub url: String,
     /// The user, if not in the URL.
     pub user: Option<String>,
@@ -56,6 +58,32 @@ pub struct Settings {
     pub unread: Unread,
     /// In which order messages are acknowledged.
     pub acknowledge: Acknowledge,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("url", &without_password(&self.url))
+            .field("prefix", &self.prefix)
+            .field("lanes", &self.lanes)
+            .finish_non_exhaustive()
+    }
+}
+
+fn serialize_url<S: Serializer>(url: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&without_password(url))
+}
+
+/// The URL as people may see it.
+fn without_password(url: &str) -> String {
+    match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme + 3 <= at => {
+            let login = &url[scheme + 3..at];
+            let user = login.split_once(':').map_or(login, |(user, _)| user);
+            format!("{}{user}{}", &url[..scheme + 3], &url[at..])
+        }
+        _ => url.to_owned(),
+    }
 }
 
 /// What the operator knows of the server's disk.
@@ -281,6 +309,18 @@ mod tests {
             assert_eq!((&*address.host, address.port, address.tls), (host, port, tls), "{url}");
             assert_eq!(found, login, "{url}");
         }
+    }
+
+    #[test]
+    fn nobody_is_shown_the_password() {
+        let mut settings = Settings::at("mqtts://me:hunter2@host:1");
+        settings.password = Some(Secret::new("hunter2".into()));
+        let shown = serde_json::to_string(&settings).expect("it is written");
+        for text in [shown, format!("{settings:?}"), format!("{:?}", settings.address())] {
+            assert!(!text.contains("hunter2"), "{text}");
+        }
+        assert_eq!(without_password("mqtts://me:hunter2@host:1"), "mqtts://me@host:1");
+        assert_eq!(without_password("mqtt://host"), "mqtt://host");
     }
 
     #[test]

@@ -72,11 +72,20 @@ async fn declare_group(hub: &Hub, uplink: &Uplink, group: &Group) -> Result<(), 
         None => wanted,
     };
     let record = GroupRecord { lanes, topics };
-    make_sessions(&hub.dialer, &group.name, &record).await.map_err(|error| SubscribeError {
+    let is_done = || {
+        let registry = hub.registry.lock();
+        let found = registry.group(&group.name);
+        found.is_some_and(|found| record.topics.is_subset(&found.topics))
+    };
+    let made = make_sessions(&hub.dialer, &group.name, &record, is_done).await;
+    made.map_err(|error| SubscribeError {
         context: format!("group {} cannot be declared", group.name),
         transient: error.is_transient(),
         source: Some(error.into()),
     })?;
+    if is_done() {
+        return Ok(());
+    }
     note_group(&hub.dialer, uplink, &group.name, &record).await.map_err(transient)?;
     hub.registry.lock().add_group(&group.name, record);
     Ok(())
@@ -90,7 +99,7 @@ pub(crate) async fn restore(
 ) -> Result<(), OpenError> {
     let ended = |reason| OpenError::Ended { address: dialer.place(), reason };
     for (group, record) in missing.groups {
-        make_sessions(dialer, &group, &record).await?;
+        make_sessions(dialer, &group, &record, || false).await?;
         note_group(dialer, uplink, &group, &record).await.map_err(ended)?;
     }
     for (topic, record) in missing.topics {
@@ -120,13 +129,14 @@ async fn note_group(
 }
 
 /// Makes the sessions of a group, or subscribes those that exist to more. Whoever has one of them
-/// is put out, and comes again.
+/// is put out, and comes again; so it ends as soon as somebody else has done it.
 pub(crate) async fn make_sessions(
     dialer: &Dialer,
     group: &str,
     record: &GroupRecord,
+    is_done: impl Fn() -> bool,
 ) -> Result<(), OpenError> {
-    let make = |lane| make_session(dialer, group, record, lane);
+    let make = |lane| make_session(dialer, group, record, lane, &is_done);
     stream::iter((0..record.lanes).map(make)).buffer_unordered(AT_A_TIME).try_collect().await
 }
 
@@ -135,6 +145,7 @@ async fn make_session(
     group: &str,
     record: &GroupRecord,
     lane: u32,
+    is_done: impl Fn() -> bool,
 ) -> Result<(), OpenError> {
     let names = &dialer.names;
     let filters = filters(dialer, record, lane);
@@ -143,6 +154,9 @@ async fn make_session(
         if attempt > 0 {
             // Somebody else is making it, or has it. Two that meet must not meet again.
             tokio::time::sleep(Duration::from_millis(fastrand::u64(1..50))).await;
+        }
+        if is_done() {
+            return Ok(());
         }
         let client_id = names.session(group, lane);
         // Messages that come meanwhile stay unacknowledged, and go back.

@@ -158,7 +158,7 @@ impl Broker for NatsBroker {
         }
         let (link, settings) = (self.link().await?, Arc::clone(&self.0.settings));
         let mode = if ordered { Mode::Ordered } else { Mode::Shared };
-        let record = topology::enter(&link, &settings, &group, &topics, mode).await?;
+        let record = topology::enter(&link, &group, &topics, mode).await?;
         if ordered {
             return Ok(Box::new(keeper::join(link, settings, record, &topics).await?));
         }

@@ -78,7 +78,7 @@ async fn groups(link: &Link) -> Result<Vec<GroupState>, BoxError> {
         let record: GroupRecord = serde_json::from_slice(&entry.value)?;
         let state = match record.mode {
             Mode::Ordered => ordered(link, &record).await?,
-            Mode::Open | Mode::Shared => shared(link, &record).await,
+            Mode::Shared => shared(link, &record).await,
         };
         found.push(state);
     }

@@ -22,14 +22,12 @@ use crate::names::escaped;
 /// How many requests wait for the server at a time.
 const REQUESTS_MAX: usize = 32;
 
-/// How a group reads. Nobody says so when it is declared; the first member does.
+/// How a group reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Mode {
-    /// Nobody has read yet.
-    #[default]
-    Open,
     /// In any order: one durable consumer per topic, which all members share.
+    #[default]
     Shared,
     /// In order: lanes, each owned by one member.
     Ordered,
@@ -168,6 +166,6 @@ mod tests {
     fn a_record_of_a_later_version_still_reads() {
         let text = r#"{"name":"g","topics":{"t":{"stream":1,"floor":2,"new":3}},"newer":true}"#;
         let record: GroupRecord = serde_json::from_str(text).expect("it reads");
-        assert_eq!((record.mode, record.topics["t"].floor), (Mode::Open, 2));
+        assert_eq!((record.mode, record.topics["t"].floor), (Mode::Shared, 2));
     }
 }

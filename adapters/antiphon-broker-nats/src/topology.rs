@@ -366,7 +366,6 @@ pub(crate) async fn durable(
 /// Makes a group read in this way, if nobody reads it in another.
 pub(crate) async fn enter(
     link: &Link,
-    settings: &Settings,
     group: &str,
     topics: &[String],
     mode: Mode,
@@ -386,29 +385,20 @@ pub(crate) async fn enter(
         if record.mode == mode {
             return Ok(record);
         }
-        let was = record.mode;
-        match (was, mode) {
-            (Mode::Ordered, _) => {
-                return Err(refused(format!(
-                    "group {group} is read in order by others, or was; read it in order, or declare a \
-                 group of another name"
-                )));
-            }
-            (_, Mode::Ordered) => floors(link, &mut record).await?,
-            _ => {}
+        // Nothing but lanes knows what of an ordered group is done; consumers can be read off.
+        if mode == Mode::Shared {
+            return Err(refused(format!(
+                "group {group} is read in order; read it in order, or declare a group of another \
+                 name"
+            )));
         }
+        floors(link, &mut record).await?;
         record.mode = mode;
         let written = records::write(&link.groups, &key, &record, revision).await;
         if written.map_err(context)? == Written::Beaten {
             continue;
         }
-        if mode == Mode::Ordered {
-            forget_durables(link, &record).await;
-        } else {
-            for topic in record.topics.keys() {
-                durable(link, settings, &record, topic).await?;
-            }
-        }
+        forget_durables(link, &record).await;
         return Ok(record);
     }
     Err(context("too many others change it at the same time".into()))

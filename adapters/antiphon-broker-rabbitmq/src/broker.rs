@@ -8,6 +8,8 @@ use antiphon_messaging::{
     Broker, Capabilities, Inbox, Message, Operate, PublishError, Receipt, Source, SubscribeError,
     Subscription, Topology,
 };
+use parking_lot::Mutex;
+use tokio::time::timeout;
 
 use crate::connection::{Access, Line, Live};
 use crate::error::{Fault, OpenError, away, refused};
@@ -32,6 +34,8 @@ struct Inner {
     server: Server,
     layout: Layout,
     declared: Arc<Declared>,
+    /// What operators see of it.
+    listed: Mutex<Vec<Topology>>,
     publisher: Publisher,
     /// Publishes and declares.
     sending: Arc<Line>,
@@ -73,8 +77,17 @@ impl RabbitmqBroker {
         let publisher =
             Publisher::start(Arc::clone(&sending), rules, Arc::clone(&declared), layout.clone());
         let reading = OnceLock::new();
-        let inner =
-            Inner { settings, access, server, layout, declared, publisher, sending, reading };
+        let inner = Inner {
+            settings,
+            access,
+            server,
+            layout,
+            declared,
+            listed: Mutex::new(Vec::new()),
+            publisher,
+            sending,
+            reading,
+        };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -100,6 +113,23 @@ impl Inner {
         })
     }
 
+    /// Adds what was declared to the list that operators look at. Messages do without it.
+    async fn list(&self, topology: &Topology) {
+        if self.listed.lock().contains(topology) {
+            return;
+        }
+        let adding = async {
+            let live = self.sending.live(self.patience()).await.map_err(|why| why.to_string())?;
+            let added = registry::add(&live, &self.layout, topology).await;
+            added.map_err(|fault| fault.text().to_owned())
+        };
+        let added = timeout(self.patience(), adding).await;
+        match added.unwrap_or_else(|_| Err("no answer".to_owned())) {
+            Ok(()) => self.listed.lock().push(topology.clone()),
+            Err(why) => tracing::warn!(why, "operators do not see what was declared"),
+        }
+    }
+
     async fn subscribe(
         &self,
         subscription: Subscription,
@@ -111,8 +141,8 @@ impl Inner {
         let topic = topics.into_iter().next().unwrap_or_default();
         let held = Arc::new(Held::new(group.clone(), ordered, topic));
         let handover = self.settings.handover_timeout.0;
-        let joined =
-            Member::join(Arc::clone(&held), live, self.layout.clone(), queues, handover).await;
+        let (sending, layout) = (Arc::clone(&self.sending), self.layout.clone());
+        let joined = Member::join(Arc::clone(&held), live, sending, layout, queues, handover).await;
         let (member, done) =
             joined.map_err(|error| refused(&format!("group {group}"), &Fault::of(&error)))?;
         tokio::spawn(member.run(Arc::clone(line)));
@@ -139,15 +169,13 @@ impl Broker for RabbitmqBroker {
 
     async fn declare(&self, topology: &Topology) -> Result<(), SubscribeError> {
         let inner = &self.0;
+        // Not on the connection that publishes: a server that is short of memory reads nothing from
+        // that one, and consumers would be kept from joining, of all.
         let live =
-            inner.sending.live(inner.patience()).await.map_err(|why| away("declare", &why))?;
+            inner.reading().live(inner.patience()).await.map_err(|why| away("declare", &why))?;
         topology::declare(&live, &inner.layout, &inner.declared, topology).await?;
-        let is_new = inner.declared.remember(topology);
-        // What expires by itself is not kept in a list for ever.
-        if is_new && inner.layout.expiry_ms.is_none() {
-            let added = registry::add(&live, &inner.layout, topology).await;
-            added.map_err(|fault| refused("the list of groups", &fault))?;
-        }
+        inner.declared.remember(topology);
+        inner.list(topology).await;
         Ok(())
     }
 

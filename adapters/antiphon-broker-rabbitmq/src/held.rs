@@ -15,6 +15,7 @@ use std::task::{Context, Poll, Waker};
 
 use antiphon_messaging::{Delivery, Fetched, Message};
 use futures_util::StreamExt;
+use lapin::message::Delivery as Arrived;
 use lapin::{Channel, Consumer};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot};
@@ -41,6 +42,8 @@ pub(crate) struct Taken {
     pub(crate) queue: String,
     pub(crate) channel: Channel,
     pub(crate) consumers: Vec<Consumer>,
+    /// Taken out of the consumers' buffers, to be counted, before anybody asked for it.
+    buffer: VecDeque<Arrived>,
     /// How many unsettled deliveries the server lets the consumers have.
     pub(crate) capacity: usize,
     /// Grows when the consumers are replaced: what earlier ones got does not count as theirs.
@@ -96,6 +99,7 @@ impl Taken {
             queue,
             channel,
             consumers: Vec::new(),
+            buffer: VecDeque::new(),
             capacity: 0,
             generation: 0,
             open: BTreeMap::new(),
@@ -117,11 +121,51 @@ impl Taken {
         self.open.values().rev().take_while(|item| item.generation == current).count()
     }
 
-    /// The consumers, to be ended; what they got stays held.
-    pub(crate) fn take_consumers(&mut self) -> Vec<Consumer> {
+    /// The consumers, to be ended, and the tags of what they got and nobody has asked for. What was
+    /// handed out stays held.
+    pub(crate) fn take_consumers(&mut self) -> (Vec<Consumer>, Vec<u64>) {
         self.generation += 1;
         self.capacity = 0;
-        std::mem::take(&mut self.consumers)
+        let tags = self.buffer.drain(..).map(|arrived| arrived.delivery_tag).collect();
+        (std::mem::take(&mut self.consumers), tags)
+    }
+
+    /// The next delivery that nobody has asked for yet; why there will be none.
+    fn poll_arrived(&mut self, context: &mut Context<'_>) -> Poll<Result<Arrived, String>> {
+        if let Some(arrived) = self.buffer.pop_front() {
+            return Poll::Ready(Ok(arrived));
+        }
+        for consumer in &mut self.consumers {
+            match consumer.poll_next_unpin(context) {
+                Poll::Pending => {}
+                Poll::Ready(Some(Ok(arrived))) => return Poll::Ready(Ok(arrived)),
+                Poll::Ready(Some(Err(error))) => {
+                    return Poll::Ready(Err(format!("queue {}: {error}", self.queue)));
+                }
+                Poll::Ready(None) => {
+                    return Poll::Ready(Err(format!(
+                        "the server cancelled the consumer of queue {}: was it deleted?",
+                        self.queue
+                    )));
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Counts what is not settled, whoever has it: the reader, or nobody yet.
+    fn count_unsettled(&mut self) -> Result<usize, String> {
+        let mut arrived = std::mem::take(&mut self.buffer);
+        let mut context = Context::from_waker(Waker::noop());
+        let counted = loop {
+            match self.poll_arrived(&mut context) {
+                Poll::Ready(Ok(next)) => arrived.push_back(next),
+                Poll::Ready(Err(reason)) => break Err(reason),
+                Poll::Pending => break Ok(self.open.len() + arrived.len()),
+            }
+        };
+        self.buffer = arrived;
+        counted
     }
 }
 
@@ -162,6 +206,22 @@ impl Held {
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock()
+    }
+
+    /// How many messages this member has that are not settled.
+    pub(crate) fn unsettled(&self) -> usize {
+        let mut state = self.lock();
+        let counts: Result<Vec<usize>, String> =
+            state.queues.iter_mut().map(Taken::count_unsettled).collect();
+        // The reader must look for itself again: its place in the queues' wakers was taken.
+        state.wake();
+        match counts {
+            Ok(counts) => counts.into_iter().sum(),
+            Err(reason) => {
+                state.end(End::Lost(reason));
+                0
+            }
+        }
     }
 
     /// Hands out what is there, at most `credits`.
@@ -260,28 +320,17 @@ impl Held {
         deliveries: &mut Vec<Delivery>,
         context: &mut Context<'_>,
     ) -> Result<(), String> {
-        for n in 0..taken.consumers.len() {
-            while deliveries.len() < credits {
-                let arrived = match taken.consumers[n].poll_next_unpin(context) {
-                    Poll::Pending => break,
-                    Poll::Ready(Some(Ok(arrived))) => arrived,
-                    Poll::Ready(Some(Err(error))) => {
-                        return Err(format!("queue {}: {error}", taken.queue));
-                    }
-                    Poll::Ready(None) => {
-                        return Err(format!(
-                            "the server cancelled the consumer of queue {}: was it deleted?",
-                            taken.queue
-                        ));
-                    }
-                };
-                let tag = arrived.delivery_tag;
-                let message = Arc::new(envelope::message(&taken.queue, &self.topic, arrived));
-                let kept = self.ordered.then(|| Arc::clone(&message));
-                taken.open.insert(tag, Item { generation: taken.generation, message: kept });
-                taken.delivered += 1;
-                deliveries.push(self.delivery(message, taken, tag));
-            }
+        while deliveries.len() < credits {
+            let arrived = match taken.poll_arrived(context) {
+                Poll::Pending => break,
+                Poll::Ready(arrived) => arrived?,
+            };
+            let tag = arrived.delivery_tag;
+            let message = Arc::new(envelope::message(&taken.queue, &self.topic, arrived));
+            let kept = self.ordered.then(|| Arc::clone(&message));
+            taken.open.insert(tag, Item { generation: taken.generation, message: kept });
+            taken.delivered += 1;
+            deliveries.push(self.delivery(message, taken, tag));
         }
         Ok(())
     }

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use antiphon_core::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use lapin::Consumer;
@@ -26,13 +27,25 @@ const IDLE: Duration = Duration::from_millis(100);
 /// How often it is looked whether the server delivers what is there, and how long that may take.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 const LOOK_WITHIN: Duration = Duration::from_secs(5);
-/// The buffer of a lane holds at least so many: nobody else could have them meanwhile.
-const LANE_PREFETCH_MIN: usize = 64;
+/// The buffer of a lane holds at least so many: nobody else could have them meanwhile. Not many
+/// more than are asked for, since what lies unsettled for half an hour ends the channel.
+const LANE_PREFETCH_MIN: usize = 16;
+/// How long a member waits for the exchange of its group before it acts as if it were alone: a
+/// server that takes no messages lets nobody say hello.
+const PRESENCE_WITHIN: Duration = Duration::from_secs(2);
+/// How long joining the others may take, before it is tried again.
+const JOIN_WITHIN: Duration = Duration::from_secs(30);
+const JOIN_AGAIN: Duration = Duration::from_secs(2);
+/// Nobody takes over before everything is settled; the drain has a deadline of its own.
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3_600);
 /// What the protocol has room for.
 const PREFETCH_MAX: usize = 65_535;
 
+/// How the members of the group are joined, by the connection that publishes.
+type Joining = BoxFuture<'static, Result<Presence, String>>;
+
 /// Lanes whose reader says that it holds nothing of them any more.
-type GivenUp = std::pin::Pin<Box<dyn Future<Output = Vec<u32>> + Send>>;
+type GivenUp = BoxFuture<'static, Vec<u32>>;
 
 pub(crate) struct Member {
     held: Arc<Held>,
@@ -40,7 +53,14 @@ pub(crate) struct Member {
     layout: Layout,
     queues: Vec<String>,
     handover: Duration,
+    /// The connection that publishes.
+    sending: Arc<Line>,
     presence: Option<Presence>,
+    joining: Option<Joining>,
+    /// Not before this moment.
+    join_from: Instant,
+    /// From here on a member that hears of nobody takes all lanes.
+    alone_from: Option<Instant>,
     given_up: FuturesUnordered<GivenUp>,
     next_serial: u64,
     /// How much was delivered when it was last looked, and how often nothing had moved.
@@ -54,12 +74,11 @@ impl Member {
     pub(crate) async fn join(
         held: Arc<Held>,
         live: Arc<Live>,
+        sending: Arc<Line>,
         layout: Layout,
         queues: Vec<String>,
         handover: Duration,
     ) -> lapin::Result<(Self, watch::Receiver<bool>)> {
-        let presence =
-            if held.ordered { Some(Presence::join(&live, &held.group).await?) } else { None };
         let (done, waits) = watch::channel(false);
         let mut member = Self {
             held,
@@ -67,7 +86,11 @@ impl Member {
             layout,
             queues,
             handover,
-            presence,
+            sending,
+            presence: None,
+            joining: None,
+            join_from: Instant::now(),
+            alone_from: Some(Instant::now() + PRESENCE_WITHIN),
             given_up: FuturesUnordered::new(),
             next_serial: 0,
             looked: 0,
@@ -89,6 +112,7 @@ impl Member {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut next_look = Instant::now() + LOOK_EVERY;
         loop {
+            self.keep_presence();
             if let Err(reason) = self.act().await {
                 self.held.lock().end(End::Lost(reason));
             }
@@ -98,8 +122,10 @@ impl Member {
             tokio::select! {
                 () = self.held.changed.notified() => {}
                 why = &mut ended => self.held.lock().end(End::Lost(why.to_string())),
-                heard = next_change(&mut self.presence) => if let Err(why) = heard {
-                    self.held.lock().end(End::Lost(why));
+                heard = hear(&mut self.presence, &mut self.joining) => if let Err(why) = heard {
+                    let group = &self.held.group;
+                    tracing::warn!(group, why, "the other members are not heard of for now");
+                    self.join_from = Instant::now() + JOIN_AGAIN;
                 },
                 Some(lanes) = self.given_up.next(), if !self.given_up.is_empty() => {
                     self.close_lanes(&lanes).await;
@@ -114,6 +140,36 @@ impl Member {
             }
         }
         self.leave().await;
+    }
+
+    /// Joins the members of the group, again when the connection for it was lost. The lanes
+    /// stay as they are meanwhile.
+    fn keep_presence(&mut self) {
+        let is_leaving = self.held.lock().closing;
+        let is_under_way = self.presence.is_some() || self.joining.is_some();
+        if is_leaving || is_under_way || Instant::now() < self.join_from {
+            return;
+        }
+        let (sending, held) = (Arc::clone(&self.sending), Arc::clone(&self.held));
+        self.joining = Some(Box::pin(async move {
+            let live = sending.live(JOIN_WITHIN).await.map_err(|why| why.to_string())?;
+            let joining = timeout(JOIN_WITHIN, Presence::join(&live, held)).await;
+            joining.map_err(|_| "no answer".to_owned())?.map_err(|error| error.to_string())
+        }));
+    }
+
+    /// The lanes that are this member's; `None` while that is not known, or has not changed.
+    fn lanes(&mut self) -> Option<Vec<u32>> {
+        let lanes = self.layout.lanes;
+        if let Some(presence) = &self.presence {
+            let mine = presence.lanes(lanes);
+            if mine.is_some() {
+                self.alone_from = None;
+            }
+            return mine;
+        }
+        let is_alone = self.alone_from.is_some_and(|from| from <= Instant::now());
+        is_alone.then(|| (0..lanes).collect())
     }
 
     /// Does what the state asks for.
@@ -141,12 +197,12 @@ impl Member {
             (taken.channel.clone(), taken.queue.clone(), more, idle)
         };
         if idle {
-            let consumers = {
+            let (consumers, tags) = {
                 let mut state = self.held.lock();
                 state.wanted = 0;
                 state.queues.first_mut().map(Taken::take_consumers).unwrap_or_default()
             };
-            return end_consumers(&channel, consumers).await;
+            return end_consumers(&channel, consumers, tags).await;
         }
         let consumer = consume(&channel, &queue, more).await?;
         let mut state = self.held.lock();
@@ -160,8 +216,7 @@ impl Member {
 
     /// Ordered: takes the lanes that are this member's, and gives up those that are not any more.
     async fn share_lanes(&mut self) -> lapin::Result<()> {
-        let lanes = self.presence.as_ref().and_then(|presence| presence.lanes(self.layout.lanes));
-        if let Some(mine) = lanes {
+        if let Some(mine) = self.lanes() {
             self.revoke_all_but(&mine);
             let (wanted, missing): (usize, Vec<u32>) = {
                 let state = self.held.lock();
@@ -269,8 +324,9 @@ impl Member {
                 let ended = |taken: &mut Taken| (taken.channel.clone(), taken.take_consumers());
                 state.queues.first_mut().map(ended)
             };
-            if let Some((channel, consumers)) = ended {
-                end_consumers(&channel, consumers).await.map_err(|error| error.to_string())?;
+            if let Some((channel, (consumers, tags))) = ended {
+                let ending = end_consumers(&channel, consumers, tags).await;
+                ending.map_err(|error| error.to_string())?;
             }
         }
         let mut state = self.held.lock();
@@ -337,13 +393,27 @@ impl Member {
     }
 }
 
-/// Nobody takes over before everything is settled; the drain has a deadline of its own.
-const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3_600);
-
-async fn next_change(presence: &mut Option<Presence>) -> Result<(), String> {
-    match presence {
-        Some(presence) => presence.changed().await,
-        None => std::future::pending().await,
+/// Waits for news of the other members.
+///
+/// # Cancel safety
+/// Safe: all waiting is done before anything is changed.
+async fn hear(
+    presence: &mut Option<Presence>,
+    joining: &mut Option<Joining>,
+) -> Result<(), String> {
+    if let Some(known) = presence {
+        let heard = known.changed().await;
+        if heard.is_err() {
+            *presence = None;
+        }
+        heard
+    } else if let Some(joins) = joining {
+        let joined = joins.await;
+        *joining = None;
+        *presence = Some(joined?);
+        Ok(())
+    } else {
+        std::future::pending().await
     }
 }
 
@@ -360,7 +430,14 @@ async fn consume(
 }
 
 /// Ends consumers, and gives back what they had got and nobody has asked for.
-async fn end_consumers(channel: &lapin::Channel, consumers: Vec<Consumer>) -> lapin::Result<()> {
+async fn end_consumers(
+    channel: &lapin::Channel,
+    consumers: Vec<Consumer>,
+    tags: Vec<u64>,
+) -> lapin::Result<()> {
+    for tag in tags {
+        requeue(channel, tag);
+    }
     for mut consumer in consumers {
         channel.basic_cancel(consumer.tag().clone(), BasicCancelOptions::default()).await?;
         while let Some(Some(arrived)) = consumer.next().now_or_never() {

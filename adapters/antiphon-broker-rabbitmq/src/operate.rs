@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use antiphon_core::{BoxFuture, Finding};
 use antiphon_messaging::{GroupState, Operate, OperateError, TopicState};
 use lapin::uri::AMQPScheme;
+use tokio::time::timeout;
 
 use crate::connection::{Access, Line, Live};
 use crate::error::{Fault, OpenError};
@@ -15,6 +17,9 @@ use crate::probe::{Server, probe};
 use crate::registry::{self, Entry, List};
 use crate::settings::Settings;
 use crate::topology::{Layout, Maker};
+
+/// How long the members of a group may take to answer.
+const ASK_WITHIN: Duration = Duration::from_secs(2);
 
 pub(crate) struct Operator {
     access: Access,
@@ -43,22 +48,18 @@ impl Operator {
         let topics = entry.topics.iter().cloned().collect();
         let mut state = GroupState { name: name.to_owned(), topics, ..GroupState::default() };
         let mut maker = Maker::new(live, &self.layout);
-        let (mut ready, mut consumers) = (Some(0), 0);
+        let mut ready = Some(0);
         for queue in queues(name, entry) {
-            match maker.depth(&queue).await? {
-                Some(depth) => {
-                    ready = ready.map(|ready: u64| ready + u64::from(depth.ready));
-                    consumers += depth.consumers;
-                }
-                None => ready = None,
-            }
+            let depth = maker.depth(&queue).await?;
+            ready = ready.zip(depth).map(|(ready, depth)| ready + u64::from(depth.ready));
         }
-        state.lag = ready;
-        state.members = Some(if entry.lanes == 0 {
-            consumers
-        } else {
-            presence::count(live, &mut maker, name).await?
-        });
+        // A server that takes no messages carries no questions.
+        let asking = presence::count(live, &self.layout, name);
+        if let (false, Ok(asked)) = (live.is_blocked(), timeout(ASK_WITHIN, asking).await) {
+            let (members, held) = asked?;
+            state.members = Some(members);
+            state.lag = ready.map(|ready| ready + held);
+        }
         state.waiting = Some(0);
         Ok(state)
     }
@@ -131,12 +132,10 @@ impl Operate for Operator {
         Box::pin(async move {
             let action = "listing the groups";
             let (live, list) = self.list(action).await?;
-            let mut states = Vec::with_capacity(list.groups.len());
-            for (name, entry) in &list.groups {
-                let state = self.group(&live, name, entry).await;
-                states.push(state.map_err(|fault| failed(action, &fault))?);
-            }
-            Ok(states)
+            // Each waits a moment for the answers of its members.
+            let asked = list.groups.iter().map(|(name, entry)| self.group(&live, name, entry));
+            let states = futures_util::future::try_join_all(asked).await;
+            states.map_err(|fault| failed(action, &fault))
         })
     }
 

@@ -1,12 +1,16 @@
-//! How the members of an ordered group share its lanes.
+//! How the members of a group hear of each other, and those of an ordered group share its lanes.
 //!
 //! A lane is a queue with a single active consumer: the server sees to it that no two members get
 //! its messages at a time, and that what one of them held comes again, first, to the next. What it
 //! does not do is share: the first member would keep all lanes. So the members tell each other that
 //! they are there, by an exchange of their group, and each of them computes who takes which lane. As
 //! long as they do not agree, the server still lets only one of them have a lane; the others wait.
+//!
+//! An operator asks there, too: how many members there are, and how much they hold that is not
+//! settled, the server tells nobody.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
@@ -21,8 +25,9 @@ use uuid::Uuid;
 
 use crate::connection::Live;
 use crate::error::Fault;
+use crate::held::Held;
 use crate::names;
-use crate::topology::Maker;
+use crate::topology::{Layout, Maker};
 
 /// How often a member says that it is there.
 const BEAT: Duration = Duration::from_secs(1);
@@ -54,13 +59,14 @@ impl Said {
         }
     }
 
-    fn read(body: &[u8]) -> Option<(Self, String)> {
-        let text = std::str::from_utf8(body).ok()?;
-        let (word, member) = text.split_once(' ')?;
-        let said = [Self::Hello, Self::Here, Self::Bye, Self::Who]
-            .into_iter()
-            .find(|s| s.word() == word)?;
-        Some((said, member.to_owned()))
+    /// What was said, by which member, and how much it holds.
+    fn read(body: &[u8]) -> Option<(Self, String, u64)> {
+        let mut parts = std::str::from_utf8(body).ok()?.split(' ');
+        let (word, member) = (parts.next()?, parts.next()?);
+        let all = [Self::Hello, Self::Here, Self::Bye, Self::Who];
+        let said = all.into_iter().find(|said| said.word() == word)?;
+        let held = parts.next().and_then(|held| held.parse().ok()).unwrap_or(0);
+        Some((said, member.to_owned(), held))
     }
 }
 
@@ -83,15 +89,23 @@ pub(crate) struct Presence {
     others: BTreeMap<String, Instant>,
     beat: Interval,
     listening_until: Instant,
+    /// What this member has; nothing if it only asks.
+    held: Option<Arc<Held>>,
 }
 
 impl Presence {
-    /// Says hello to the others of a group.
-    pub(crate) async fn join(live: &Live, group: &str) -> lapin::Result<Self> {
-        Self::enter(live, group, Said::Hello).await
+    /// Enters a group as one of its members.
+    pub(crate) async fn join(live: &Live, held: Arc<Held>) -> lapin::Result<Self> {
+        let first = held.ordered.then_some(Said::Hello);
+        let mut presence = Self::enter(live, &held.group).await?;
+        presence.held = Some(held);
+        if let Some(first) = first {
+            presence.tell_all(first);
+        }
+        Ok(presence)
     }
 
-    async fn enter(live: &Live, group: &str, first: Said) -> lapin::Result<Self> {
+    async fn enter(live: &Live, group: &str) -> lapin::Result<Self> {
         let channel = live.channel().await?;
         let (id, exchange) = (Uuid::new_v4().to_string(), names::members_exchange(group));
         let none = FieldTable::default;
@@ -108,10 +122,8 @@ impl Presence {
         let heard = channel.basic_consume(queue.into(), "".into(), options, none()).await?;
         let listening_until = Instant::now() + LISTEN;
         let beat = interval(BEAT);
-        let presence =
-            Self { id, exchange, channel, heard, others: BTreeMap::new(), beat, listening_until };
-        presence.tell_all(first);
-        Ok(presence)
+        let (others, held) = (BTreeMap::new(), None);
+        Ok(Self { id, exchange, channel, heard, others, beat, listening_until, held })
     }
 
     /// The lanes of this member, as far as it knows; `None` while it waits for the others.
@@ -134,7 +146,7 @@ impl Presence {
                 Some(Err(error)) => return Err(error.to_string()),
                 None => return Err("the server cancelled the consumer of the members".to_owned()),
             },
-            _ = self.beat.tick() => {
+            _ = self.beat.tick(), if self.shares_lanes() => {
                 self.tell_all(Said::Here);
                 self.others.retain(|_, seen| seen.elapsed() < EXPIRY);
             }
@@ -145,7 +157,7 @@ impl Presence {
     }
 
     fn hear(&mut self, body: &[u8]) {
-        let Some((said, member)) = Said::read(body) else { return };
+        let Some((said, member, _)) = Said::read(body) else { return };
         if member == self.id {
             return;
         }
@@ -164,9 +176,15 @@ impl Presence {
         }
     }
 
+    fn shares_lanes(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.ordered)
+    }
+
     /// Tells the others that this member is gone.
     pub(crate) fn leave(&self) {
-        self.tell_all(Said::Bye);
+        if self.shares_lanes() {
+            self.tell_all(Said::Bye);
+        }
     }
 
     fn tell_all(&self, said: Said) {
@@ -175,7 +193,12 @@ impl Presence {
 
     /// Says something, without waiting: it is said again soon.
     fn tell(&self, exchange: &str, queue: &str, said: Said) {
-        let body = format!("{} {}", said.word(), self.id);
+        let held = match &self.held {
+            // Nobody else asks for it.
+            Some(held) if said == Said::Here && !queue.is_empty() => held.unsettled(),
+            _ => 0,
+        };
+        let body = format!("{} {} {held}", said.word(), self.id);
         let saying = self.channel.basic_publish(
             exchange.into(),
             queue.into(),
@@ -189,22 +212,24 @@ impl Presence {
     }
 }
 
-/// How many members an ordered group has.
-pub(crate) async fn count(live: &Live, maker: &mut Maker<'_>, group: &str) -> Result<u32, Fault> {
-    if !maker.has_exchange(&names::members_exchange(group)).await? {
-        return Ok(0);
+/// How many members a group has, and how many messages they have that are not settled. A member that
+/// does not answer at once is not counted.
+pub(crate) async fn count(live: &Live, layout: &Layout, group: &str) -> Result<(u32, u64), Fault> {
+    if !Maker::new(live, layout).has_exchange(&names::members_exchange(group)).await? {
+        return Ok((0, 0));
     }
     let fault = |error: lapin::Error| Fault::of(&error);
-    let mut asking = Presence::enter(live, group, Said::Who).await.map_err(fault)?;
-    let mut members = BTreeSet::new();
-    let until = Instant::now() + LISTEN * 3;
+    let mut asking = Presence::enter(live, group).await.map_err(fault)?;
+    asking.tell_all(Said::Who);
+    let mut members = BTreeMap::new();
+    let until = Instant::now() + LISTEN * 2;
     while let Ok(heard) = timeout_at(until, asking.heard.next()).await {
         let Some(delivery) = heard else { break };
-        if let Some((Said::Here, member)) = Said::read(&delivery.map_err(fault)?.data) {
-            members.insert(member);
+        if let Some((Said::Here, member, held)) = Said::read(&delivery.map_err(fault)?.data) {
+            members.insert(member, held);
         }
     }
-    Ok(u32::try_from(members.len()).unwrap_or(u32::MAX))
+    Ok((u32::try_from(members.len()).unwrap_or(u32::MAX), members.values().sum()))
 }
 
 fn queue_of(member: &str) -> String {
@@ -235,8 +260,8 @@ mod tests {
     #[test]
     fn what_members_say_is_understood_and_noise_is_not() {
         for said in [Said::Hello, Said::Here, Said::Bye, Said::Who] {
-            let body = format!("{} x-1", said.word());
-            assert_eq!(Said::read(body.as_bytes()), Some((said, "x-1".to_owned())));
+            let body = format!("{} x-1 7", said.word());
+            assert_eq!(Said::read(body.as_bytes()), Some((said, "x-1".to_owned(), 7)));
         }
         for noise in [&b""[..], b"hello", b"shout x", b"\xff"] {
             assert_eq!(Said::read(noise), None);

@@ -113,7 +113,7 @@ impl Settings {
         let refuse =
             |setting, problem: &str| Err(SettingsError { setting, problem: problem.to_owned() });
         let uri = self.uri()?;
-        if self.lanes == 0 || LANES % self.lanes != 0 {
+        if self.lanes == 0 || !LANES.is_multiple_of(self.lanes) {
             return refuse("lanes", "it must be 1, 2, 4, 8 or 16");
         }
         if !(1..=10_000).contains(&self.publish_window) {

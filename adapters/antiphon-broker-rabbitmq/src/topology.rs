@@ -37,24 +37,23 @@ struct Known {
 }
 
 impl Declared {
-    /// Yields whether anything of it is new.
-    pub(crate) fn remember(&self, topology: &Topology) -> bool {
+    pub(crate) fn remember(&self, topology: &Topology) {
         let mut known = self.0.lock();
-        let mut is_new = false;
         let topics = topology.topics.iter().chain(topology.groups.iter().flat_map(|g| &g.topics));
-        for topic in topics {
-            is_new |= known.topics.insert(topic.clone());
-        }
-        for group in &topology.groups {
-            let before = known.groups.insert(group.name.clone(), group.clone());
-            is_new |= before.as_ref() != Some(group);
-        }
-        is_new
+        known.topics.extend(topics.cloned());
+        let groups = topology.groups.iter().map(|group| (group.name.clone(), group.clone()));
+        known.groups.extend(groups);
     }
 
     /// Whether this process has declared this very group.
     pub(crate) fn knows_group(&self, group: &Group) -> bool {
         self.0.lock().groups.get(&group.name).is_some_and(|known| known == group)
+    }
+
+    /// Whether this process has declared a group of this topic.
+    pub(crate) fn reads_topic(&self, topic: &str) -> bool {
+        let known = self.0.lock();
+        known.groups.values().any(|group| group.topics.iter().any(|name| name == topic))
     }
 
     pub(crate) fn knows_topic(&self, topic: &str) -> bool {

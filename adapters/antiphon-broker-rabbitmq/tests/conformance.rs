@@ -1,29 +1,31 @@
 //! The broker suite against the real server.
 
-use std::time::Duration;
+#[path = "support/vhost.rs"]
+mod vhost;
 
 use antiphon_broker_memory::MemoryBroker;
 use antiphon_broker_rabbitmq::{RabbitmqBroker, Settings};
 use antiphon_messaging::AnyBroker;
 use antiphon_testing::conformance::broker::BrokerHarness;
-use antiphon_testing::services::Service;
+
+use vhost::Vhost;
 
 struct Rabbitmq {
     broker: RabbitmqBroker,
     /// Delays messages and keeps dead letters, which RabbitMQ does not.
     parking: MemoryBroker,
+    /// Goes after everything that uses it.
+    _vhost: Vhost,
 }
 
 impl BrokerHarness for Rabbitmq {
     async fn start() -> Self {
-        let mut settings = Settings::at(Service::Rabbitmq.url());
-        // Each case has names of its own, which the server forgets by itself.
-        // Not all at once: forgetting a queue takes it a while.
-        settings.group_expiry = Some(Duration::from_secs(fastrand::u64(30..180)).into());
-        let broker = RabbitmqBroker::open(settings).await.unwrap_or_else(|error| {
-            panic!("{error}; start it with `cargo xtask services up rabbitmq`")
+        let vhost = Vhost::create().await;
+        let opened = RabbitmqBroker::open(Settings::at(vhost.url())).await;
+        let broker = opened.unwrap_or_else(|error| {
+            unreachable!("{error}; start it with `cargo xtask services up rabbitmq`")
         });
-        Self { broker, parking: MemoryBroker::default() }
+        Self { broker, parking: MemoryBroker::default(), _vhost: vhost }
     }
 
     fn broker(&self) -> AnyBroker {

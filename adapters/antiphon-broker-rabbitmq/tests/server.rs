@@ -13,3 +13,5 @@ mod operating;
 mod publishing;
 #[path = "server/support.rs"]
 mod support;
+#[path = "support/vhost.rs"]
+mod vhost;

@@ -18,7 +18,18 @@ pub(crate) async fn enter(
     settings: &Settings,
 ) -> Result<(MySqlConnection, Server), OpenError> {
     let failed = |error| open_error(location.place(), location.user(), error);
-    let mut connection = match session::connect(&location.options(), Kind::Reads, settings).await {
+    // The driver would report it as if the server were not there.
+    if let Some(ca) = &settings.certificate_authority
+        && let Err(error) = std::fs::File::open(ca)
+    {
+        let source = format!("{}: {error}", ca.display()).into();
+        return Err(OpenError::Tls { database: location.place().to_owned(), source });
+    }
+    let mut first = session::connect(&location.options(), Kind::Reads, settings).await;
+    if first.as_ref().is_err_and(|error| trouble(error) == Trouble::Tls) && location.use_tls() {
+        first = session::connect(&location.options(), Kind::Reads, settings).await;
+    }
+    let mut connection = match first {
         Err(error) if trouble(&error) == Trouble::NoDatabase => {
             create(location, settings).await?;
             session::connect(&location.options(), Kind::Reads, settings).await.map_err(failed)?

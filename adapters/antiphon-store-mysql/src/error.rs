@@ -31,7 +31,9 @@ pub enum OpenError {
         source: BoxError,
     },
     /// The server refuses the user or the password, or the user may not do this.
-    #[error("the server at {database} refuses user {user:?}: {source}; check the user's password and grants")]
+    #[error(
+        "the server at {database} refuses user {user:?}: {source}; check the user's password and grants"
+    )]
     Credentials {
         /// Where.
         database: String,
@@ -158,7 +160,9 @@ pub(crate) const fn trouble_of_number(number: u16) -> Trouble {
         1205 | 1213 | 1020 | 3572 | 3101 | 1614 => Trouble::Conflict,
         1022 | 1062 | 1169 | 1586 => Trouble::Duplicate,
         // Shutdown, killed, idle for too long, packet trouble, too many connections.
-        1053 | 1077 | 1079 | 1080 | 1152 | 1153 | 1158..=1161 | 1184 | 1927 | 4031 => Trouble::Ended,
+        1053 | 1077 | 1079 | 1080 | 1152 | 1153 | 1158..=1161 | 1184 | 1927 | 4031 => {
+            Trouble::Ended
+        }
         1044 | 1045 | 1142 | 1143 | 1227 | 1370 | 1698 | 1820 | 1862 | 4151 => Trouble::Refused,
         1049 => Trouble::NoDatabase,
         3159 => Trouble::Tls,
@@ -177,7 +181,9 @@ pub(crate) fn trouble(error: &sqlx::Error) -> Trouble {
         sqlx::Error::Database(source) => source
             .try_downcast_ref::<MySqlDatabaseError>()
             .map_or(Trouble::Other, |error| trouble_of_number(error.number())),
-        sqlx::Error::Tls(_) => Trouble::Tls,
+        // Without TLS the driver cannot give the password in the way of MySQL 8 (caching_sha2_password):
+        // it calls that a matter of configuration.
+        sqlx::Error::Tls(_) | sqlx::Error::Configuration(_) => Trouble::Tls,
         // How rustls reports a certificate that it does not trust.
         sqlx::Error::Io(source) if source.kind() == std::io::ErrorKind::InvalidData => Trouble::Tls,
         sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => Trouble::Broken,
@@ -207,7 +213,9 @@ pub(crate) enum Verdict {
 pub(crate) const fn verdict(trouble: Trouble, stage: Stage) -> Verdict {
     match (trouble, stage) {
         (Trouble::Broken | Trouble::Tls, _) => Verdict::Unknown,
-        (Trouble::Conflict | Trouble::Duplicate, _) | (Trouble::Null, Stage::Before) => Verdict::Busy,
+        (Trouble::Conflict | Trouble::Duplicate, _) | (Trouble::Null, Stage::Before) => {
+            Verdict::Busy
+        }
         (_, Stage::Before) => Verdict::RolledBack,
         (_, Stage::Commit) => Verdict::Unknown,
     }
@@ -243,7 +251,9 @@ pub(crate) fn open_error(database: &str, user: &str, error: sqlx::Error) -> Open
             OpenError::Credentials { database, user: user.to_owned(), source: error.into() }
         }
         Trouble::Tls => OpenError::Tls { database, source: error.into() },
-        Trouble::Broken | Trouble::Ended => OpenError::Unreachable { database, source: error.into() },
+        Trouble::Broken | Trouble::Ended => {
+            OpenError::Unreachable { database, source: error.into() }
+        }
         _ => OpenError::Failed { database, source: error.into() },
     }
 }

@@ -1,9 +1,11 @@
 //! Where a database lies: from a URL and settings to what the driver connects with.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use sqlx::mysql::{MySqlConnectOptions, MySqlSslMode};
 use sqlx::ConnectOptions;
+use sqlx::mysql::{MySqlConnectOptions, MySqlSslMode};
 
 use crate::error::OpenError;
 use crate::settings::Settings;
@@ -14,6 +16,8 @@ pub(crate) struct Location {
     options: MySqlConnectOptions,
     database: String,
     place: String,
+    /// Whether TLS is left out only because nobody asked for it; true when it is not any more.
+    left_out: Option<Arc<AtomicBool>>,
 }
 
 /// What the URL may say behind its `?`; anything else is a mistake that the driver would not notice.
@@ -36,7 +40,9 @@ impl Location {
             let name = parameter.split('=').next().unwrap_or(parameter);
             if !PARAMETERS.contains(&name) {
                 let known = PARAMETERS.join(", ");
-                return Err(refuse(format!("the parameter {name:?} is not known; known are {known}")));
+                return Err(refuse(format!(
+                    "the parameter {name:?} is not known; known are {known}"
+                )));
             }
         }
         let options: MySqlConnectOptions = format!("mysql://{rest}")
@@ -49,15 +55,18 @@ impl Location {
             return Err(refuse(format!("{database:?} cannot be the name of a database")));
         }
         let says_mode = parameters.contains("ssl-mode=");
+        let says_ca = settings.certificate_authority.is_some() || parameters.contains("ssl-ca=");
         let mut options = options.disable_statement_logging();
         if let Some(ca) = &settings.certificate_authority {
             options = options.ssl_ca(ca);
         }
+        let mut left_out = None;
         if !says_mode {
-            let mode = if settings.certificate_authority.is_some() {
+            let mode = if says_ca {
                 MySqlSslMode::VerifyIdentity
             } else if is_local(&options) {
                 // Nobody listens between two processes of one machine, and encrypting costs.
+                left_out = Some(Arc::new(AtomicBool::new(true)));
                 MySqlSslMode::Disabled
             } else {
                 MySqlSslMode::Preferred
@@ -65,14 +74,32 @@ impl Location {
             options = options.ssl_mode(mode);
         }
         // All of this is set together with the session's other variables, in one round trip.
-        let options =
-            options.pipes_as_concat(false).no_engine_substitution(false).timezone(None).set_names(false);
-        Ok(Self { options, database, place })
+        let options = options
+            .pipes_as_concat(false)
+            .no_engine_substitution(false)
+            .timezone(None)
+            .set_names(false);
+        Ok(Self { options, database, place, left_out })
     }
 
     /// How to connect to the database.
     pub(crate) fn options(&self) -> MySqlConnectOptions {
-        self.options.clone().statement_cache_capacity(256)
+        self.with_tls(self.options.clone().statement_cache_capacity(256))
+    }
+
+    /// Uses TLS where it was only left out because nobody asked for it: some servers take passwords
+    /// in no other way. False when that was not so.
+    pub(crate) fn use_tls(&self) -> bool {
+        self.left_out.as_ref().is_some_and(|left_out| left_out.swap(false, Ordering::Relaxed))
+    }
+
+    fn with_tls(&self, options: MySqlConnectOptions) -> MySqlConnectOptions {
+        match &self.left_out {
+            Some(left_out) if !left_out.load(Ordering::Relaxed) => {
+                options.ssl_mode(MySqlSslMode::Preferred)
+            }
+            _ => options,
+        }
     }
 
     /// The name of the database.
@@ -92,7 +119,7 @@ impl Location {
 
     /// The server's own database, from which one that is missing can be made.
     pub(crate) fn of_server(&self) -> MySqlConnectOptions {
-        self.options.clone().database("information_schema")
+        self.with_tls(self.options.clone().database("information_schema"))
     }
 }
 
@@ -133,7 +160,7 @@ mod tests {
         assert_eq!(location.user(), "shop");
         assert_eq!(location.place(), "mariadb://shop@db.example:3307/orders");
         assert_eq!(location.options().get_port(), 3307);
-        assert!(!format!("{}", location.place()).contains("p%40ss"));
+        assert!(!location.place().contains("p%40ss"));
     }
 
     #[test]
@@ -160,11 +187,24 @@ mod tests {
             ("mysql://h/db", &ca, MySqlSslMode::VerifyIdentity),
             ("mysql://h/db?ssl-mode=VERIFY_CA", &ca, MySqlSslMode::VerifyCa),
             ("mysql://h/db", &none, MySqlSslMode::Preferred),
+            ("mysql://h/db?ssl-ca=ca.pem", &none, MySqlSslMode::VerifyIdentity),
             ("mysql://127.0.0.1/db", &none, MySqlSslMode::Disabled),
             ("mysql://localhost/db?ssl-mode=REQUIRED", &none, MySqlSslMode::Required),
         ] {
             let mode = Location::parse(url, settings).unwrap().options().get_ssl_mode();
             assert_eq!(format!("{mode:?}"), format!("{expected:?}"), "{url}");
         }
+    }
+
+    #[test]
+    fn tls_that_was_left_out_can_be_used_after_all() {
+        let mode = |location: &Location| format!("{:?}", location.options().get_ssl_mode());
+        let guessed = parse("mysql://127.0.0.1/db").unwrap();
+        assert!(guessed.use_tls());
+        assert!(!guessed.use_tls(), "once");
+        assert_eq!(mode(&guessed.clone()), "Preferred");
+        let refused = parse("mysql://127.0.0.1/db?ssl-mode=DISABLED").unwrap();
+        assert!(!refused.use_tls());
+        assert_eq!(mode(&refused), "Disabled");
     }
 }

@@ -263,7 +263,7 @@ impl Migrator<'_> {
                 index + 1,
                 checksum_of(migration, index + 1)
             );
-            text.sql(self.note_of(service, migration, &done).as_str()).sql("; COMMIT");
+            text.append(&self.note_of(service, migration, &done)).sql("; COMMIT");
             match run(self.connection, text).await {
                 Ok(_) => {}
                 Err(error) if was_begun && trouble(&error) == Trouble::AlreadyDone => {
@@ -272,7 +272,7 @@ impl Migrator<'_> {
                 Err(error) => {
                     // Whether it was begun is known: it has failed, and changed nothing.
                     let mut sql = Sql::new("ROLLBACK;");
-                    sql.sql(self.note_of(service, migration, "begun = 0").as_str());
+                    sql.append(&self.note_of(service, migration, "begun = 0"));
                     if let Err(error) = self.note(sql).await {
                         tracing::warn!(%error, "the failure of a migration was not noted");
                     }
@@ -310,7 +310,13 @@ impl Migrator<'_> {
             .and_then(|row| row.try_get(0))
             .map_err(|error| self.failed(error))?;
         if taken == Some(1) {
-            return Ok(());
+            // Others wait behind a change that waits for a table: not for long.
+            let patience = "SET SESSION lock_wait_timeout = 30, innodb_lock_wait_timeout = 30";
+            return sqlx::raw_sql(patience)
+                .execute(&mut *self.connection)
+                .await
+                .map(drop)
+                .map_err(|error| self.failed(error));
         }
         Err(OpenError::Failed {
             database: self.location.place().to_owned(),
@@ -328,7 +334,10 @@ impl Migrator<'_> {
 
     /// Names of locks are of the whole server and short: the database is in it as a hash.
     fn lock_name(&self) -> String {
-        format!("antiphon.migrate.{:016x}", fnv(self.location.database().as_bytes()).cast_unsigned())
+        format!(
+            "antiphon.migrate.{:016x}",
+            fnv(self.location.database().as_bytes()).cast_unsigned()
+        )
     }
 
     fn migration_error(

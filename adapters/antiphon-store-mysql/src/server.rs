@@ -127,7 +127,8 @@ impl Server {
                     .into(),
             );
         }
-        if ["read_only", "super_read_only", "innodb_read_only"].iter().any(|name| self.is_on(name)) {
+        if ["read_only", "super_read_only", "innodb_read_only"].iter().any(|name| self.is_on(name))
+        {
             return Some("it is read only; name the server that writes".into());
         }
         None
@@ -159,7 +160,9 @@ impl Server {
                 "set sync_binlog = 1",
             ));
         }
-        if self.variables.contains_key("innodb_doublewrite") && self.get("innodb_doublewrite") == "OFF" {
+        if self.variables.contains_key("innodb_doublewrite")
+            && self.get("innodb_doublewrite") == "OFF"
+        {
             findings.push(Finding::warning(
                 "durability",
                 "innodb_doublewrite is OFF: a loss of power may tear pages",

@@ -19,7 +19,9 @@ use std::time::Duration;
 use antiphon_outbox::StoreError;
 use parking_lot::Mutex;
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions, MySqlTransactionManager};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, MySqlConnection, MySqlPool, SqlSafeStr};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Connection as _, MySqlConnection, MySqlPool, SqlSafeStr,
+};
 use sqlx_core::transaction::TransactionManager;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
@@ -132,9 +134,7 @@ pub(crate) fn pool(location: &Location, connections_max: u32, settings: &Setting
         .idle_timeout(settings.idle_in_transaction_timeout / 2)
         .max_lifetime(None)
         .before_acquire(|connection, about| {
-            Box::pin(async move {
-                Ok(about.idle_for < TRUST || connection.ping().await.is_ok())
-            })
+            Box::pin(async move { Ok(about.idle_for < TRUST || connection.ping().await.is_ok()) })
         })
         .after_connect(move |connection, _| {
             let setup = Arc::clone(&setup);
@@ -202,7 +202,6 @@ impl Sessions {
             }
         }
     }
-
 }
 
 impl Session {

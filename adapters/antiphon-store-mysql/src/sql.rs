@@ -8,40 +8,58 @@ use futures_util::TryStreamExt;
 use sqlx::mysql::MySqlRow;
 use sqlx::{AssertSqlSafe, Either, MySqlConnection, Row};
 
-/// A text of statements that grows.
+/// A text of statements that grows. As bytes, for most of it are digits that are looked up.
 #[derive(Debug, Default)]
-pub(crate) struct Sql(String);
+pub(crate) struct Sql(Vec<u8>);
+
+/// The two digits of each byte.
+const DIGITS: [[u8; 2]; 256] = {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let mut digits = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        digits[byte] = [HEX[byte >> 4], HEX[byte & 15]];
+        byte += 1;
+    }
+    digits
+};
 
 impl Sql {
     /// Begins with `text`.
     pub(crate) fn new(text: &str) -> Self {
-        let mut sql = String::with_capacity(text.len() + 256);
-        sql.push_str(text);
+        let mut sql = Vec::with_capacity(text.len() + 256);
+        sql.extend_from_slice(text.as_bytes());
         Self(sql)
     }
 
     /// Adds SQL.
     pub(crate) fn sql(&mut self, text: &str) -> &mut Self {
-        self.0.push_str(text);
+        self.0.extend_from_slice(text.as_bytes());
+        self
+    }
+
+    /// Adds what was written elsewhere.
+    pub(crate) fn append(&mut self, other: &Self) -> &mut Self {
+        self.0.extend_from_slice(&other.0);
         self
     }
 
     /// Adds a number.
     pub(crate) fn number(&mut self, number: impl Into<i64>) -> &mut Self {
-        use std::fmt::Write;
+        use std::io::Write;
         let _ = write!(self.0, "{}", number.into());
         self
     }
 
     /// Adds bytes or text as a value.
     pub(crate) fn value(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let bytes = bytes.as_ref();
         self.0.reserve(3 + bytes.len() * 2);
-        self.0.push_str("x'");
-        let digit = |value: u8| char::from(DIGITS[usize::from(value)]);
-        self.0.extend(bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]));
-        self.0.push('\'');
+        self.0.extend_from_slice(b"x'");
+        for byte in bytes {
+            self.0.extend_from_slice(&DIGITS[usize::from(*byte)]);
+        }
+        self.0.push(b'\'');
         self
     }
 
@@ -62,7 +80,7 @@ impl Sql {
     ) -> &mut Self {
         for (index, item) in items.into_iter().enumerate() {
             if index > 0 {
-                self.0.push_str(separator);
+                self.0.extend_from_slice(separator.as_bytes());
             }
             add(self, item);
         }
@@ -70,7 +88,10 @@ impl Sql {
     }
 
     /// Adds the numbers, separated by commas.
-    pub(crate) fn numbers<T: Into<i64>>(&mut self, items: impl IntoIterator<Item = T>) -> &mut Self {
+    pub(crate) fn numbers<T: Into<i64>>(
+        &mut self,
+        items: impl IntoIterator<Item = T>,
+    ) -> &mut Self {
         self.list(",", items, |sql, number| {
             sql.number(number);
         })
@@ -81,11 +102,13 @@ impl Sql {
     }
 
     pub(crate) fn into_text(self) -> AssertSqlSafe<String> {
-        AssertSqlSafe(self.0)
+        // Only texts and digits were added.
+        AssertSqlSafe(String::from_utf8(self.0).unwrap_or_default())
     }
 
+    /// What was written so far.
     pub(crate) fn as_str(&self) -> &str {
-        &self.0
+        str::from_utf8(&self.0).unwrap_or_default()
     }
 }
 

@@ -101,10 +101,9 @@ impl MysqlStore {
     pub async fn migrate(&self, service: &str, migrations: &[Migration]) -> Result<(), OpenError> {
         let location = &self.0.location;
         // Not one of the pool's: changes of tables may take longer than any answer should.
-        let mut connection =
-            session::connect(&location.options(), Kind::Reads, &self.0.settings)
-                .await
-                .map_err(|error| open_error(location.place(), location.user(), error))?;
+        let mut connection = session::connect(&location.options(), Kind::Reads, &self.0.settings)
+            .await
+            .map_err(|error| open_error(location.place(), location.user(), error))?;
         let now = self.now();
         let migrated = Migrator { connection: &mut connection, location }
             .migrate(service, migrations, now)
@@ -134,7 +133,9 @@ impl MysqlStore {
     async fn look_around(&self) -> Result<Vec<Finding>, StoreError> {
         let mut session = self.0.reads.acquire().await?;
         let answer = match session.sql() {
-            Ok(connection) => within(self.0.settings.statement_timeout, Server::ask(connection)).await,
+            Ok(connection) => {
+                within(self.0.settings.statement_timeout, Server::ask(connection)).await
+            }
             Err(error) => Err(error),
         };
         let server = session.settle(answer).map_err(store_error("asking the server"))?;
@@ -227,6 +228,10 @@ impl Store for MysqlStore {
 
     fn now(&self) -> Timestamp {
         self.0.time.now()
+    }
+
+    async fn met_other_work(&self, connection: &mut Connection) -> bool {
+        connection.met_other_work().await
     }
 
     // Answers also when the server cannot be reached: that is what it then says.

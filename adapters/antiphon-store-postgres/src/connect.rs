@@ -38,15 +38,22 @@ pub(crate) async fn connect(
     options: &PgConnectOptions,
     within: Duration,
 ) -> Result<PgConnection, sqlx::Error> {
-    match tokio::time::timeout(within, options.connect()).await {
-        Ok(answer) => answer,
-        Err(_) => Err(timed_out("the server did not answer in time")),
-    }
+    self::within(within, options.connect()).await
 }
 
-/// What the driver reports when nobody answers.
-pub(crate) fn timed_out(text: &'static str) -> sqlx::Error {
-    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, text))
+/// Waits for an answer no longer than so: the server's own limits do not help where the network
+/// loses its answers.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    answer: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    match tokio::time::timeout(limit, answer).await {
+        Ok(answer) => answer,
+        Err(_) => Err(sqlx::Error::Io(std::io::Error::new(
+            std::io::ErrorKind::TimedOut,
+            "the server did not answer in time",
+        ))),
+    }
 }
 
 /// Makes the database. Somebody else may be doing the same.

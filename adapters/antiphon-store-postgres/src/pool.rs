@@ -8,6 +8,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use antiphon_outbox::StoreError;
@@ -19,7 +20,7 @@ use sqlx_core::transaction::TransactionManager;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::connect::{connect, timed_out};
+use crate::connect::{connect, within};
 use crate::error::{State, state, store_error};
 use crate::settings::Settings;
 
@@ -27,6 +28,8 @@ use crate::settings::Settings;
 const IDLE_MAX: Duration = Duration::from_secs(300);
 /// A connection that is so old is closed: what a server process remembers only grows.
 const AGE_MAX: Duration = Duration::from_secs(3_600);
+/// How long the end of an empty transaction waits for company.
+const SEND_WAIT: Duration = Duration::from_millis(10);
 /// How long undoing a transaction that was dropped may take before its connection is closed.
 const CLEAN_MAX: Duration = Duration::from_secs(2);
 
@@ -37,6 +40,8 @@ pub(crate) struct Pool {
     acquire_timeout: Duration,
     turns: Arc<Semaphore>,
     idle: Mutex<Vec<Kept>>,
+    /// A task will soon send what idle connections have to send.
+    sends: AtomicBool,
 }
 
 /// A connection and how old it is.
@@ -45,6 +50,8 @@ struct Kept {
     connection: PgConnection,
     made: Instant,
     used: Instant,
+    /// The end of an empty transaction waits to be sent: best together with what comes next.
+    unsent: bool,
 }
 
 /// The right to use a connection, and the connection.
@@ -72,6 +79,7 @@ impl Pool {
             acquire_timeout: settings.acquire_timeout,
             turns: Arc::new(Semaphore::new(turns)),
             idle: Mutex::new(Vec::new()),
+            sends: AtomicBool::new(false),
         })
     }
 
@@ -79,10 +87,8 @@ impl Pool {
     pub(crate) async fn begin(self: &Arc<Self>) -> Result<Turn, StoreError> {
         let give_up = Instant::now() + self.acquire_timeout;
         let permit = self.permit(give_up).await?;
-        let begun = tokio::time::timeout_at(give_up, self.connection_with(true));
-        let kept = begun.await.unwrap_or_else(|_| Err(timed_out("the server did not answer")));
-        let kept = kept.map_err(store_error("begin"))?;
-        Ok(self.turn(kept, permit))
+        let kept = within(give_up - Instant::now(), self.connection_with(true)).await;
+        Ok(self.turn(kept.map_err(store_error("begin"))?, permit))
     }
 
     /// Waits for a connection, for statements that each are a transaction of their own. Whoever has
@@ -115,6 +121,7 @@ impl Pool {
                 Some(kept) => kept,
                 None => self.connect().await?,
             };
+            kept.unsent = false;
             if !transaction {
                 return Ok(kept);
             }
@@ -130,15 +137,18 @@ impl Pool {
     async fn connect(&self) -> Result<Kept, sqlx::Error> {
         let connection = connect(&self.options, self.connect_timeout).await?;
         let now = Instant::now();
-        Ok(Kept { connection, made: now, used: now })
+        Ok(Kept { connection, made: now, used: now, unsent: false })
     }
 
-    fn put_back(&self, mut kept: Kept) {
+    fn put_back(self: &Arc<Self>, mut kept: Kept) {
         let now = Instant::now();
         if now - kept.made > AGE_MAX {
             return;
         }
         kept.used = now;
+        if kept.unsent && !self.sends.swap(true, Ordering::AcqRel) {
+            self.send_later();
+        }
         let mut idle = self.idle.lock();
         idle.push(kept);
         // The first one is the one that was not used for the longest time.
@@ -146,6 +156,21 @@ impl Pool {
         let surplus = surplus.then(|| idle.remove(0));
         drop(idle);
         drop(surplus);
+    }
+
+    /// Sends what idle connections have to send, unless they are used soon. The answers are read by
+    /// whoever uses them next.
+    fn send_later(self: &Arc<Self>) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let pool = Arc::clone(self);
+        runtime.spawn(async move {
+            tokio::time::sleep(SEND_WAIT).await;
+            pool.sends.store(false, Ordering::Release);
+            for kept in pool.idle.lock().iter_mut().filter(|kept| kept.unsent) {
+                kept.unsent = false;
+                let _ = kept.connection.flush().now_or_never();
+            }
+        });
     }
 }
 
@@ -158,12 +183,14 @@ impl Turn {
     /// Everything that was asked is answered, and no transaction is open.
     ///
     /// The driver may count an empty transaction all the same, which the server was asked to open so
-    /// that both agree: undoing it needs no answer, only to be sent.
+    /// that both agree: undoing it needs no answer, and goes with what comes next.
     pub(crate) fn done(mut self) {
         let connection = &mut *self;
         if PgTransactionManager::get_transaction_depth(connection) > 0 {
             PgTransactionManager::start_rollback(connection);
-            let _ = connection.flush().now_or_never();
+            if let Some(kept) = &mut self.kept {
+                kept.unsent = true;
+            }
         }
         self.clean = true;
     }

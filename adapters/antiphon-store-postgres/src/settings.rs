@@ -41,8 +41,8 @@ impl SynchronousCommit {
 /// How a database is opened.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How many connections transactions may have at once. The reads and the framework's own work
-    /// have four more, the wake-up between processes one.
+    /// How many connections transactions may have at once. Seven more are for reads, for the
+    /// framework's own work and for the wake-up between processes.
     pub connections_max: u32,
     /// How long making a connection may take.
     pub connect_timeout: Duration,

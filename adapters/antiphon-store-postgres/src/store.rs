@@ -7,6 +7,7 @@
 
 mod barrier;
 mod calls;
+mod cleaner;
 mod connection;
 mod doorbell;
 mod findings;
@@ -36,18 +37,19 @@ use crate::migrate;
 use crate::pool::{Pool, Turn};
 use crate::schema;
 use crate::settings::Settings;
+use cleaner::Cleaner;
 use doorbell::{Attendant, Doorbell};
 use inbox::Days;
 use time::Time;
 
 /// Connections for what the framework does by itself.
-const BOOKKEEPING_CONNECTIONS: u32 = 3;
+const BOOKKEEPING_CONNECTIONS: u32 = 4;
 /// Connections for reads outside of transactions.
 const READERS: u32 = 2;
-/// How much longer than any statement a commit may take before its outcome counts as unknown.
-const COMMIT_MARGIN: Duration = Duration::from_secs(5);
-/// The limit of a commit where statements have none.
-const COMMIT_MAX: Duration = Duration::from_secs(60);
+/// How much longer than the server lets a statement run its answer may take.
+const ANSWER_MARGIN: Duration = Duration::from_secs(5);
+/// The limit of answers where the server lets statements run for ever.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// A service's database on PostgreSQL. Cheap to clone; clones share it.
 #[derive(Clone, Debug)]
@@ -65,12 +67,14 @@ struct Inner {
     doorbell: Arc<Doorbell>,
     days: Days,
     durability: Durability,
-    attendant: AbortHandle,
+    cleaner: Arc<Cleaner>,
+    /// What works beside the store, and ends with it.
+    tasks: [AbortHandle; 2],
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.attendant.abort();
+        self.tasks.iter().for_each(AbortHandle::abort);
     }
 }
 
@@ -109,7 +113,11 @@ impl PostgresStore {
             bookkeeping: Arc::clone(&bookkeeping),
             own,
         };
-        let attendant = tokio::spawn(attendant.run()).abort_handle();
+        let cleaner = Arc::new(Cleaner::default());
+        let tasks = [
+            tokio::spawn(attendant.run()).abort_handle(),
+            tokio::spawn(Arc::clone(&cleaner).run(Arc::clone(&bookkeeping))).abort_handle(),
+        ];
         let days = Days::default();
         Ok(Self(Arc::new(Inner {
             location,
@@ -121,7 +129,8 @@ impl PostgresStore {
             doorbell,
             days,
             durability,
-            attendant,
+            cleaner,
+            tasks,
         })))
     }
 
@@ -176,23 +185,40 @@ impl PostgresStore {
         &self.0.doorbell
     }
 
+    fn cleaner(&self) -> &Cleaner {
+        &self.0.cleaner
+    }
+
     fn days(&self) -> &Days {
         &self.0.days
     }
 
-    fn commit_timeout(&self) -> Duration {
+    /// After which time an answer is lost, not late.
+    fn answer_max(&self) -> Duration {
         match self.0.settings.statement_timeout {
-            Duration::ZERO => COMMIT_MAX,
-            limit => limit + COMMIT_MARGIN,
+            Duration::ZERO => ANSWER_MAX,
+            limit => limit + ANSWER_MARGIN,
         }
+    }
+
+    /// Waits for the answer to a statement of the framework.
+    async fn answer<T>(
+        &self,
+        answer: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        connect::within(self.answer_max(), answer).await
     }
 }
 
-/// Statements of the framework find their rows by index, whatever the statistics of a table say
-/// that is full now and empty then.
+/// Statements of the framework find their rows by index and in its order, whatever the statistics
+/// say of a table that is full now and empty then: left to itself, the planner reads and sorts whole
+/// lanes. So no plan depends on the values, and none is made twice.
 fn for_bookkeeping(location: &Location) -> PgConnectOptions {
     location.relaxed().options([
+        ("plan_cache_mode", "force_generic_plan"),
         ("enable_seqscan", "off"),
+        ("enable_bitmapscan", "off"),
+        ("enable_sort", "off"),
         ("enable_hashjoin", "off"),
         ("enable_mergejoin", "off"),
         ("jit", "off"),
@@ -215,7 +241,7 @@ impl Store for PostgresStore {
 
     async fn begin(&self) -> Result<Connection, StoreError> {
         let turn = self.0.pool.begin().await?;
-        Ok(Connection::new(turn, self.0.settings.key_locks, self.commit_timeout()))
+        Ok(Connection::new(turn, self.0.settings.key_locks, self.answer_max()))
     }
 
     async fn commit(&self, connection: Connection) -> Result<(), CommitError> {

@@ -256,6 +256,13 @@ impl Frontier {
         !self.done.contains(&position)
     }
 
+    /// Everything up to here was looked at, and what of it is this lane's was read; `held` is the lowest
+    /// of it that is not done.
+    pub fn pass(&mut self, position: u64, held: Option<u64>) {
+        self.read = self.read.max(position);
+        self.settle(held);
+    }
+
     /// A position is done; `held` is the lowest that was read and is not.
     pub fn finish(&mut self, position: u64, held: Option<u64>) {
         if position > self.floor {
@@ -354,6 +361,16 @@ mod tests {
         assert_eq!(take_all(&mut queue), [1, 2, 3, 4]);
         assert!(queue.done(2) && !queue.done(2));
         assert_eq!((queue.out(), queue.len(), queue.first()), (3, 3, Some(1)));
+    }
+
+    #[test]
+    fn a_lane_without_messages_keeps_up_with_the_others() {
+        let mut frontier = Frontier::new(5, []);
+        frontier.pass(9, None);
+        assert_eq!((frontier.floor(), frontier.read()), (9, 9));
+        assert!(frontier.reading(12));
+        frontier.pass(20, Some(12));
+        assert_eq!((frontier.floor(), frontier.read()), (11, 20));
     }
 
     proptest::proptest! {

@@ -15,7 +15,7 @@ use buffa::Message as Protobuf;
 pub use hash::RequestHash;
 
 use crate::port::{CallStore, CommitError, OutboxStore, Store, StoredCall};
-use crate::transact::{InTx, pause_if_busy};
+use crate::transact::{InTx, pause_if_busy, pause_if_in_the_way};
 use crate::tx::{Database, Tx};
 
 /// The longest idempotency key that is taken, in bytes.
@@ -109,7 +109,13 @@ impl<S: OutboxStore + CallStore> Database<S> {
                 Call::Answered(answer) => return Ok(answer),
                 Call::New(tx) => tx,
             };
-            let answer = work(InTx::new(&mut tx)).await?;
+            let answer = match work(InTx::new(&mut tx)).await {
+                Ok(answer) => answer,
+                Err(error) => {
+                    pause_if_in_the_way(tx.tx, attempt, error).await?;
+                    continue;
+                }
+            };
             match tx.commit(&answer).await {
                 Ok(()) => return Ok(answer),
                 Err(error) => pause_if_busy(error, attempt).await.map_err(Status::from)?,

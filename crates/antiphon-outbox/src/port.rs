@@ -97,6 +97,18 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// The time by which leases, timers and horizons are decided: the database's where it has one.
     fn now(&self) -> Timestamp;
 
+    /// Whether a statement of the user, the last one that ran on the transaction, failed because
+    /// other work was in its way (a deadlock, a row that stayed locked), so that doing the whole
+    /// transaction again will do. The transaction is rolled back afterwards. A store in which
+    /// statements do not meet other work answers `false`.
+    fn met_other_work(
+        &self,
+        connection: &mut Self::Connection,
+    ) -> impl Future<Output = bool> + Send {
+        let _ = connection;
+        std::future::ready(false)
+    }
+
     /// What a person should know of the database: versions, settings that endanger what is
     /// committed, what fills up.
     fn findings(&self) -> impl Future<Output = Vec<Finding>> + Send {

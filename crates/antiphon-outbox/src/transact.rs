@@ -49,7 +49,8 @@ impl<S: Store> fmt::Debug for InTx<'_, '_, S> {
 
 impl<S: OutboxStore> Database<S> {
     /// Does `work` in a transaction and commits it. When the database says that other work was in
-    /// the way, all of it is done again, a few times: `work` must have no effects but through `tx`.
+    /// the way, of the commit or of a statement for which `work` fails, all of it is done again, a
+    /// few times: `work` must have no effects but through `tx`.
     ///
     /// The plain form, for work that need not be repeated, is [`begin`](Self::begin) and
     /// [`Tx::commit`].
@@ -77,18 +78,39 @@ impl<S: OutboxStore> Database<S> {
         loop {
             attempt += 1;
             let refused = match self.begin().await {
-                Ok(mut tx) => {
-                    let done = work(InTx::new(&mut tx)).await?;
-                    match tx.commit().await {
+                Ok(mut tx) => match work(InTx::new(&mut tx)).await {
+                    Ok(done) => match tx.commit().await {
                         Ok(()) => return Ok(done),
                         Err(error) => error,
+                    },
+                    Err(error) => {
+                        pause_if_in_the_way(tx, attempt, error).await?;
+                        continue;
                     }
-                }
+                },
                 Err(error) => CommitError::RolledBack(error),
             };
             pause_if_busy(refused, attempt).await?;
         }
     }
+}
+
+/// Undoes work that failed, and waits before another attempt where other work was in its way.
+pub(crate) async fn pause_if_in_the_way<S: OutboxStore, E>(
+    mut tx: Tx<S>,
+    attempt: u32,
+    error: E,
+) -> Result<(), E> {
+    let store = tx.database().store().clone();
+    if let Decision::RetryAfter(wait) = BUSY.decide(attempt, Retry::Later, fastrand::f64())
+        && store.met_other_work(tx.connection()).await
+    {
+        drop(tx);
+        tracing::debug!(attempt, "other work was in the way; the transaction is done again");
+        tokio::time::sleep(wait).await;
+        return Ok(());
+    }
+    Err(error)
 }
 
 /// Waits before another attempt, where that makes sense.

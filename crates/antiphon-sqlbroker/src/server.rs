@@ -20,6 +20,9 @@ const GATHER_BYTES_MAX: usize = 8 * 1024 * 1024;
 const TRANSACTION_MAX: Duration = Duration::from_secs(10);
 /// How often a transaction that others were in the way of is made again.
 const AGAIN_MAX: u32 = 10;
+/// A connection that was silent for longer is tried before it is used: what is found out while
+/// committing leaves everybody in doubt.
+const TRUST: Duration = Duration::from_millis(250);
 /// The pause between attempts to connect, at first and at most.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -48,6 +51,9 @@ pub trait Server: Send + Sync + 'static {
 
     /// Connects. Should give up by itself after some seconds.
     fn connect(&self) -> impl Future<Output = Result<Self::Connection, String>> + Send;
+
+    /// Whether a connection that was silent for a while still works.
+    fn answers(&self, connection: &mut Self::Connection) -> impl Future<Output = bool> + Send;
 
     /// Makes changes in one transaction and answers with an outcome for each. After an error the
     /// transaction is over: rolled back, except after [`Trouble::Unknown`]. Dropping the future
@@ -88,7 +94,8 @@ fn weight(change: &Change) -> usize {
 
 struct Writer<S: Server> {
     server: S,
-    connection: Option<S::Connection>,
+    /// With when it was used last.
+    connection: Option<(S::Connection, Instant)>,
     /// The pause before the next attempt to connect, after one that has failed.
     pause: Option<Duration>,
     connect_at: Instant,
@@ -128,7 +135,7 @@ impl<S: Server> Writer<S> {
         let mut again = 0;
         loop {
             let fresh = self.connection.is_none();
-            let mut connection = match self.connection.take() {
+            let mut connection = match self.tried().await {
                 Some(connection) => connection,
                 None => self.connect().await.map_err(Trouble::Lost)?,
             };
@@ -139,12 +146,12 @@ impl<S: Server> Writer<S> {
             });
             match applied {
                 Ok(outcomes) => {
-                    self.connection = Some(connection);
+                    self.connection = Some((connection, Instant::now()));
                     return Ok(outcomes);
                 }
                 Err(Trouble::Again(reason)) if again < AGAIN_MAX => {
                     tracing::debug!(reason, "a transaction of the broker is made again");
-                    self.connection = Some(connection);
+                    self.connection = Some((connection, Instant::now()));
                     again += 1;
                     let jitter = fastrand::u64(0..=1 << again.min(6));
                     tokio::time::sleep(Duration::from_millis(jitter)).await;
@@ -154,12 +161,22 @@ impl<S: Server> Writer<S> {
                     tracing::debug!(reason, "the broker connects again");
                 }
                 Err(trouble @ (Trouble::Again(_) | Trouble::Refused(_))) => {
-                    self.connection = Some(connection);
+                    self.connection = Some((connection, Instant::now()));
                     return Err(trouble);
                 }
                 Err(trouble) => return Err(trouble),
             }
         }
+    }
+
+    /// The open connection, if it still works.
+    async fn tried(&mut self) -> Option<S::Connection> {
+        let (mut connection, since) = self.connection.take()?;
+        if since.elapsed() < TRUST {
+            return Some(connection);
+        }
+        let answers = timeout(TRANSACTION_MAX, self.server.answers(&mut connection)).await;
+        answers.unwrap_or(false).then_some(connection)
     }
 
     /// Connects, not more often than it makes sense.

@@ -2,4 +2,5 @@
 
 pub mod broker;
 pub mod saga;
+pub mod sql_broker;
 pub mod store;

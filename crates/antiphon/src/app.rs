@@ -2,6 +2,8 @@
 
 mod consume;
 mod infrastructure;
+#[cfg(feature = "faults-mutant")]
+mod mutant;
 mod signals;
 
 use std::collections::HashMap;

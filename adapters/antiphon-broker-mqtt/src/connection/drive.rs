@@ -100,6 +100,7 @@ impl Driver {
     fn refill(&self, outgoing: &mut BytesMut) -> bool {
         let mut wire = self.shared.wire.lock();
         std::mem::swap(outgoing, &mut wire.out);
+        wire.writing = !outgoing.is_empty();
         outgoing.is_empty() && wire.closing
     }
 
@@ -236,6 +237,7 @@ impl Shared {
             let mut wire = self.wire.lock();
             wire.closing = true;
             wire.out.clear();
+            wire.direct = None;
             std::mem::take(&mut wire.pending)
         };
         self.window.close();

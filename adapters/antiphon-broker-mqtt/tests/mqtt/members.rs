@@ -159,3 +159,46 @@ async fn acknowledging_in_the_order_of_receipt_loses_nothing_either() {
     let mut second = join(&broker, "t", "g").await;
     assert_eq!(handle(&mut second, 6).await, ["4", "5", "6", "7", "8", "9"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_that_start_at_once_declare_the_same_group_and_all_work() {
+    let scratch = Scratch::new();
+    let mut replicas = tokio::task::JoinSet::new();
+    let (sender, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    for _ in 0..5 {
+        let (broker, sender) = (scratch.open().await, sender.clone());
+        replicas.spawn(async move {
+            loop {
+                // As the engine does: declare, join, and again when it is lost.
+                declare(&broker, "t", "g").await;
+                let mut source = join(&broker, "t", "g").await;
+                loop {
+                    match source.fetch(16).await {
+                        Fetched::Deliveries(deliveries) => {
+                            for delivery in deliveries {
+                                let text = text(&delivery);
+                                if ack(delivery).await == Settled::Sent {
+                                    let _ = sender.send(text);
+                                }
+                            }
+                        }
+                        Fetched::Revoked { .. } => {}
+                        Fetched::Lost(_) => break,
+                    }
+                }
+            }
+        });
+    }
+    let broker = scratch.open().await;
+    declare(&broker, "t", "g").await;
+    for n in 0..COUNT {
+        let sent = publish(&broker, message("t", &n.to_string(), &n.to_string())).await;
+        let _receipt = sent.expect("it is taken");
+    }
+    let mut all = BTreeSet::new();
+    while all.len() < COUNT {
+        let next = timeout(PATIENCE, seen.recv()).await.expect("all come");
+        all.insert(next.expect("replicas go on"));
+    }
+    replicas.shutdown().await;
+}

@@ -170,3 +170,42 @@ async fn lanes_are_fixed_when_a_topic_is_declared() {
     assert_eq!(handle(&mut source, 20).await.len(), 20);
     assert_eq!(broker.capabilities().durability, Durability::Memory);
 }
+
+/// A certificate of its own for the client, and the authority that vouches for it.
+fn client_certificate(folder: &std::path::Path) {
+    let openssl = |arguments: &str| {
+        let mut command = std::process::Command::new("openssl");
+        let done = command.args(arguments.split(' ')).current_dir(folder).output();
+        let done = done.expect("openssl is installed");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    openssl(&format!("req -x509 {key} -days 2 -subj /CN=authority -keyout ca.key -out ca.pem"));
+    openssl(&format!("req {key} -subj /CN=client -keyout client.key -out client.csr"));
+    // Version 3, which rustls insists on.
+    std::fs::write(folder.join("ext"), "basicConstraints=CA:FALSE").expect("it is written");
+    openssl(
+        "x509 -req -in client.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext \
+         -out client.pem",
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_asks_for_a_certificate_gets_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    client_certificate(folder.path());
+    let own = certificate_authority();
+    let tls = own.parent().expect("a folder").display().to_string();
+    let server = Mosquitto::start(&format!(
+        "certfile {tls}/server.pem\nkeyfile {tls}/server.key\ncafile {}/ca.pem\n\
+         require_certificate true",
+        folder.path().display()
+    ));
+    let mut settings = Settings::at(server.url().replace("mqtt://", "mqtts://"));
+    settings.ca_file = Some(own.clone());
+    let error = refusal(settings.clone()).await;
+    assert!(matches!(error, OpenError::Tls { .. } | OpenError::Ended { .. }), "{error:?}");
+    settings.certificate_file = Some(folder.path().join("client.pem"));
+    settings.key_file = Some(folder.path().join("client.key"));
+    open(settings).await;
+}

@@ -13,18 +13,21 @@ use futures_util::{FutureExt, StreamExt};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{Channel, Confirmation};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::verdict::{Word, judge, may_be_cause};
 use super::{Answer, Batch, Letter, Rules, To};
 use crate::connection::{Line, Live};
 use crate::error::{Fault, not_taken};
+use crate::settings::Unread;
 use crate::topology::{Declared, Layout, Maker};
 
 /// How often it is looked whether the server still moves.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How long a server that takes nothing is waited for before it is called overloaded.
 const BLOCKED_WAIT: Duration = Duration::from_secs(1);
+/// How often what was deleted is made again.
+const RESTORE_EVERY: Duration = Duration::from_millis(500);
 /// How many messages wait here at most before another batch is taken; a batch may be larger.
 const QUEUE_MAX: usize = 4_096;
 
@@ -74,6 +77,9 @@ pub(super) struct Desk {
     returned: HashMap<String, usize>,
     moved: Instant,
     blocked_since: Option<Instant>,
+    /// Something that this process has declared is not there any more.
+    missed: bool,
+    restored: Option<Instant>,
 }
 
 impl Desk {
@@ -100,6 +106,8 @@ impl Desk {
             returned: HashMap::new(),
             moved: Instant::now(),
             blocked_since: None,
+            missed: false,
+            restored: None,
         }
     }
 
@@ -167,6 +175,7 @@ impl Desk {
             if self.is_blocked() {
                 return Ok(());
             }
+            self.restore_missed().await;
             let Some((place, letter)) = self.queue.pop_front() else { return Ok(()) };
             let held_up = self.open.get(&place.batch).and_then(|open| open.held_up_by(&letter));
             if let Some(kind) = held_up {
@@ -184,9 +193,17 @@ impl Desk {
     /// Opens a channel with confirms.
     async fn begin_session(&mut self) -> Result<(), String> {
         let live = self.line.live(self.rules.timeout).await.map_err(|why| why.to_string())?;
-        let channel = live.channel().await.map_err(|error| error.to_string())?;
-        let options = ConfirmSelectOptions::default();
-        channel.confirm_select(options).await.map_err(|error| error.to_string())?;
+        let opening = async {
+            let channel = live.channel().await?;
+            channel.confirm_select(ConfirmSelectOptions::default()).await?;
+            Ok(channel)
+        };
+        let opened = timeout(self.rules.timeout, opening).await;
+        let opened = opened.unwrap_or_else(|_| {
+            live.condemn("it opens no channel");
+            Err(lapin::ErrorKind::MissingHeartbeatError.into())
+        });
+        let channel = opened.map_err(|error: lapin::Error| error.to_string())?;
         self.moved = Instant::now();
         self.returned.clear();
         self.session = Some(Session { live, channel: Arc::new(channel), known: HashSet::new() });
@@ -218,19 +235,36 @@ impl Desk {
         if letter.to == To::Inbox || session.known.contains(topic) {
             return None;
         }
-        let (kind, why) = match Maker::new(&session.live, &self.layout).has_exchange(topic).await {
+        let mut maker = Maker::new(&session.live, &self.layout);
+        let looked = timeout(self.rules.timeout, maker.has_exchange(topic)).await;
+        let looked = looked.unwrap_or_else(|_| Err(Fault::Gone("no answer in time".to_owned())));
+        let (kind, why) = match looked {
             Ok(true) => {
                 session.known.insert(topic.to_owned());
                 return None;
             }
             Ok(false) => {
-                restore_topic(&self.declared, &session.live, &self.layout, topic).await;
+                // Somebody has deleted it, if this process has declared it.
+                self.missed |= self.declared.knows_topic(topic);
                 (PublishErrorKind::Unroutable, "this topic was not declared".to_owned())
             }
             Err(Fault::Denied(why)) => (PublishErrorKind::Unauthorized, why),
             Err(fault) => (PublishErrorKind::Disconnected, fault.text().to_owned()),
         };
         Some(Err(not_taken(topic, kind, Sent::No, why)))
+    }
+
+    /// Makes again what somebody has deleted, once in a while.
+    async fn restore_missed(&mut self) {
+        let is_due = self.restored.is_none_or(|at| at.elapsed() >= RESTORE_EVERY);
+        let (true, true, Some(session)) = (self.missed, is_due, &self.session) else { return };
+        (self.missed, self.restored) = (false, Some(Instant::now()));
+        let restoring = self.declared.restore(&session.live, &self.layout);
+        match timeout(self.rules.timeout, restoring).await {
+            Ok(Ok(())) => tracing::warn!("topics or groups had been deleted: declared again"),
+            Ok(Err(why)) => tracing::warn!(why, "what was deleted could not be declared again"),
+            Err(_) => tracing::warn!("what was deleted could not be declared again in time"),
+        }
     }
 
     fn send(&mut self, place: Place, mut letter: Letter) {
@@ -240,13 +274,15 @@ impl Desk {
         self.next_flight += 1;
         let letter = Arc::new(letter);
         let (channel, sending) = (Arc::clone(&session.channel), Arc::clone(&letter));
+        let refuse_unread = self.rules.unread == Unread::Refuse;
         let mut flight: Flight = Box::pin(async move {
             let (exchange, route) = match sending.to {
                 To::Topic => (sending.name.clone(), sending.route.into()),
                 To::Inbox => ("".into(), sending.name.clone()),
             };
-            // Always mandatory: without it a message that no queue wants is confirmed and gone.
-            let options = BasicPublishOptions { mandatory: true, immediate: false };
+            // Without it a message that no queue wants is confirmed and gone.
+            let mandatory = sending.to == To::Topic && refuse_unread;
+            let options = BasicPublishOptions { mandatory, immediate: false };
             let publishing =
                 channel.basic_publish(exchange, route, options, &sending.body, properties);
             let outcome = match publishing.await {
@@ -306,10 +342,13 @@ impl Desk {
     fn conclude(&mut self, number: u64, word: Word, is_cause: bool) {
         let Some((place, letter)) = self.sent.remove(&number) else { return };
         let word = match word {
-            Word::Taken if self.came_back(&letter.id) => Word::Returned,
+            Word::Taken if self.came_back(&letter.id) => {
+                self.missed |= self.declared.reads_topic(letter.name.as_str());
+                Word::Returned
+            }
             word => word,
         };
-        let answer = judge(&letter, &word, is_cause, self.rules.unread);
+        let answer = judge(&letter, &word, is_cause);
         self.answer_letter(place, &letter, answer);
     }
 
@@ -437,15 +476,5 @@ impl Open {
     fn finish(self) {
         // Whoever asked may have stopped waiting.
         let _ = self.reply.send(self.answers.into_iter().flatten().collect());
-    }
-}
-
-/// Makes a topic again that this process has declared and somebody has deleted.
-async fn restore_topic(declared: &Declared, live: &Live, layout: &Layout, topic: &str) {
-    if !declared.knows_topic(topic) {
-        return;
-    }
-    if let Err(why) = declared.restore(live, layout).await {
-        tracing::warn!(topic, why, "the topic was deleted and could not be declared again");
     }
 }

@@ -4,7 +4,6 @@ use antiphon_messaging::{PublishErrorKind, Receipt, Sent};
 
 use super::{Answer, Letter, To};
 use crate::error::{Fault, not_taken};
-use crate::settings::Unread;
 
 /// What the server, or the client library, said of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,13 +21,11 @@ pub(super) enum Word {
 }
 
 /// What is answered. `is_cause` when the channel ended because of this very message.
-pub(super) fn judge(letter: &Letter, word: &Word, is_cause: bool, unread: Unread) -> Answer {
+pub(super) fn judge(letter: &Letter, word: &Word, is_cause: bool) -> Answer {
     let name = letter.name.as_str();
     let refuse = |kind, sent, why: &str| Err(not_taken(name, kind, sent, why));
     match word {
         Word::Taken => Ok(Receipt),
-        // Nobody waits at that address any more, or nobody reads the topic: not the sender's trouble.
-        Word::Returned if letter.to == To::Inbox || unread == Unread::Drop => Ok(Receipt),
         Word::Returned => refuse(
             PublishErrorKind::Unroutable,
             Sent::No,
@@ -92,20 +89,18 @@ mod tests {
         let missing = || Word::Ended(Fault::NotFound("no exchange 'orders'".into()));
         let denied = || Word::Ended(Fault::Denied("access to exchange 'orders'".into()));
         let large = || Word::Ended(Fault::Precondition("message size 9 … max size 5".into()));
-        for (to, word, is_cause, unread, expected) in [
-            (To::Topic, Word::Taken, false, Unread::Refuse, None),
-            (To::Topic, Word::Returned, false, Unread::Refuse, Some((Kind::Unroutable, Sent::No))),
-            (To::Topic, Word::Returned, false, Unread::Drop, None),
-            (To::Inbox, Word::Returned, false, Unread::Refuse, None),
-            (To::Topic, Word::Refused, false, Unread::Drop, Some((Kind::Overloaded, Sent::Maybe))),
-            (To::Topic, Word::Silent, false, Unread::Drop, Some((Kind::Disconnected, Sent::Maybe))),
-            (To::Topic, gone(), false, Unread::Refuse, Some((Kind::Disconnected, Sent::Maybe))),
-            (To::Topic, missing(), false, Unread::Refuse, Some((Kind::Disconnected, Sent::Maybe))),
-            (To::Topic, missing(), true, Unread::Refuse, Some((Kind::Unroutable, Sent::No))),
-            (To::Topic, denied(), true, Unread::Refuse, Some((Kind::Unauthorized, Sent::No))),
-            (To::Topic, large(), true, Unread::Refuse, Some((Kind::TooLarge, Sent::No))),
+        for (word, is_cause, expected) in [
+            (Word::Taken, false, None),
+            (Word::Returned, false, Some((Kind::Unroutable, Sent::No))),
+            (Word::Refused, false, Some((Kind::Overloaded, Sent::Maybe))),
+            (Word::Silent, false, Some((Kind::Disconnected, Sent::Maybe))),
+            (gone(), false, Some((Kind::Disconnected, Sent::Maybe))),
+            (missing(), false, Some((Kind::Disconnected, Sent::Maybe))),
+            (missing(), true, Some((Kind::Unroutable, Sent::No))),
+            (denied(), true, Some((Kind::Unauthorized, Sent::No))),
+            (large(), true, Some((Kind::TooLarge, Sent::No))),
         ] {
-            let answer = judge(&letter(to, 0), &word, is_cause, unread);
+            let answer = judge(&letter(To::Topic, 0), &word, is_cause);
             let found = answer.err().map(|error| (error.kind, error.sent));
             assert_eq!(found, expected, "{word:?}");
         }

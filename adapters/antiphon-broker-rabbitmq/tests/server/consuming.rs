@@ -4,22 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use antiphon_messaging::{Broker, Fetched, Settled, Settlement, envelope};
-use antiphon_testing::services::Service;
 use lapin::BasicProperties;
 use lapin::options::{BasicPublishOptions, QueueDeleteOptions};
 use tokio::time::{Instant, timeout};
 
 use crate::support::{
-    PATIENCE, QUIET, ack, bare, fetch, handle, join, lost, message, name, open, publish, settings,
-    text, topology,
+    PATIENCE, QUIET, ack, bare, fetch, handle, join, lost, message, open, place, publish, text,
+    topology,
 };
 
 #[tokio::test]
 async fn a_foreign_message_says_what_is_wrong_with_it_and_blocks_nothing() {
-    let broker = open(settings()).await;
-    let (topic, group) = (name("foreign"), name("foreign.group"));
+    let (vhost, settings) = place().await;
+    let broker = open(settings).await;
+    let (topic, group) = ("foreign".to_owned(), "foreign.group".to_owned());
     broker.declare(&topology(&topic, &[&group], false)).await.unwrap();
-    let (_connection, channel) = bare(&Service::Rabbitmq.url()).await;
+    let (_connection, channel) = bare(&vhost.url()).await;
     let plain = BasicProperties::default();
     let options = BasicPublishOptions::default();
     let (exchange, route) = (topic.as_str().into(), "whatever".into());
@@ -40,14 +40,15 @@ async fn a_foreign_message_says_what_is_wrong_with_it_and_blocks_nothing() {
 #[tokio::test]
 async fn a_deleted_queue_ends_the_member_and_is_made_again() {
     for ordered in [false, true] {
-        let broker = open(settings()).await;
-        let (topic, group) = (name("gone"), name("gone.group"));
+        let (vhost, settings) = place().await;
+        let broker = open(settings).await;
+        let (topic, group) = ("gone".to_owned(), "gone.group".to_owned());
         let wanted = topology(&topic, &[&group], ordered);
         broker.declare(&wanted).await.unwrap();
         let mut source = join(&broker, &topic, &group, ordered).await;
         let _receipt = publish(&broker, message(&topic, "k", "held")).await.unwrap();
         let held = fetch(&mut source, 1).await.remove(0);
-        let (_connection, channel) = bare(&Service::Rabbitmq.url()).await;
+        let (_connection, channel) = bare(&vhost.url()).await;
         let queues: Vec<String> = match ordered {
             false => vec![group.clone()],
             true => (0..4).map(|lane| format!("{group}.L{lane}")).collect(),
@@ -68,8 +69,9 @@ async fn a_deleted_queue_ends_the_member_and_is_made_again() {
 
 #[tokio::test]
 async fn what_a_member_does_not_fetch_others_get() {
-    let broker = open(settings()).await;
-    let (topic, group) = (name("idle"), name("idle.group"));
+    let (_vhost, settings) = place().await;
+    let broker = open(settings).await;
+    let (topic, group) = ("idle".to_owned(), "idle.group".to_owned());
     broker.declare(&topology(&topic, &[&group], false)).await.unwrap();
     let mut idle = join(&broker, &topic, &group, false).await;
     for n in 0..30 {
@@ -86,8 +88,9 @@ async fn what_a_member_does_not_fetch_others_get() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lanes_move_when_members_come_and_go_and_order_holds() {
     const KEYS: usize = 24;
-    let broker = open(settings()).await;
-    let (topic, group) = (name("lanes"), name("lanes.group"));
+    let (_vhost, settings) = place().await;
+    let broker = open(settings).await;
+    let (topic, group) = ("lanes".to_owned(), "lanes.group".to_owned());
     broker.declare(&topology(&topic, &[&group], true)).await.unwrap();
     let (results, mut seen) = tokio::sync::mpsc::unbounded_channel::<(usize, usize)>();
     let publisher = {

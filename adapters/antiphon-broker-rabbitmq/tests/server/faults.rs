@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 async fn private() -> Private {
-    Private::start(Service::Rabbitmq).await.unwrap_or_else(|why| panic!("{why}"))
+    Private::start(Service::Rabbitmq).await.unwrap_or_else(|why| unreachable!("{why}"))
 }
 
 /// Sends until it is taken, as the relay does: the same message with the same id.
@@ -89,7 +89,7 @@ async fn ten_thousand_messages_survive_three_restarts_in_the_order_of_their_keys
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_confirmation_leaves_the_outcome_open_and_the_message_is_there() {
     let (server, proxy) =
-        Private::behind_proxy(Service::Rabbitmq).await.unwrap_or_else(|why| panic!("{why}"));
+        Private::behind_proxy(Service::Rabbitmq).await.unwrap_or_else(|why| unreachable!("{why}"));
     let mut settings = Settings::at(proxy.url());
     settings.publish_timeout = Duration::from_secs(2).into();
     let broker = open(settings).await;
@@ -152,10 +152,13 @@ async fn a_server_without_memory_makes_publishers_wait_and_nobody_else() {
     let mut settings = Settings::at(server.url());
     settings.publish_timeout = Duration::from_secs(3).into();
     let broker = open(settings).await;
-    broker.declare(&topology("t", &["g"], false)).await.unwrap();
-    for n in 0..5 {
+    broker.declare(&topology("t", &["g"], true)).await.unwrap();
+    broker.declare(&topology("t", &["h"], true)).await.unwrap();
+    let mut early = join(&broker, "t", "g", true).await;
+    for n in 0..10 {
         let _receipt = publish(&broker, message("t", "k", &n.to_string())).await.unwrap();
     }
+    assert_eq!(handle(&mut early, 5).await.len(), 5);
     ctl(&server, &["set_vm_memory_high_watermark", "0.0001"]).await;
     let begun = Instant::now();
     let mut kinds = Vec::new();
@@ -166,9 +169,12 @@ async fn a_server_without_memory_makes_publishers_wait_and_nobody_else() {
             kinds.push(error.kind);
         }
     }
-    // Whoever consumes helps the server, and is not blocked with the others.
-    let mut source = join(&broker, "t", "g", false).await;
-    assert_eq!(handle(&mut source, 5).await.len(), 5);
+    // Whoever consumes helps the server, and is not blocked with the others: neither who was there
+    // before, nor who comes now and can say hello to nobody.
+    assert_eq!(handle(&mut early, 5).await.len(), 5);
+    timeout(PATIENCE, broker.declare(&topology("t", &["h"], true))).await.unwrap().unwrap();
+    let mut late = join(&broker, "t", "h", true).await;
+    assert_eq!(handle(&mut late, 10).await.len(), 10);
     ctl(&server, &["set_vm_memory_high_watermark", "0.6"]).await;
     let failures = persist(&broker, message("t", "k", "after")).await;
     assert!(failures < 200, "it recovers");

@@ -11,7 +11,11 @@ use lapin::types::FieldTable;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::support::{bare, handle, join, message, name, open, publish, settings, topology};
+use crate::support::{bare, handle, join, message, open, place, publish, topology};
+
+fn over_tls(url: &str) -> String {
+    url.replace(&Service::Rabbitmq.url(), &Service::Rabbitmq.tls_url())
+}
 
 async fn refused(settings: Settings) -> OpenError {
     RabbitmqBroker::open(settings).await.expect_err("it cannot be opened")
@@ -19,12 +23,12 @@ async fn refused(settings: Settings) -> OpenError {
 
 #[tokio::test]
 async fn messages_travel_over_tls_with_credentials() {
-    let mut settings = settings();
-    settings.url = Service::Rabbitmq.tls_url();
+    let (_vhost, mut settings) = place().await;
+    settings.url = over_tls(&settings.url);
     settings.ca_file = Some(certificate_authority());
     let broker = open(settings).await;
     assert!(broker.server_version().starts_with(char::is_numeric));
-    let (topic, group) = (name("tls"), name("tls.group"));
+    let (topic, group) = ("tls".to_owned(), "tls.group".to_owned());
     broker.declare(&topology(&topic, &[&group], false)).await.unwrap();
     let _receipt = publish(&broker, message(&topic, "k", "secret")).await.unwrap();
     let mut source = join(&broker, &topic, &group, false).await;
@@ -33,8 +37,8 @@ async fn messages_travel_over_tls_with_credentials() {
 
 #[tokio::test]
 async fn a_certificate_of_nobody_we_know_is_refused() {
-    let mut settings = settings();
-    settings.url = Service::Rabbitmq.tls_url();
+    let (_vhost, mut settings) = place().await;
+    settings.url = over_tls(&settings.url);
     let error = refused(settings).await;
     assert!(matches!(error, OpenError::Tls { .. }), "{error}");
     assert!(error.to_string().contains("ca_file"), "{error}");
@@ -44,9 +48,10 @@ async fn a_certificate_of_nobody_we_know_is_refused() {
 async fn files_that_are_no_certificates_are_named() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"nonsense").unwrap();
+    let (_vhost, settings) = place().await;
     for path in [file.path().to_owned(), "/nowhere/ca.pem".into()] {
-        let mut settings = settings();
-        settings.url = Service::Rabbitmq.tls_url();
+        let mut settings = settings.clone();
+        settings.url = over_tls(&settings.url);
         settings.ca_file = Some(path.clone());
         let error = refused(settings).await;
         assert!(matches!(error, OpenError::File { .. }), "{error}");
@@ -56,7 +61,7 @@ async fn files_that_are_no_certificates_are_named() {
 
 #[tokio::test]
 async fn wrong_credentials_are_told_from_everything_else() {
-    let mut settings = settings();
+    let (_vhost, mut settings) = place().await;
     let (_, place) = settings.url.rsplit_once('@').unwrap();
     settings.url = format!("amqp://antiphon:wrong@{place}");
     let error = refused(settings).await;
@@ -65,8 +70,8 @@ async fn wrong_credentials_are_told_from_everything_else() {
 
 #[tokio::test]
 async fn a_virtual_host_that_is_not_there_is_named() {
-    let mut settings = settings();
-    settings.url.push_str("/nowhere");
+    let (_vhost, mut settings) = place().await;
+    settings.url = format!("{}/nowhere", Service::Rabbitmq.url());
     let error = refused(settings).await;
     assert!(matches!(&error, OpenError::VirtualHost { name, .. } if name == "nowhere"), "{error}");
 }
@@ -106,28 +111,27 @@ async fn somebody_else_is_not_rabbitmq() {
 
 #[tokio::test]
 async fn a_queue_with_other_settings_is_an_error_that_names_the_difference() {
-    let broker = open(Settings::at(Service::Rabbitmq.url())).await;
-    let (topic, group) = (name("other"), name("other.group"));
-    let (_connection, channel) = bare(&Service::Rabbitmq.url()).await;
+    let (vhost, settings) = place().await;
+    let broker = open(settings).await;
+    let (topic, group) = ("other".to_owned(), "other.group".to_owned());
+    let (_connection, channel) = bare(&vhost.url()).await;
     let classic = QueueDeclareOptions::durable();
     channel.queue_declare(group.as_str().into(), classic, FieldTable::default()).await.unwrap();
     let error = broker.declare(&topology(&topic, &[&group], false)).await.unwrap_err();
     let said = error.to_string();
     assert!(said.contains(&group) && said.contains("x-queue-type"), "{said}");
     assert!(!error.transient, "{said}");
-    channel.queue_delete(group.as_str().into(), Default::default()).await.unwrap();
-    channel.exchange_delete(topic.as_str().into(), Default::default()).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_group_does_not_change_its_shape_unnoticed() {
-    let broker = open(settings()).await;
-    let mut narrow = settings();
-    narrow.lanes = 2;
-    let mut wide = settings();
-    wide.lanes = 8;
+    let (_vhost, settings) = place().await;
+    let (mut narrow, mut wide) = (settings.clone(), settings.clone());
+    (narrow.lanes, wide.lanes) = (2, 8);
+    let broker = open(settings).await;
     let (narrow, wide) = (open(narrow).await, open(wide).await);
-    let (topic, group, plain) = (name("shape"), name("shape.group"), name("shape.plain"));
+    let (topic, group, plain) =
+        ("shape".to_owned(), "shape.group".to_owned(), "shape.plain".to_owned());
     broker.declare(&topology(&topic, &[&group], true)).await.unwrap();
     broker.declare(&topology(&topic, &[&plain], false)).await.unwrap();
     for (other, group, ordered, expected) in [
@@ -144,7 +148,8 @@ async fn a_group_does_not_change_its_shape_unnoticed() {
 
 #[tokio::test]
 async fn names_that_the_server_would_not_take_are_refused() {
-    let broker = open(settings()).await;
+    let (_vhost, settings) = place().await;
+    let broker = open(settings).await;
     for wrong in ["", "amq.topic", "antiphon.registry", &"x".repeat(201)] {
         let error = broker.declare(&topology(wrong, &[], false)).await.unwrap_err();
         assert!(!error.transient, "{error}");

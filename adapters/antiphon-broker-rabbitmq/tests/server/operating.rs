@@ -14,7 +14,8 @@ fn worst(findings: &[Finding]) -> Severity {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn topics_groups_and_findings_are_those_of_the_server() {
-    let server = Private::start(Service::Rabbitmq).await.unwrap_or_else(|why| panic!("{why}"));
+    let server =
+        Private::start(Service::Rabbitmq).await.unwrap_or_else(|why| unreachable!("{why}"));
     let settings = Settings::at(server.url());
     let broker = open(settings.clone()).await;
     let operate = broker.operate().unwrap();
@@ -35,7 +36,7 @@ async fn topics_groups_and_findings_are_those_of_the_server() {
     let names: Vec<&str> = topics.iter().map(|topic| topic.name.as_str()).collect();
     assert_eq!(names, ["shop.mails", "shop.orders"]);
     let groups = operate.groups().await.unwrap();
-    let [audit, billing] = groups.as_slice() else { panic!("two groups: {groups:?}") };
+    let [audit, billing] = groups.as_slice() else { unreachable!("two groups: {groups:?}") };
     assert_eq!((audit.name.as_str(), audit.lag, audit.members), ("audit", Some(10), Some(0)));
     assert_eq!((billing.name.as_str(), billing.lag), ("billing", Some(0)));
     assert_eq!(billing.members, Some(1), "{billing:?}");

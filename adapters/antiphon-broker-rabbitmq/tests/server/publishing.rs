@@ -5,18 +5,18 @@ use std::time::Duration;
 use antiphon_broker_rabbitmq::Unread;
 use antiphon_core::Clock;
 use antiphon_messaging::{Broker, PublishErrorKind, Sent};
-use antiphon_testing::services::Service;
 use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
 use tokio::time::timeout;
 
 use crate::support::{
-    PATIENCE, QUIET, bare, handle, join, message, name, open, publish, settings, topology,
+    PATIENCE, QUIET, bare, handle, join, message, open, place, publish, topology,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refusals_are_those_of_the_right_messages() {
-    let broker = open(settings()).await;
-    let (read, unread, group) = (name("read"), name("unread"), name("read.group"));
+    let (_vhost, settings) = place().await;
+    let broker = open(settings).await;
+    let (read, unread, group) = ("read".to_owned(), "unread".to_owned(), "read.group".to_owned());
     broker.declare(&topology(&read, &[&group], false)).await.unwrap();
     broker.declare(&topology(&unread, &[], false)).await.unwrap();
     // The server confirms several at once, and the client library gives a returned message to
@@ -47,26 +47,28 @@ async fn refusals_are_those_of_the_right_messages() {
 
 #[tokio::test]
 async fn a_topic_that_nobody_reads_refuses_or_drops_as_the_settings_say() {
-    let topic = name("nobody");
+    let (_vhost, settings) = place().await;
+    let topic = "nobody".to_owned();
     for (unread, taken) in [(Unread::Refuse, false), (Unread::Drop, true)] {
-        let mut settings = settings();
+        let mut settings = settings.clone();
         settings.unread = unread;
         let broker = open(settings).await;
         broker.declare(&topology(&topic, &[], false)).await.unwrap();
         assert_eq!(publish(&broker, message(&topic, "k", "x")).await.is_ok(), taken);
         // A topic that does not exist is an error in any case.
-        let error = publish(&broker, message(&name("missing"), "k", "x")).await.unwrap_err();
+        let error = publish(&broker, message("missing", "k", "x")).await.unwrap_err();
         assert_eq!((error.kind, error.sent), (PublishErrorKind::Unroutable, Sent::No));
     }
 }
 
 #[tokio::test]
 async fn a_topic_that_is_deleted_behind_our_back_is_an_error_and_comes_back() {
-    let broker = open(settings()).await;
-    let (topic, group) = (name("deleted"), name("deleted.group"));
+    let (vhost, settings) = place().await;
+    let broker = open(settings).await;
+    let (topic, group) = ("deleted".to_owned(), "deleted.group".to_owned());
     broker.declare(&topology(&topic, &[&group], true)).await.unwrap();
     let _receipt = publish(&broker, message(&topic, "k", "before")).await.unwrap();
-    let (_connection, channel) = bare(&Service::Rabbitmq.url()).await;
+    let (_connection, channel) = bare(&vhost.url()).await;
     channel.exchange_delete(topic.as_str().into(), ExchangeDeleteOptions::default()).await.unwrap();
     let batch = ["a", "b", "c"].map(|key| message(&topic, key, "lost?"));
     let answers = broker.publish(batch.to_vec()).await;
@@ -83,35 +85,29 @@ async fn a_topic_that_is_deleted_behind_our_back_is_an_error_and_comes_back() {
 }
 
 #[tokio::test]
-async fn a_group_whose_queue_is_deleted_is_missed() {
-    let broker = open(settings()).await;
-    let (topic, group) = (name("missed"), name("missed.group"));
+async fn a_group_whose_queue_is_deleted_is_missed_and_made_again() {
+    let (vhost, settings) = place().await;
+    let broker = open(settings).await;
+    let (topic, group) = ("missed".to_owned(), "missed.group".to_owned());
     broker.declare(&topology(&topic, &[&group], false)).await.unwrap();
-    let (_connection, channel) = bare(&Service::Rabbitmq.url()).await;
-    // Not the exchange, which would go with its last binding here.
-    let other = name("missed.other");
-    let declared = Default::default();
-    channel.queue_declare(other.as_str().into(), declared, Default::default()).await.unwrap();
-    channel
-        .queue_bind(
-            other.as_str().into(),
-            topic.as_str().into(),
-            "nothing".into(),
-            Default::default(),
-            Default::default(),
-        )
-        .await
-        .unwrap();
+    let (_connection, channel) = bare(&vhost.url()).await;
     channel.queue_delete(group.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
-    let error = publish(&broker, message(&topic, "k", "x")).await.unwrap_err();
+    let error = publish(&broker, message(&topic, "k", "lost")).await.unwrap_err();
     assert_eq!((error.kind, error.sent), (PublishErrorKind::Unroutable, Sent::No));
-    channel.queue_delete(other.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    timeout(PATIENCE, async {
+        while publish(&broker, message(&topic, "k", "after")).await.is_err() {}
+    })
+    .await
+    .expect("the group comes back");
+    let mut source = join(&broker, &topic, &group, false).await;
+    assert_eq!(handle(&mut source, 1).await, ["after"]);
 }
 
 #[tokio::test]
 async fn what_cannot_be_sent_is_refused_and_the_connection_lives() {
-    let broker = open(settings()).await;
-    let (topic, group) = (name("cannot"), name("cannot.group"));
+    let (_vhost, settings) = place().await;
+    let broker = open(settings).await;
+    let (topic, group) = ("cannot".to_owned(), "cannot.group".to_owned());
     broker.declare(&topology(&topic, &[&group], false)).await.unwrap();
     let mut heads = message(&topic, "k", "many attributes");
     heads.attributes.insert("note".to_owned(), "x".repeat(200 * 1024));
@@ -130,7 +126,8 @@ async fn what_cannot_be_sent_is_refused_and_the_connection_lives() {
 
 #[tokio::test]
 async fn answers_arrive_at_their_inbox_and_nowhere_else() {
-    let (broker, other) = (open(settings()).await, open(settings()).await);
+    let (_vhost, settings) = place().await;
+    let (broker, other) = (open(settings.clone()).await, open(settings).await);
     let (mut inbox, mut second) = (broker.inbox().await.unwrap(), broker.inbox().await.unwrap());
     assert!(inbox.address().len() <= 200);
     assert_ne!(inbox.address(), second.address());

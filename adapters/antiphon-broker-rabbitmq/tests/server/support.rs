@@ -10,29 +10,26 @@ use antiphon_messaging::{
     Broker, Delivery, Fetched, Group, Message, PublishError, Receipt, Settled, Settlement, Source,
     Start, Subscription, Topology,
 };
-use antiphon_testing::services::{Private, Service};
+use antiphon_testing::services::Private;
 use lapin::{Channel, Connection, ConnectionProperties};
 use tokio::time::timeout;
+
+use crate::vhost::Vhost;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) const QUIET: Duration = Duration::from_millis(300);
 
-/// Settings for the shared server, which forgets what the test has declared by itself.
-pub(crate) fn settings() -> Settings {
-    let mut settings = Settings::at(Service::Rabbitmq.url());
-    settings.group_expiry = Some(Duration::from_secs(fastrand::u64(30..180)).into());
-    settings
+/// A place of its own at the shared server, and settings for it.
+pub(crate) async fn place() -> (Vhost, Settings) {
+    let vhost = Vhost::create().await;
+    let settings = Settings::at(vhost.url());
+    (vhost, settings)
 }
 
 pub(crate) async fn open(settings: Settings) -> RabbitmqBroker {
-    RabbitmqBroker::open(settings)
-        .await
-        .unwrap_or_else(|error| panic!("{error}; start it with `cargo xtask services up rabbitmq`"))
-}
-
-/// A name that no other test has.
-pub(crate) fn name(what: &str) -> String {
-    format!("test.{what}.{}", MessageId::new(Clock::system().now()))
+    RabbitmqBroker::open(settings).await.unwrap_or_else(|error| {
+        unreachable!("{error}; start it with `cargo xtask services up rabbitmq`")
+    })
 }
 
 pub(crate) fn topology(topic: &str, groups: &[&str], ordered: bool) -> Topology {
@@ -86,7 +83,7 @@ pub(crate) async fn fetch(source: &mut Box<dyn Source>, credits: usize) -> Vec<D
         match timeout(PATIENCE, source.fetch(credits)).await.expect("deliveries in time") {
             Fetched::Deliveries(deliveries) => return deliveries,
             Fetched::Revoked { done, .. } => drop(done),
-            Fetched::Lost(reason) => panic!("lost: {reason}"),
+            Fetched::Lost(reason) => unreachable!("lost: {reason}"),
         }
     }
 }
@@ -124,8 +121,9 @@ pub(crate) async fn lost(source: &mut Box<dyn Source>) -> String {
 
 /// A connection of the bare client, for doing what the broker never does.
 pub(crate) async fn bare(url: &str) -> (Connection, Channel) {
-    let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();
-    let channel = connection.create_channel().await.unwrap();
+    let connection = Connection::connect(url, ConnectionProperties::default()).await;
+    let connection = connection.expect("the bare client connects");
+    let channel = connection.create_channel().await.expect("a channel");
     (connection, channel)
 }
 
@@ -142,7 +140,8 @@ pub(crate) async fn ctl(server: &Private, arguments: &[&str]) -> String {
         .env("ERL_EPMD_ADDRESS", "127.0.0.1")
         .env("ERL_EPMD_PORT", at.ports.inner[2].to_string())
         .env("LC_ALL", "C.UTF-8");
-    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let output = tokio::task::spawn_blocking(move || command.output()).await;
+    let output = output.expect("no panic").expect("rabbitmqctl runs");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let cried = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {said} {cried}");

@@ -126,8 +126,7 @@ async fn note(
     now: Timestamp,
     blocked: bool,
 ) -> Result<bool, StoreError> {
-    let mut sql =
-        Sql::new("INSERT INTO antiphon_barrier (saga, step, side, at, blocked) VALUES (");
+    let mut sql = Sql::new("INSERT INTO antiphon_barrier (saga, step, side, at, blocked) VALUES (");
     sql.value(key.saga.as_bytes()).sql(",").value(&key.step).sql(",").number(number(key.side));
     sql.sql(",").number(now.as_micros()).sql(",").number(blocked).sql(")");
     match connection.try_run(sql).await {

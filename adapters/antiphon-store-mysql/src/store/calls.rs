@@ -43,9 +43,8 @@ impl CallStore for MysqlStore {
         key: &str,
         call: &StoredCall,
     ) -> Result<(), StoreError> {
-        let mut sql = Sql::new(
-            "INSERT INTO antiphon_call (method, name, at, request_hash, answer) VALUES (",
-        );
+        let mut sql =
+            Sql::new("INSERT INTO antiphon_call (method, name, at, request_hash, answer) VALUES (");
         sql.value(method).sql(",").value(key).sql(",").number(self.now().as_micros());
         sql.sql(",").number(call.request_hash.cast_signed()).sql(",").value(&call.answer).sql(")");
         connection.deferred().statement(&sql);

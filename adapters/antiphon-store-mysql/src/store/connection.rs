@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::ops::{Deref, DerefMut};
 
 use antiphon_outbox::{CommitError, StoreError};
-use sqlx::MySqlConnection;
+use sqlx::{MySqlConnection, Row};
 
-use crate::error::{Stage, Trouble, commit_error, store_error, trouble};
+use crate::error::{Stage, Trouble, commit_error, store_error, trouble, trouble_of_number};
 use crate::session::{BEGIN, MARK, Session, within};
 use crate::sql::{Answer, Sql, run, run_counting};
 
@@ -37,14 +37,14 @@ pub(crate) struct Deferred {
 impl Deferred {
     /// Adds a statement.
     pub(crate) fn statement(&mut self, sql: &Sql) {
-        self.sql.sql(sql.as_str()).sql(";");
+        self.sql.append(sql).sql(";");
         self.count += 1;
     }
 
     /// Adds a statement that runs after all others, when the rows of `slots` are locked.
     pub(crate) fn last(&mut self, sql: &Sql, slots: impl IntoIterator<Item = u64>) {
         self.slots.extend(slots);
-        self.last.sql(sql.as_str()).sql(";");
+        self.last.append(sql).sql(";");
         self.last_count += 1;
     }
 
@@ -62,7 +62,7 @@ impl Deferred {
             sql.sql(") ORDER BY slot FOR UPDATE;");
             count += 1;
         }
-        sql.sql(last.as_str());
+        sql.append(&last);
         (sql, count + last_count)
     }
 }
@@ -96,6 +96,16 @@ impl Connection {
         within(limit, run(self.session.sql()?, sql)).await
     }
 
+    /// Whether the last statement failed because of a deadlock or a lock that was not given up: the
+    /// server remembers its errors until the next statement.
+    pub(crate) async fn met_other_work(&mut self) -> bool {
+        let answers = self.try_run(Sql::new("SHOW ERRORS")).await.unwrap_or_default();
+        let rows = answers.iter().flat_map(|answer| &answer.rows);
+        rows.filter_map(|row| row.try_get::<u32, _>(1).ok())
+            .filter_map(|number| u16::try_from(number).ok())
+            .any(|number| trouble_of_number(number) == Trouble::Conflict)
+    }
+
     /// Runs what was put off, because it gets too long.
     pub(crate) async fn flush(&mut self, action: &'static str) -> Result<(), StoreError> {
         let (sql, count) = self.deferred.take();
@@ -108,7 +118,7 @@ impl Connection {
     pub(crate) async fn commit(mut self) -> Result<(), CommitError> {
         let (deferred, count) = self.deferred.take();
         let mut sql = Sql::new("RELEASE SAVEPOINT ");
-        sql.sql(MARK).sql(";").sql(deferred.as_str()).sql("COMMIT;").sql(BEGIN);
+        sql.sql(MARK).sql(";").append(&deferred).sql("COMMIT;").sql(BEGIN);
         let before = count + 1;
         let limit = self.session.statement_timeout();
         let mut done = 0;

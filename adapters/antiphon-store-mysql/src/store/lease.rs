@@ -32,7 +32,7 @@ impl LeaseStore for MysqlStore {
         let mut connection = self.begin().await?;
         let mut sql =
             Sql::new("SELECT number FROM antiphon_value WHERE name = 'token' FOR UPDATE; ");
-        sql.sql(lanes_statement(scope, lanes, " FOR UPDATE").as_str());
+        sql.append(&lanes_statement(scope, lanes, " FOR UPDATE"));
         let answers = connection.run("reading leases", sql).await?;
         let last: i64 = answers
             .first()
@@ -57,7 +57,8 @@ impl LeaseStore for MysqlStore {
         let mut sql = Sql::new("UPDATE antiphon_value SET number = ");
         sql.number(drawn).sql(" WHERE name = 'token'");
         connection.deferred().statement(&sql);
-        let mut sql = Sql::new("INSERT INTO antiphon_lease (scope, lane, token, owner, until) VALUES ");
+        let mut sql =
+            Sql::new("INSERT INTO antiphon_lease (scope, lane, token, owner, until) VALUES ");
         sql.list(",", &leases, |sql, lease| {
             sql.sql("(").value(scope).sql(",").number(lease.lane).sql(",").number(lease.token);
             sql.sql(",").value(owner).sql(",").number(until.as_micros()).sql(")");

@@ -130,11 +130,10 @@ impl OutboxStore for MysqlStore {
         rows.sort_unstable();
         let shard = self.shard(connection.number());
         for rows in rows.chunks(REMOVED_AT_ONCE) {
-            let mut sql = Sql::new(
-                "INSERT INTO antiphon_sent (shard, topic, kind, confirmed) SELECT ",
-            );
+            let mut sql =
+                Sql::new("INSERT INTO antiphon_sent (shard, topic, kind, confirmed) SELECT ");
             sql.number(shard).sql(", c.topic, c.kind, c.n FROM (");
-            sql.sql("SELECT topic, kind, count(*) AS n FROM antiphon_outbox WHERE ");
+            sql.sql("SELECT topic, kind, count(*) AS n FROM antiphon_outbox FORCE INDEX (PRIMARY) WHERE ");
             add_rows(&mut sql, rows);
             sql.sql(" GROUP BY topic, kind ORDER BY topic, kind) AS c");
             sql.sql(" ON DUPLICATE KEY UPDATE confirmed = confirmed + c.n");
@@ -226,7 +225,8 @@ impl MysqlStore {
         }
         // Two digits a byte, and some room for everything else.
         let packet = self.0.server.packet_max();
-        let length = message.body.len() + message.attributes.iter().map(|(n, v)| n.len() + v.len()).sum::<usize>();
+        let length = message.body.len()
+            + message.attributes.iter().map(|(n, v)| n.len() + v.len()).sum::<usize>();
         if length * 2 + 8_192 > packet {
             return Err(refuse(format!(
                 "message {} has {length} bytes; the server's max_allowed_packet of {packet} allows for \
@@ -310,7 +310,8 @@ fn read_statement(positions: &[Position], due_by: Timestamp, count_max: u32) -> 
     let after = |position: &Position| position.after.map_or(0, |seq| seq.0 >> 1);
     let mut sql = Sql::default();
     sql.list(" UNION ALL ", positions, |sql, position| {
-        sql.sql("(SELECT lane, seq * 2, id, topic, kind, head, body FROM antiphon_outbox WHERE lane = ");
+        sql.sql("(SELECT lane, seq * 2, id, topic, kind, head, body FROM antiphon_outbox ");
+        sql.sql("FORCE INDEX (PRIMARY) WHERE lane = ");
         sql.number(position.lane).sql(" AND seq > ").number(after(position));
         sql.sql(" ORDER BY seq LIMIT ").number(count_max).sql(")");
     });
@@ -342,8 +343,7 @@ fn add_rows(sql: &mut Sql, rows: &[(u32, Seq)]) {
 fn defer_removal(connection: &mut Connection, rows: &[(u32, Seq)]) {
     // By the primary key whatever the optimizer thinks of small tables: looking at other rows would
     // wait for the transactions that have just inserted them.
-    let mut sql =
-        Sql::new("DELETE o FROM antiphon_outbox AS o FORCE INDEX (PRIMARY) WHERE ");
+    let mut sql = Sql::new("DELETE o FROM antiphon_outbox AS o FORCE INDEX (PRIMARY) WHERE ");
     add_rows(&mut sql, rows);
     connection.deferred().statement(&sql);
     let delayed: Vec<(u32, Seq)> = rows
@@ -351,7 +351,8 @@ fn defer_removal(connection: &mut Connection, rows: &[(u32, Seq)]) {
         .filter_map(|(lane, seq)| lane.checked_sub(DELAYED).map(|lane| (lane, *seq)))
         .collect();
     if !delayed.is_empty() {
-        let mut sql = Sql::new("DELETE d FROM antiphon_outbox_due AS d FORCE INDEX (PRIMARY) WHERE ");
+        let mut sql =
+            Sql::new("DELETE d FROM antiphon_outbox_due AS d FORCE INDEX (PRIMARY) WHERE ");
         add_rows(&mut sql, &delayed);
         connection.deferred().statement(&sql);
     }

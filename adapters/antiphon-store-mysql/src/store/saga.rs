@@ -127,7 +127,8 @@ impl SagaStore for MysqlStore {
 
     async fn list(&self, filter: &SagaFilter, count_max: u32) -> Result<Vec<SagaRow>, StoreError> {
         let mut sql = Sql::new(SELECT);
-        sql.sql(" WHERE id > ").value(filter.after.as_ref().map_or(&[][..], |id| id.as_bytes().as_slice()));
+        sql.sql(" WHERE id > ")
+            .value(filter.after.as_ref().map_or(&[][..], |id| id.as_bytes().as_slice()));
         if let Some(kind) = &filter.kind {
             sql.sql(" AND kind = ").value(kind);
         }
@@ -151,7 +152,8 @@ impl SagaStore for MysqlStore {
         ids.sort_unstable();
         let mut forgotten = 0;
         for ids in ids.chunks(FORGET_AT_ONCE) {
-            let mut sql = Sql::new("DELETE s FROM antiphon_saga AS s FORCE INDEX (PRIMARY) WHERE id IN (");
+            let mut sql =
+                Sql::new("DELETE s FROM antiphon_saga AS s FORCE INDEX (PRIMARY) WHERE id IN (");
             sql.list(",", ids, |sql, id| {
                 sql.value(id.as_bytes());
             });

@@ -25,7 +25,8 @@ impl StoreHarness for OnServer {
     async fn open(&self) -> MysqlStore {
         let clock = Some(self.clock.clone());
         let store = self.database.open_with(Settings { clock, ..Settings::default() }).await;
-        let numbers = "CREATE TABLE numbers (name VARBINARY(255) PRIMARY KEY, number BIGINT NOT NULL)";
+        let numbers =
+            "CREATE TABLE numbers (name VARBINARY(255) PRIMARY KEY, number BIGINT NOT NULL)";
         store.migrate("conformance", &[Migration::new("numbers", numbers)]).await.unwrap();
         store
     }

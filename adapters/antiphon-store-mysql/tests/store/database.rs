@@ -64,6 +64,18 @@ impl Drop for Database {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(async {
                 let mut connection = MySqlConnection::connect(&url).await?;
+                // What the test has dropped just now is undone by its runtime, which waits for us.
+                let ids: Vec<u64> = sqlx::query_scalar(
+                    "SELECT CAST(id AS UNSIGNED) FROM information_schema.processlist WHERE db = ?",
+                )
+                .bind(&name)
+                .fetch_all(&mut connection)
+                .await?;
+                for id in ids {
+                    let kill = AssertSqlSafe(format!("KILL CONNECTION {id}"));
+                    // It may have ended by itself.
+                    let _ = sqlx::raw_sql(kill).execute(&mut connection).await;
+                }
                 let statement = format!("DROP DATABASE IF EXISTS `{name}`");
                 sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await
             })

@@ -181,8 +181,7 @@ async fn a_server_that_is_killed_keeps_what_was_committed_and_gives_no_token_twi
         let newest = rows.iter().map(|row| row.seq).max();
         assert!(newest > seq, "positions grow over restarts");
         seq = newest;
-        let leases =
-            store.acquire("outbox", 16, 16, &format!("owner-{round}"), ttl).await.unwrap();
+        let leases = store.acquire("outbox", 16, 16, &format!("owner-{round}"), ttl).await.unwrap();
         let least = leases.iter().map(|lease| lease.token).min().unwrap();
         assert!(least > token, "tokens grow over restarts");
         token = leases.iter().map(|lease| lease.token).max().unwrap();

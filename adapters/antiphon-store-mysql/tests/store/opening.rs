@@ -17,7 +17,8 @@ use crate::database::{Database, emit, message};
 
 async fn refused(url: &str, settings: Settings) -> OpenError {
     let opening = MysqlStore::open(url, settings);
-    let answer = timeout(Duration::from_secs(20), opening).await.expect("it must not wait for ever");
+    let answer =
+        timeout(Duration::from_secs(20), opening).await.expect("it must not wait for ever");
     answer.expect_err("it must be refused")
 }
 
@@ -63,6 +64,8 @@ async fn over_tls_the_server_must_be_signed_by_the_named_authority() {
     assert!(matches!(error, OpenError::Tls { .. }), "{error}");
     let missing = Settings { certificate_authority: Some("/no/such/ca.pem".into()), ..settings };
     let error = refused(&url, missing).await;
+    assert!(matches!(error, OpenError::Tls { .. }), "{error}");
+    assert!(error.to_string().contains("/no/such/ca.pem"), "{error}");
     assert!(!error.to_string().contains("secret"), "{error}");
 }
 
@@ -113,7 +116,11 @@ async fn a_server_that_would_break_promises_is_refused_and_a_stopped_one_is_foun
 
     let mut root = MySqlConnection::connect(&server.url()).await.unwrap();
     for (set, reset, word) in [
-        ("auto_increment_increment = 2", "auto_increment_increment = 1", "auto_increment_increment"),
+        (
+            "auto_increment_increment = 2",
+            "auto_increment_increment = 1",
+            "auto_increment_increment",
+        ),
         ("read_only = ON", "read_only = OFF", "read only"),
     ] {
         let set = AssertSqlSafe(format!("SET GLOBAL {set}"));
@@ -124,7 +131,10 @@ async fn a_server_that_would_break_promises_is_refused_and_a_stopped_one_is_foun
         let reset = AssertSqlSafe(format!("SET GLOBAL {reset}"));
         sqlx::raw_sql(reset).execute(&mut root).await.unwrap();
     }
-    sqlx::raw_sql("SET GLOBAL innodb_flush_log_at_trx_commit = 2").execute(&mut root).await.unwrap();
+    sqlx::raw_sql("SET GLOBAL innodb_flush_log_at_trx_commit = 2")
+        .execute(&mut root)
+        .await
+        .unwrap();
     let careless = database.open().await;
     assert_eq!(careless.durability(), Durability::PageCache);
     let findings = careless.findings().await;

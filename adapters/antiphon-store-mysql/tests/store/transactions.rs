@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use antiphon_core::{MessageId, Timestamp};
+use antiphon_core::{Code, MessageId, Status, Timestamp};
 use antiphon_messaging::Message;
 use antiphon_outbox::{
     CallStore, CommitError, Database as Outbox, InboxEntry, InboxStore, LeaseStore, OutboxStore,
@@ -220,6 +220,63 @@ async fn a_deadlock_is_busy_for_one_and_done_again() {
     assert_eq!(read_all(&store).await.len(), 2);
 }
 
+/// Work that fails for a deadlock, whatever it makes of the error, is done again by `transact`.
+#[tokio::test]
+async fn transact_does_work_again_that_met_other_work() {
+    let database = Database::new();
+    let store = database.open().await;
+    with_orders(&store).await;
+    let outbox = Outbox::new("orders", store.clone());
+    let both = Arc::new(tokio::sync::Barrier::new(2));
+    let runs = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let mut workers = JoinSet::new();
+    for ids in [[1, 2], [2, 1]] {
+        let (outbox, both, runs) = (outbox.clone(), Arc::clone(&both), Arc::clone(&runs));
+        workers.spawn(async move {
+            let mut has_waited = false;
+            outbox
+                .transact(|mut tx| {
+                    let (both, runs) = (Arc::clone(&both), Arc::clone(&runs));
+                    let waits = !std::mem::replace(&mut has_waited, true);
+                    Box::pin(async move {
+                        runs.fetch_add(1, Ordering::Relaxed);
+                        for id in ids {
+                            sqlx::query("UPDATE orders SET number = number + 1 WHERE id = ?")
+                                .bind(id)
+                                .execute(tx.sql())
+                                .await
+                                .map_err(|error| Status::internal(error.to_string()))?;
+                            if waits && id == ids[0] {
+                                both.wait().await;
+                            }
+                        }
+                        Ok::<_, Status>(())
+                    })
+                })
+                .await
+        });
+    }
+    for done in timeout(Duration::from_secs(20), workers.join_all()).await.unwrap() {
+        done.unwrap();
+    }
+    assert!(runs.load(Ordering::Relaxed) > 2, "the fault bit");
+    assert_eq!(numbers(&store).await, [2, 2]);
+
+    runs.store(0, Ordering::Relaxed);
+    let mistaken: Result<(), Status> = outbox
+        .transact(|mut tx| {
+            let runs = &runs;
+            Box::pin(async move {
+                runs.fetch_add(1, Ordering::Relaxed);
+                let wrong = sqlx::query("SELECT nothing FROM nowhere").execute(tx.sql()).await;
+                wrong.map(drop).map_err(|error| Status::internal(error.to_string()))
+            })
+        })
+        .await;
+    assert_eq!(mistaken.unwrap_err().code(), Code::Internal);
+    assert_eq!(runs.load(Ordering::Relaxed), 1, "a mistake is not repeated");
+}
+
 /// What the server has undone is never committed by halves, even when the error was ignored.
 #[tokio::test]
 async fn a_transaction_whose_deadlock_was_ignored_does_not_commit() {
@@ -231,10 +288,10 @@ async fn a_transaction_whose_deadlock_was_ignored_does_not_commit() {
     let add = "UPDATE orders SET number = number + 1 WHERE id = ?";
     sqlx::query(add).bind(1).execute(&mut *one).await.unwrap();
     sqlx::query(add).bind(2).execute(&mut *other).await.unwrap();
-    let (first, second) = tokio::join!(
-        async { sqlx::query(add).bind(2).execute(&mut *one).await.is_ok() },
-        async { sqlx::query(add).bind(1).execute(&mut *other).await.is_ok() },
-    );
+    let (first, second) =
+        tokio::join!(async { sqlx::query(add).bind(2).execute(&mut *one).await.is_ok() }, async {
+            sqlx::query(add).bind(1).execute(&mut *other).await.is_ok()
+        },);
     assert_ne!(first, second, "one of them is the victim");
     let (mut victim, winner) = if first { (other, one) } else { (one, other) };
     store.commit(winner).await.unwrap();

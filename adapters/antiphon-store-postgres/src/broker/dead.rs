@@ -128,13 +128,15 @@ pub(super) async fn bury(
     reason: &DeadReason,
     at: Timestamp,
 ) -> Result<bool> {
-    let Some(group) = topology::group(connection, group).await? else { return Ok(false) };
+    let Some(group) = topology::group_locked(connection, group).await? else { return Ok(false) };
     let topic = topology::declare_topic(connection, &message.topic).await?;
     sqlx::query(
         "INSERT INTO antiphon_mq_dead (grp, id, topic, seq, lane, key, kind, head, body)
          SELECT $1, $2, $3,
-                least((SELECT coalesce(min(seq), 0) FROM antiphon_mq_dead WHERE topic = $3),
-                      (SELECT coalesce(min(seq), 0) FROM antiphon_mq_waiting WHERE topic = $3),
+                least((SELECT coalesce(min(seq), 0) FROM antiphon_mq_dead
+                        WHERE grp = $1 AND topic = $3),
+                      (SELECT coalesce(min(seq), 0) FROM antiphon_mq_waiting
+                        WHERE grp = $1 AND topic = $3),
                       0) - 1,
                 $4, $5, $6, $7, $8
          ON CONFLICT (grp, id) DO UPDATE

@@ -3,7 +3,7 @@
 //!
 //! * `topic`: `head` is the last position that was given out. A transaction that publishes takes
 //!   its positions here as its last lock, and so commits in their order: see
-//!   `docs/adr/0016-sql-broker-on-servers.md`. `tail`: the first position that may still have a row.
+//!   `docs/adr/0014-sql-broker-on-servers.md`. `tail`: the first position that may still have a row.
 //! * `log`: the messages; rows are only ever added at the head and removed at the tail.
 //! * `cursor`: how far a group has come in each lane of a topic: everything up to `position` was
 //!   settled, except the positions in `open`. `low` is the first position that it still needs,

@@ -12,6 +12,7 @@ type Result<T> = std::result::Result<T, sqlx::Error>;
 
 const TOPIC: &str = "SELECT id FROM antiphon_mq_topic WHERE name = $1";
 const GROUP: &str = "SELECT id FROM antiphon_mq_group WHERE name = $1";
+const GROUP_LOCKED: &str = "SELECT id FROM antiphon_mq_group WHERE name = $1 FOR NO KEY UPDATE";
 
 async fn find(connection: &mut PgConnection, sql: &'static str, name: &str) -> Result<Option<i64>> {
     let row = sqlx::query(sql).bind(name).fetch_all(connection).await?;
@@ -26,6 +27,11 @@ pub(super) async fn topic(connection: &mut PgConnection, name: &str) -> Result<O
 /// The number of a group.
 pub(super) async fn group(connection: &mut PgConnection, name: &str) -> Result<Option<i64>> {
     find(connection, GROUP, name).await
+}
+
+/// The number of a group, whose row is locked until the end of the transaction.
+pub(super) async fn group_locked(connection: &mut PgConnection, name: &str) -> Result<Option<i64>> {
+    find(connection, GROUP_LOCKED, name).await
 }
 
 /// A group and which of the topics it reads.

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use antiphon_sqlbroker::server::{Server, Trouble};
 use antiphon_sqlbroker::{Change, Outcome, Place, Progress};
-use sqlx::PgConnection;
 use sqlx::postgres::{PgConnectOptions, PgSeverity};
+use sqlx::{Connection as _, PgConnection};
 
 use super::settle::Parking;
 use super::{answers, dead, lanes, publish, settle, topology, trim};
@@ -28,6 +28,10 @@ impl Server for Writing {
 
     async fn connect(&self) -> Result<PgConnection, String> {
         connect(&self.options, self.connect_timeout).await.map_err(|error| error.to_string())
+    }
+
+    async fn answers(&self, connection: &mut PgConnection) -> bool {
+        connection.ping().await.is_ok()
     }
 
     async fn apply(

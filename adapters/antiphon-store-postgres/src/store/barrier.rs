@@ -93,10 +93,13 @@ impl BarrierStore for PostgresStore {
 
     async fn forget_passed(&self, before: Timestamp, count_max: u32) -> Result<u64, StoreError> {
         let mut turn = self.bookkeeping().await?;
-        let forgotten = sqlx::query(FORGET)
-            .bind(before.as_micros())
-            .bind(i64::from(count_max))
-            .execute(&mut *turn)
+        let forgotten = self
+            .answer(
+                sqlx::query(FORGET)
+                    .bind(before.as_micros())
+                    .bind(i64::from(count_max))
+                    .execute(&mut *turn),
+            )
             .await;
         let forgotten =
             turn.ended(forgotten).map_err(store_error("forgetting commands of sagas"))?;

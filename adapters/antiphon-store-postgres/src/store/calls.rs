@@ -12,6 +12,13 @@ use super::PostgresStore;
 use super::connection::Connection;
 use crate::error::store_error;
 
+/// Answers that are forgotten in one statement, so that it is done in time.
+const FORGET_AT_ONCE: i64 = 5_000;
+
+const FORGET: &str = "
+DELETE FROM antiphon_call WHERE (method, key) IN
+    (SELECT method, key FROM antiphon_call WHERE at < $1 LIMIT $2 FOR UPDATE SKIP LOCKED)";
+
 impl CallStore for PostgresStore {
     async fn recall(
         &self,
@@ -57,12 +64,19 @@ impl CallStore for PostgresStore {
     }
 
     async fn forget(&self, before: Timestamp) -> Result<u64, StoreError> {
-        let mut turn = self.bookkeeping().await?;
-        let forgotten = sqlx::query("DELETE FROM antiphon_call WHERE at < $1")
-            .bind(before.as_micros())
-            .execute(&mut *turn)
-            .await;
-        let forgotten = turn.ended(forgotten).map_err(store_error("forgetting answers"))?;
-        Ok(forgotten.rows_affected())
+        let mut forgotten = 0;
+        loop {
+            let mut turn = self.bookkeeping().await?;
+            let deleting = sqlx::query(FORGET)
+                .bind(before.as_micros())
+                .bind(FORGET_AT_ONCE)
+                .execute(&mut *turn);
+            let deleted = self.answer(deleting).await;
+            let deleted = turn.ended(deleted).map_err(store_error("forgetting answers"))?;
+            forgotten += deleted.rows_affected();
+            if deleted.rows_affected() < FORGET_AT_ONCE.unsigned_abs() {
+                return Ok(forgotten);
+            }
+        }
     }
 }

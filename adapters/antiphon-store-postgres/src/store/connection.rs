@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::literal::Text;
 use super::outbox::Rows;
-use crate::connect::timed_out;
+use crate::connect::within;
 use crate::error::commit_error;
 use crate::pool::{Turn, is_answer};
 
@@ -59,11 +59,7 @@ impl Connection {
         text.sql(";COMMIT AND CHAIN");
         let limit = self.commit_timeout;
         let committing = sqlx::raw_sql(AssertSqlSafe(text.into_string())).execute(&mut *self);
-        let outcome = match tokio::time::timeout(limit, committing).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(timed_out("the server did not answer the commit in time")),
-        };
-        match outcome {
+        match within(limit, committing).await {
             Ok(_) => {
                 self.turn.done();
                 Ok(())

@@ -16,12 +16,15 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, sleep_until};
 
 use super::time::{MEASURE_INTERVAL, Time};
+use crate::connect::within;
 use crate::error::store_error;
 use crate::pool::Pool;
 
 const CHANNEL: &str = "antiphon_outbox";
 /// The least time between two rings.
 const RING_INTERVAL: Duration = Duration::from_millis(15);
+/// How long the server may take to answer the attendant.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// The wait after the connection failed.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
 
@@ -116,10 +119,10 @@ impl Attendant {
         let doorbell = &self.doorbell;
         let mut is_listening = false;
         let mut last_ring: Option<Instant> = None;
-        let mut ring_at: Option<Instant> = None;
+        let mut ring_at = doorbell.committed.load(Ordering::Acquire).then(Instant::now);
         loop {
             if !is_listening && doorbell.listens.load(Ordering::Acquire) {
-                listener.listen(CHANNEL).await?;
+                within(ANSWER_MAX, listener.listen(CHANNEL)).await?;
                 is_listening = true;
                 doorbell.changed.notify_one();
             }
@@ -133,7 +136,7 @@ impl Attendant {
                 () = sleep_until(ring_at.unwrap_or_else(Instant::now)), if ring_at.is_some() => {
                     // Before it: what is committed from now on may miss this ring.
                     doorbell.committed.store(false, Ordering::Release);
-                    ring(&mut listener, &doorbell.own).await?;
+                    within(ANSWER_MAX, ring(&mut listener, &doorbell.own)).await?;
                     last_ring = Some(Instant::now());
                     ring_at = None;
                 }
@@ -142,15 +145,23 @@ impl Attendant {
                     // Without a ring the connection was lost in between, and rings with it.
                     Some(_) | None => doorbell.changed.notify_one(),
                 },
-                _ = measure.tick(), if self.time.is_measured() => self.measure().await,
+                _ = measure.tick() => {
+                    self.measure().await;
+                    // A connection that has ended without a word is noticed by asking only.
+                    let question = sqlx::query::<Postgres>("SELECT 1").execute(&mut listener);
+                    within(ANSWER_MAX, question).await?;
+                }
             }
         }
     }
 
     async fn measure(&self) {
+        if !self.time.is_measured() {
+            return;
+        }
         let measured = match self.bookkeeping.checkout().await {
             Ok(mut turn) => {
-                let measured = self.time.measure(&mut turn).await;
+                let measured = within(ANSWER_MAX, self.time.measure(&mut turn)).await;
                 turn.ended(measured).map_err(store_error("measuring"))
             }
             Err(error) => Err(error),

@@ -120,9 +120,12 @@ impl InboxStore for PostgresStore {
     async fn expire(&self, horizon: Timestamp) -> Result<u64, StoreError> {
         let first = first_id(horizon);
         let mut turn = self.bookkeeping().await?;
-        let moved = sqlx::query(MOVE_HORIZON)
-            .bind(Uuid::from_bytes(*first.as_bytes()))
-            .execute(&mut *turn)
+        let moved = self
+            .answer(
+                sqlx::query(MOVE_HORIZON)
+                    .bind(Uuid::from_bytes(*first.as_bytes()))
+                    .execute(&mut *turn),
+            )
             .await;
         turn.ended(moved).map_err(store_error("moving the horizon"))?;
         let mut forgotten = 0;
@@ -137,10 +140,10 @@ impl InboxStore for PostgresStore {
 
     async fn handled(&self) -> Result<Vec<HandledCount>, StoreError> {
         let mut turn = self.bookkeeping().await?;
-        let folded = sqlx::query(FOLD).execute(&mut *turn).await;
+        let folded = self.answer(sqlx::query(FOLD).execute(&mut *turn)).await;
         turn.ended(folded).map_err(store_error("counting handled messages"))?;
         let mut turn = self.bookkeeping().await?;
-        let rows = sqlx::query(HANDLED).fetch_all(&mut *turn).await;
+        let rows = self.answer(sqlx::query(HANDLED).fetch_all(&mut *turn)).await;
         let rows = turn.ended(rows).map_err(store_error("counting handled messages"))?;
         let count = |value: i64| u64::try_from(value).unwrap_or(0);
         Ok(rows

@@ -78,13 +78,16 @@ impl LeaseStore for PostgresStore {
         }
         let until = now + ttl;
         let mut turn = self.bookkeeping().await?;
-        let taken = sqlx::query(TAKE)
-            .bind(scope)
-            .bind(owner)
-            .bind(until.as_micros())
-            .bind(free)
-            .bind(now.as_micros())
-            .fetch_all(&mut *turn)
+        let taken = self
+            .answer(
+                sqlx::query(TAKE)
+                    .bind(scope)
+                    .bind(owner)
+                    .bind(until.as_micros())
+                    .bind(free)
+                    .bind(now.as_micros())
+                    .fetch_all(&mut *turn),
+            )
             .await;
         let taken = turn.ended(taken).map_err(store_error("taking leases"))?;
         let lease = |lane, token| Lease { scope: scope.to_owned(), lane, token, until };
@@ -98,12 +101,15 @@ impl LeaseStore for PostgresStore {
         let until = self.now() + ttl;
         let (scopes, lanes, tokens) = columns(leases);
         let mut turn = self.bookkeeping().await?;
-        let kept = sqlx::query_scalar(RENEW)
-            .bind(until.as_micros())
-            .bind(scopes)
-            .bind(lanes)
-            .bind(tokens)
-            .fetch_all(&mut *turn)
+        let kept = self
+            .answer(
+                sqlx::query_scalar(RENEW)
+                    .bind(until.as_micros())
+                    .bind(scopes)
+                    .bind(lanes)
+                    .bind(tokens)
+                    .fetch_all(&mut *turn),
+            )
             .await;
         let kept: Vec<i64> = turn.ended(kept).map_err(store_error("renewing leases"))?;
         let kept = leases.iter().filter(|lease| kept.contains(&lease.token));
@@ -116,28 +122,35 @@ impl LeaseStore for PostgresStore {
         }
         let (scopes, lanes, tokens) = columns(leases);
         let mut turn = self.bookkeeping().await?;
-        let released =
-            sqlx::query(RELEASE).bind(scopes).bind(lanes).bind(tokens).execute(&mut *turn).await;
+        let released = self
+            .answer(sqlx::query(RELEASE).bind(scopes).bind(lanes).bind(tokens).execute(&mut *turn))
+            .await;
         turn.ended(released).map(drop).map_err(store_error("releasing leases"))
     }
 
     async fn instances(&self, scope: &str, owner: &str, ttl: Duration) -> Result<u32, StoreError> {
         let now = self.now();
         let mut turn = self.bookkeeping().await?;
-        let announced = sqlx::query(ANNOUNCE)
-            .bind(scope)
-            .bind(owner)
-            .bind(now.as_micros())
-            .execute(&mut *turn)
+        let announced = self
+            .answer(
+                sqlx::query(ANNOUNCE)
+                    .bind(scope)
+                    .bind(owner)
+                    .bind(now.as_micros())
+                    .execute(&mut *turn),
+            )
             .await;
         if let Err(error) = announced {
             return turn.ended(Err(error)).map_err(store_error("announcing an instance"));
         }
-        let count = sqlx::query_scalar(COUNT)
-            .bind(scope)
-            .bind((now - ttl).as_micros())
-            .bind((now - ttl * 10).as_micros())
-            .fetch_one(&mut *turn)
+        let count = self
+            .answer(
+                sqlx::query_scalar(COUNT)
+                    .bind(scope)
+                    .bind((now - ttl).as_micros())
+                    .bind((now - ttl * 10).as_micros())
+                    .fetch_one(&mut *turn),
+            )
             .await;
         let count: i64 = turn.ended(count).map_err(store_error("counting instances"))?;
         if scope == OUTBOX {
@@ -148,7 +161,8 @@ impl LeaseStore for PostgresStore {
 
     async fn leave(&self, scope: &str, owner: &str) -> Result<(), StoreError> {
         let mut turn = self.bookkeeping().await?;
-        let left = sqlx::query(LEAVE).bind(scope).bind(owner).execute(&mut *turn).await;
+        let left =
+            self.answer(sqlx::query(LEAVE).bind(scope).bind(owner).execute(&mut *turn)).await;
         turn.ended(left).map(drop).map_err(store_error("leaving"))
     }
 }
@@ -162,8 +176,11 @@ impl PostgresStore {
         now: Timestamp,
     ) -> Result<Vec<i32>, StoreError> {
         let mut turn = self.bookkeeping().await?;
-        let live =
-            sqlx::query_scalar(LIVE).bind(scope).bind(now.as_micros()).fetch_all(&mut *turn).await;
+        let live = self
+            .answer(
+                sqlx::query_scalar(LIVE).bind(scope).bind(now.as_micros()).fetch_all(&mut *turn),
+            )
+            .await;
         let live: Vec<i32> = turn.ended(live).map_err(store_error("reading leases"))?;
         Ok((0..number(lanes)).filter(|lane| !live.contains(lane)).collect())
     }

@@ -25,6 +25,8 @@ use crate::error::store_error;
 
 pub(crate) use rows::Rows;
 
+/// Of rows that were delayed, those come that are due for the longest time; where there are more of
+/// them than are asked for, the relay finds the others when it begins again.
 const READ: &str = "
 SELECT p.lane, o.seq, o.id, o.topic, o.kind, o.head, o.body
   FROM unnest($1::integer[], $2::bigint[]) AS p (lane, after)
@@ -35,7 +37,7 @@ SELECT p.lane, o.seq, o.id, o.topic, o.kind, o.head, o.body
   FROM unnest($1::integer[], $2::bigint[]) AS p (lane, after)
  CROSS JOIN LATERAL (SELECT * FROM antiphon_outbox_delayed
                       WHERE lane = p.lane AND due <= $4 AND seq > p.after
-                      ORDER BY seq LIMIT $3) AS o";
+                      ORDER BY due LIMIT $3) AS o";
 
 /// Removes rows of the lanes whose lease is still held, counts them, and answers with those lanes.
 ///
@@ -48,7 +50,7 @@ WITH held AS MATERIALIZED (
       JOIN antiphon_lease AS l USING (scope, lane, token)
 ), gone AS MATERIALIZED (
     SELECT r.lane, r.seq FROM unnest($4::integer[], $5::bigint[]) AS r (lane, seq)
-     WHERE r.lane IN (SELECT lane FROM held)
+     WHERE r.lane = ANY ((SELECT array_agg(lane) FROM held)::integer[])
 ), plain AS (
     DELETE FROM antiphon_outbox AS o USING gone
      WHERE o.lane = gone.lane AND o.seq = gone.seq RETURNING o.topic, o.kind
@@ -130,12 +132,15 @@ impl OutboxStore for PostgresStore {
         let after: Vec<i64> =
             positions.iter().map(|position| position.after.map_or(0, |seq| seq.0)).collect();
         let mut turn = self.bookkeeping().await?;
-        let rows = sqlx::query(READ)
-            .bind(lanes)
-            .bind(after)
-            .bind(i64::from(count_max))
-            .bind(due_by.as_micros())
-            .fetch_all(&mut *turn)
+        let rows = self
+            .answer(
+                sqlx::query(READ)
+                    .bind(lanes)
+                    .bind(after)
+                    .bind(i64::from(count_max))
+                    .bind(due_by.as_micros())
+                    .fetch_all(&mut *turn),
+            )
             .await;
         let rows = turn.ended(rows).map_err(store_error("reading the outbox"))?;
         let mut read = Vec::with_capacity(rows.len());
@@ -171,29 +176,36 @@ impl OutboxStore for PostgresStore {
             })
         };
         let mut turn = self.bookkeeping().await?;
-        let held = sqlx::query_scalar(CONFIRM)
-            .bind(leases().map(|lease| lease.scope.clone()).collect::<Vec<_>>())
-            .bind(leases().map(|lease| number(lease.lane)).collect::<Vec<_>>())
-            .bind(leases().map(|lease| lease.token).collect::<Vec<_>>())
-            .bind(rows().map(|(lane, _)| number(lane)).collect::<Vec<_>>())
-            .bind(rows().map(|(_, seq)| seq.0).collect::<Vec<_>>())
-            .fetch_all(&mut *turn)
+        let held = self
+            .answer(
+                sqlx::query_scalar(CONFIRM)
+                    .bind(leases().map(|lease| lease.scope.clone()).collect::<Vec<_>>())
+                    .bind(leases().map(|lease| number(lease.lane)).collect::<Vec<_>>())
+                    .bind(leases().map(|lease| lease.token).collect::<Vec<_>>())
+                    .bind(rows().map(|(lane, _)| number(lane)).collect::<Vec<_>>())
+                    .bind(rows().map(|(_, seq)| seq.0).collect::<Vec<_>>())
+                    .fetch_all(&mut *turn),
+            )
             .await;
         let held: Vec<i32> = turn.ended(held).map_err(store_error("confirming"))?;
+        self.cleaner().removed(confirmations.iter().map(|c| c.rows.len()).sum());
         let lost = leases().map(|lease| lease.lane).filter(|lane| !held.contains(&number(*lane)));
         Ok(lost.collect())
     }
 
     async fn bury(&self, lease: &Lease, row: Seq, reason: &str) -> Result<(), StoreError> {
         let mut turn = self.bookkeeping().await?;
-        let held = sqlx::query_scalar(BURY)
-            .bind(&lease.scope)
-            .bind(number(lease.lane))
-            .bind(lease.token)
-            .bind(row.0)
-            .bind(self.now().as_micros())
-            .bind(reason.replace('\0', "\u{fffd}"))
-            .fetch_one(&mut *turn)
+        let held = self
+            .answer(
+                sqlx::query_scalar(BURY)
+                    .bind(&lease.scope)
+                    .bind(number(lease.lane))
+                    .bind(lease.token)
+                    .bind(row.0)
+                    .bind(self.now().as_micros())
+                    .bind(reason.replace('\0', "\u{fffd}"))
+                    .fetch_one(&mut *turn),
+            )
             .await;
         let held: i64 = turn.ended(held).map_err(store_error("burying a message"))?;
         if held == 0 {
@@ -222,9 +234,8 @@ impl OutboxStore for PostgresStore {
     }
 
     async fn backlog(&self) -> Result<(u64, Option<Timestamp>), StoreError> {
-        let mut turn = self.bookkeeping().await?;
-        let row = sqlx::query(BACKLOG).fetch_one(&mut *turn).await;
-        let row = turn.ended(row).map_err(store_error("counting the outbox"))?;
+        let row = self.answer(sqlx::query(BACKLOG).fetch_one(self.reader())).await;
+        let row = row.map_err(store_error("counting the outbox"))?;
         let oldest: Option<String> = row.get(1);
         let since =
             oldest.and_then(|id| Uuid::parse_str(&id).ok()).map(id).and_then(|id| id.made_at());
@@ -232,9 +243,8 @@ impl OutboxStore for PostgresStore {
     }
 
     async fn sent(&self) -> Result<Vec<SentCount>, StoreError> {
-        let mut turn = self.bookkeeping().await?;
-        let rows = sqlx::query(SENT).fetch_all(&mut *turn).await;
-        let rows = turn.ended(rows).map_err(store_error("counting sent messages"))?;
+        let rows = self.answer(sqlx::query(SENT).fetch_all(self.reader())).await;
+        let rows = rows.map_err(store_error("counting sent messages"))?;
         Ok(rows
             .iter()
             .map(|row| {
@@ -258,12 +268,15 @@ impl OutboxStore for PostgresStore {
 impl PostgresStore {
     async fn put_aside(&self, lane: u32, row: Seq, reason: &str) -> Result<(), StoreError> {
         let mut turn = self.bookkeeping().await?;
-        let moved = sqlx::query(PUT_ASIDE)
-            .bind(number(lane))
-            .bind(row.0)
-            .bind(self.now().as_micros())
-            .bind(reason)
-            .execute(&mut *turn)
+        let moved = self
+            .answer(
+                sqlx::query(PUT_ASIDE)
+                    .bind(number(lane))
+                    .bind(row.0)
+                    .bind(self.now().as_micros())
+                    .bind(reason)
+                    .execute(&mut *turn),
+            )
             .await;
         turn.ended(moved).map(drop).map_err(store_error("putting a message aside"))
     }

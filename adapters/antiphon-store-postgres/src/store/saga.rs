@@ -144,11 +144,14 @@ impl SagaStore for PostgresStore {
         count_max: u32,
     ) -> Result<Vec<SagaId>, StoreError> {
         let mut turn = self.bookkeeping().await?;
-        let ids = sqlx::query_scalar(DUE)
-            .bind(now.as_micros())
-            .bind(lanes.iter().copied().map(number).collect::<Vec<_>>())
-            .bind(i64::from(count_max))
-            .fetch_all(&mut *turn)
+        let ids = self
+            .answer(
+                sqlx::query_scalar(DUE)
+                    .bind(now.as_micros())
+                    .bind(lanes.iter().copied().map(number).collect::<Vec<_>>())
+                    .bind(i64::from(count_max))
+                    .fetch_all(&mut *turn),
+            )
             .await;
         let ids: Vec<Uuid> = turn.ended(ids).map_err(store_error("looking for due sagas"))?;
         Ok(ids.into_iter().map(saga_id).collect())
@@ -156,7 +159,7 @@ impl SagaStore for PostgresStore {
 
     async fn live(&self) -> Result<Vec<SagaCount>, StoreError> {
         let mut turn = self.bookkeeping().await?;
-        let rows = sqlx::query(LIVE).fetch_all(&mut *turn).await;
+        let rows = self.answer(sqlx::query(LIVE).fetch_all(&mut *turn)).await;
         let rows = turn.ended(rows).map_err(store_error("counting sagas"))?;
         rows.iter()
             .map(|row| {
@@ -188,10 +191,13 @@ impl SagaStore for PostgresStore {
 
     async fn forget_ended(&self, before: Timestamp, count_max: u32) -> Result<u64, StoreError> {
         let mut turn = self.bookkeeping().await?;
-        let forgotten = sqlx::query(FORGET)
-            .bind(before.as_micros())
-            .bind(i64::from(count_max))
-            .execute(&mut *turn)
+        let forgotten = self
+            .answer(
+                sqlx::query(FORGET)
+                    .bind(before.as_micros())
+                    .bind(i64::from(count_max))
+                    .execute(&mut *turn),
+            )
             .await;
         let forgotten = turn.ended(forgotten).map_err(store_error("forgetting sagas"))?;
         Ok(forgotten.rows_affected())

@@ -9,7 +9,7 @@ use antiphon_store_postgres::{Migration, PostgresStore, Settings};
 use sqlx::{Connection as _, PgConnection};
 use tokio::time::timeout;
 
-use crate::support::{Database, emit, message, read_all, read_rows};
+use crate::support::{Database, confirm_all, emit, message, read_all, read_rows};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -62,7 +62,7 @@ async fn texts_are_kept_as_they_are_and_none_becomes_a_statement() {
         .unwrap();
     store.append(&mut connection, std::slice::from_ref(&message)).await.unwrap();
     store.commit(connection).await.unwrap();
-    assert_eq!(read_all(&store).await, [message.clone()]);
+    assert_eq!(read_all(&store).await, std::slice::from_ref(&message));
     let sent = store.sent().await.unwrap();
     assert_eq!((sent[0].topic.as_str(), sent[0].waiting), (nasty, 1));
 
@@ -350,4 +350,24 @@ async fn two_that_take_lanes_at_once_share_them() {
     lanes.dedup();
     assert_eq!(lanes.len(), leases.len(), "no lane was given twice");
     assert!(lanes.len() >= 8);
+}
+
+#[tokio::test]
+async fn what_was_published_is_cleared_away_at_once() {
+    let database = Database::new().await;
+    let store = database.open(Settings::default()).await;
+    let messages: Vec<_> = (0..7_000).map(|_| message("")).collect();
+    for _ in 0..3 {
+        emit(&store, &messages).await;
+        confirm_all(&store).await;
+    }
+    let mut operator = database.connect().await;
+    let vacuumed = async {
+        let count = "SELECT vacuum_count FROM pg_stat_user_tables
+                      WHERE relname = 'antiphon_outbox'";
+        while sqlx::query_scalar::<_, i64>(count).fetch_one(&mut operator).await.unwrap() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, vacuumed).await.expect("nobody waits for the server to look");
 }

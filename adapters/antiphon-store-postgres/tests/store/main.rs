@@ -7,5 +7,6 @@ mod behaviour;
 mod conformance;
 mod faults;
 mod opening;
+mod relay;
 mod sagas;
 mod support;

@@ -72,6 +72,7 @@ pub(crate) fn url_of(database: &str) -> String {
     format!("{server}/{database}")
 }
 
+#[expect(clippy::panic, reason = "a test without its server says how to start it")]
 pub(crate) async fn connect(url: &str) -> PgConnection {
     PgConnection::connect(url).await.unwrap_or_else(|error| {
         panic!("{error}: no PostgreSQL at {url}; start it with `cargo xtask services up postgres`")

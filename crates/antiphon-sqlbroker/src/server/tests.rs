@@ -24,6 +24,10 @@ impl Server for Scripted {
         if up { Ok(()) } else { Err("refused".into()) }
     }
 
+    async fn answers(&self, (): &mut ()) -> bool {
+        true
+    }
+
     async fn apply(&self, (): &mut (), changes: &[&Change]) -> Result<Vec<Outcome>, Trouble> {
         self.asked.lock().push(changes.len());
         // A transaction that can only be refused: one of its changes is not a trim.

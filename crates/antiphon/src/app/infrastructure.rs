@@ -23,6 +23,8 @@ pub(super) async fn load(
     let telemetry = Telemetry::start(&service, &sections.telemetry).map_err(Error::mistake)?;
     let health = Health::new();
     let Carriers { broker, parking } = carriers::open(&sections.broker, &sections.database).await?;
+    #[cfg(feature = "faults-mutant")]
+    let broker = super::mutant::wrap(broker);
     let mut admin = Admin::new(telemetry.clone(), health.clone());
     admin.config(&settings.describe());
     Ok(App {

@@ -93,12 +93,11 @@ impl PostgresStore {
     /// The days whose tables are there, in order.
     pub(super) async fn days_there(&self) -> Result<Vec<Day>, StoreError> {
         let mut turn = self.bookkeeping().await?;
-        let names = sqlx::query_scalar(
+        let names = self.answer(sqlx::query_scalar(
             "SELECT relname::text FROM pg_class
               WHERE relname LIKE 'antiphon\\_inbox\\_%' AND relkind = 'r' AND pg_table_is_visible(oid)",
         )
-        .fetch_all(&mut *turn)
-        .await;
+        .fetch_all(&mut *turn)).await;
         let names: Vec<String> =
             turn.ended(names).map_err(store_error("listing the tables of the inbox"))?;
         let mut days: Vec<Day> =
@@ -122,7 +121,7 @@ impl PostgresStore {
         }
         statements.push_str("COMMIT");
         let mut turn = self.bookkeeping().await?;
-        let made = sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut *turn).await;
+        let made = self.answer(sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut *turn)).await;
         match made {
             Ok(_) => turn.done(),
             // The transaction is open still, and ends with its connection.

@@ -7,9 +7,9 @@
 //! commits, and who sees one sees all before it. Where it has not, two transactions could draw
 //! positions in one order and become visible in the other. So each key is locked as well
 //! (`pg_advisory_xact_lock`), in the expression that draws the position: keys in ascending order of
-//! their locks, and nothing else is locked after the first of them, so nobody waits in a circle. A
-//! transaction with very many keys locks the table against other writers instead, for the server's
-//! table of locks is small.
+//! their locks, and nothing else is locked after the first of them, so nobody waits in a circle. The
+//! server's table of locks is small, so a transaction with very many keys locks the gate instead,
+//! through which all others have gone that hold keys.
 //!
 //! Messages that are due later are ordered among themselves by when they are due; they lock nothing.
 
@@ -20,17 +20,19 @@ use antiphon_outbox::{StoreError, outbox_lane};
 
 use crate::store::literal::Text;
 
-/// The first number of the advisory locks on keys: "anti".
-const LOCK_CLASS: i32 = 0x616e_7469;
-/// With more keys, the table is locked.
+/// The first number of the advisory locks on keys; that of the gate is one above.
+const LOCK_CLASS: i32 = 0x616e_7468;
+/// With more keys, the gate is locked.
 const KEYS_MAX: usize = 64;
 
 const INSERT: &str = "INSERT INTO antiphon_outbox (lane, id, topic, kind, head, body, seq) VALUES ";
 const INSERT_DELAYED: &str =
     "INSERT INTO antiphon_outbox_delayed (lane, id, topic, kind, head, body, due, seq) VALUES ";
 const DRAW: &str = "nextval('antiphon_outbox_seq')";
-/// Waits for other messages that are written, and lets none be written until the commit.
-const LOCK_TABLE: &str = "LOCK TABLE antiphon_outbox IN SHARE ROW EXCLUSIVE MODE";
+/// Goes through the gate, together with others: "gate".
+const PASS_GATE: &str = "pg_advisory_xact_lock_shared(1634628713,1734440037)";
+/// Waits until nobody is behind the gate, and lets nobody through until the commit.
+const LOCK_GATE: &str = "pg_advisory_xact_lock(1634628713,1734440037)";
 
 /// What is to be written.
 #[derive(Debug)]
@@ -94,25 +96,35 @@ impl Rows {
         // Stable: the messages of a key stay in order.
         self.plain.sort_by_key(|row| row.lock);
         let keys: HashSet<i32> = self.plain.iter().filter_map(|row| row.lock).collect();
-        let locks_table = keys.len() > KEYS_MAX;
+        let locks_gate = keys.len() > KEYS_MAX;
         begin(text);
-        if locks_table {
-            text.sql(LOCK_TABLE).sql(";");
-        }
         let mut held = None;
         for (index, row) in self.plain.iter().enumerate() {
             text.sql(if index == 0 { INSERT } else { "," }).sql(row.values.as_str()).sql(",");
+            let is_first = held.is_none();
             match row.lock {
-                Some(lock) if !locks_table && held != row.lock => {
+                Some(lock) if held != Some(lock) && (is_first || !locks_gate) => {
                     held = Some(lock);
-                    text.sql("CASE WHEN pg_advisory_xact_lock(").number(LOCK_CLASS).sql(",");
-                    text.number(lock).sql(") IS NULL THEN 0 ELSE ").sql(DRAW).sql(" END)");
+                    // Whatever locks answers with nothing, which is not NULL.
+                    text.sql("CASE WHEN ");
+                    match (locks_gate, is_first) {
+                        (true, _) => text.sql(LOCK_GATE),
+                        (false, true) => text.sql(PASS_GATE).sql(" IS NULL OR ").lock(lock),
+                        (false, false) => text.lock(lock),
+                    };
+                    text.sql(" IS NULL THEN 0 ELSE ").sql(DRAW).sql(" END)");
                 }
                 _ => {
                     text.sql(DRAW).sql(")");
                 }
             }
         }
+    }
+}
+
+impl Text {
+    fn lock(&mut self, lock: i32) -> &mut Self {
+        self.sql("pg_advisory_xact_lock(").number(LOCK_CLASS).sql(",").number(lock).sql(")")
     }
 }
 
@@ -180,16 +192,18 @@ mod tests {
         assert_eq!(locks.len(), 3);
         assert!(locks.is_sorted());
         assert_eq!(text.matches(DRAW).count(), keys.len());
+        assert_eq!(text.matches(PASS_GATE).count(), 1);
+        assert!(text.find(PASS_GATE).unwrap() < text.find(&format!("lock({LOCK_CLASS},")).unwrap());
         assert_eq!(text.matches(';').count(), 0, "one statement");
         assert!(!written(&keys.map(message), false).contains("lock"));
     }
 
     #[test]
-    fn very_many_keys_lock_the_table() {
+    fn very_many_keys_lock_the_gate_and_no_key() {
         let messages: Vec<_> = (0..=KEYS_MAX).map(|n| message(&n.to_string())).collect();
         let text = written(&messages, true);
-        assert!(text.starts_with(LOCK_TABLE));
-        assert!(!text.contains("advisory"));
+        assert_eq!(text.matches(LOCK_GATE).count(), 1);
+        assert_eq!(text.matches("advisory").count(), 1);
     }
 
     #[test]

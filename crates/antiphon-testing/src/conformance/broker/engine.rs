@@ -118,6 +118,16 @@ pub async fn keys_stay_in_order_with_eight_consumers_and_failures(harness: &impl
     assert!(results.try_recv().is_err(), "nothing is handled twice without a reason");
 }
 
+/// Waits until this many handlers have started: joining a group takes some brokers a while.
+async fn until(started: &AtomicUsize, count: usize) {
+    let all = async {
+        while started.load(Ordering::Relaxed) < count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, all).await.expect("the handlers start in time");
+}
+
 /// Handlers that never end hold as many messages as there are credits; the rest stays with the
 /// broker, for others.
 pub async fn stuck_handlers_hold_no_more_than_the_credits(harness: &impl BrokerHarness) {
@@ -131,6 +141,7 @@ pub async fn stuck_handlers_hold_no_more_than_the_credits(harness: &impl BrokerH
     });
     let consumer = Consumer::group(site.group("all")).handler(stuck).concurrency(3).credits(10);
     let running = run(&site, consumer);
+    until(&started, 3).await;
     tokio::time::sleep(QUIET).await;
     assert_eq!(started.load(Ordering::Relaxed), 3, "as many run as may");
     let mut other = site.join("all", false).await;
@@ -157,15 +168,18 @@ pub async fn a_drain_gives_back_what_has_not_started(harness: &impl BrokerHarnes
     let site = Site::with_groups(harness, &["all"]).await;
     site.publish_numbered(20).await;
     let (finish, finishing) = tokio::sync::watch::channel(false);
+    let started = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&started);
     let slow = With(move |_| {
         let mut finishing = finishing.clone();
+        count.fetch_add(1, Ordering::Relaxed);
         async move {
             let _ = finishing.wait_for(|finish| *finish).await;
             Ok(())
         }
     });
     let running = run(&site, Consumer::group(site.group("all")).handler(slow).concurrency(2));
-    tokio::time::sleep(QUIET).await;
+    until(&started, 2).await;
     running.shutdown.drain(PATIENCE);
     let mut other = site.join("all", false).await;
     let early = if harness.members_own_lanes() {

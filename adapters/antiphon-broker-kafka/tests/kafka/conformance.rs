@@ -1,12 +1,10 @@
 //! The broker suite against a real Kafka.
 
-mod common;
-
 use antiphon_broker_memory::MemoryBroker;
 use antiphon_messaging::AnyBroker;
 use antiphon_testing::conformance::broker::BrokerHarness;
 
-use common::Tidy;
+use crate::common::{self, Tidy};
 
 struct Kafka {
     broker: Tidy,

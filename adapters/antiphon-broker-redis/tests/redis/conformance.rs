@@ -1,21 +1,19 @@
 //! The broker suite against a real server.
 
-mod common;
-
+use crate::common::{clean_up, open, settings};
 use antiphon_broker_memory::MemoryBroker;
-use antiphon_broker_nats::NatsBroker;
+use antiphon_broker_redis::RedisBroker;
 use antiphon_messaging::AnyBroker;
 use antiphon_testing::conformance::broker::BrokerHarness;
-use common::{clean_up, open};
 
-struct Nats {
-    broker: NatsBroker,
+struct Redis {
+    broker: RedisBroker,
     parking: MemoryBroker,
 }
 
-impl BrokerHarness for Nats {
+impl BrokerHarness for Redis {
     async fn start() -> Self {
-        Self { broker: open().await, parking: MemoryBroker::default() }
+        Self { broker: open(settings()).await, parking: MemoryBroker::default() }
     }
 
     fn broker(&self) -> AnyBroker {
@@ -27,10 +25,10 @@ impl BrokerHarness for Nats {
     }
 }
 
-impl Drop for Nats {
+impl Drop for Redis {
     fn drop(&mut self) {
         clean_up(&self.broker);
     }
 }
 
-antiphon_testing::broker_conformance!(Nats);
+antiphon_testing::broker_conformance!(Redis);

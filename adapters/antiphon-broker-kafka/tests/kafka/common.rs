@@ -1,14 +1,15 @@
 //! What the tests share: settings for quick tests, and a broker that tidies up behind them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use antiphon_broker_kafka::{KafkaBroker, Settings};
+use antiphon_core::{Clock, MessageId, Timestamp};
 use antiphon_messaging::{
-    Broker, Capabilities, Inbox, Message, Operate, PublishError, Receipt, Source, SubscribeError,
-    Subscription, Topology,
+    Broker, Capabilities, Delivery, Group, Inbox, Message, Operate, PublishError, Receipt, Source,
+    Start, SubscribeError, Subscription, Topology,
 };
-use antiphon_testing::services::Service;
+use antiphon_testing::services::{Private, Service};
 use parking_lot::Mutex;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -23,6 +24,60 @@ pub(crate) fn settings() -> Settings {
         heartbeat_ms: 100,
         revoke_wait_ms: 2_000,
         ..Settings::at(Service::Kafka.url())
+    }
+}
+
+/// A message for a topic.
+pub(crate) fn message(topic: &str, key: &str, text: &str) -> Message {
+    let time = Clock::system().now();
+    Message {
+        id: MessageId::new(time),
+        topic: topic.to_owned(),
+        kind: "antiphon.kafka.Tested".to_owned(),
+        source: "tests".to_owned(),
+        key: key.to_owned(),
+        time: Timestamp::from_millis(time.as_millis()),
+        not_before: None,
+        attributes: BTreeMap::new(),
+        body: text.to_owned().into(),
+    }
+}
+
+/// A name that nothing else has.
+pub(crate) fn unique(what: &str) -> String {
+    format!("{what}.{}", MessageId::new(Clock::system().now()))
+}
+
+/// A topic and a group of it, under one name.
+pub(crate) fn topology(name: &str, ordered: bool) -> Topology {
+    let topics = vec![name.to_owned()];
+    let group =
+        Group { name: name.to_owned(), topics: topics.clone(), start: Start::Earliest, ordered };
+    Topology { topics, groups: vec![group] }
+}
+
+/// What a member of that group asks for.
+pub(crate) fn subscription(name: &str, ordered: bool) -> Subscription {
+    Subscription { group: name.to_owned(), topics: vec![name.to_owned()], ordered }
+}
+
+/// Publishes messages, all of which must be taken.
+pub(crate) async fn send(broker: &impl Broker, batch: Vec<Message>) {
+    for answer in broker.publish(batch).await {
+        let _receipt = answer.expect("the message is taken");
+    }
+}
+
+/// The text of a delivery.
+pub(crate) fn text(delivery: &Delivery) -> String {
+    String::from_utf8_lossy(&delivery.message.body).into_owned()
+}
+
+/// A broker of its own, for tests that treat it badly.
+pub(crate) async fn private() -> Private {
+    match Private::start(Service::Kafka).await {
+        Ok(private) => private,
+        Err(trouble) => unreachable!("{trouble}; try `cargo xtask services up kafka`"),
     }
 }
 
