@@ -332,10 +332,17 @@ impl Engine {
             Some(url) => writeln!(text, "url = \"{url}\""),
             None => writeln!(text, "dir = \"{data}\"\nsynchronous = \"full\""),
         };
-        // On SQLite the broker's file lies beside the databases.
-        if let Some(url) = broker {
-            let _ = writeln!(text, "\n[broker]\nurl = \"{url}\"");
-        }
+        let kind = match (self.broker_kind, self.store_kind) {
+            (BrokerKind::Sql, StoreKind::Sqlite) => "sqlite",
+            (BrokerKind::Sql, StoreKind::Postgres) => "postgres",
+            (BrokerKind::Sql, StoreKind::Mariadb) => "mysql",
+            (kind, _) => kind.name(),
+        };
+        let _ = writeln!(text, "\n[broker]\nkind = \"{kind}\"");
+        let _ = match broker {
+            Some(url) => writeln!(text, "url = \"{url}\""),
+            None => writeln!(text, "synchronous = \"full\""),
+        };
         text
     }
 
