@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use antiphon_core::{Clock, Health, RetryPolicy};
 use antiphon_telemetry::Telemetry;
 
 use crate::any_broker::AnyBroker;
-use crate::contract::{Command, Event};
+use crate::contract::{Command, Event, Payload};
 use crate::engine::driver::Rules;
 use crate::engine::ladder::Ladder;
 use crate::engine::parking::topic_of;
@@ -17,6 +18,7 @@ use crate::engine::pipeline::Pipeline;
 use crate::handler::{Handle, Handler, Middleware, Router, Typed};
 use crate::metrics::Metrics;
 use crate::port::{Capabilities, Start};
+use crate::requests::{Answer, Answering};
 use crate::worker::{Post, Worker};
 
 /// The time a handler gets unless the consumer says otherwise.
@@ -65,7 +67,7 @@ impl Messaging {
 pub struct Consumer {
     group: String,
     topics: BTreeSet<String>,
-    handlers: Vec<Arc<dyn Handler>>,
+    handlers: Vec<Maker>,
     /// Outside in.
     middleware: Vec<Arc<dyn Middleware>>,
     ordered: bool,
@@ -76,6 +78,9 @@ pub struct Consumer {
     timeout: Duration,
     start: Start,
 }
+
+/// Makes a handler, once it is known where messages go.
+type Maker = Box<dyn FnOnce(&Messaging) -> Arc<dyn Handler> + Send>;
 
 /// Why a consumer cannot work as described.
 #[derive(Debug, thiserror::Error)]
@@ -118,8 +123,22 @@ impl Consumer {
 
     /// Handles whatever kinds `handler` knows. Goes with [`Self::topic`].
     pub fn handler(mut self, handler: impl Handler) -> Self {
-        self.handlers.push(Arc::new(handler));
+        self.handlers.push(Box::new(move |_| Arc::new(handler)));
         self
+    }
+
+    /// Answers questions of one type, from the command's destination. See
+    /// [`Requests`](crate::Requests).
+    pub fn answer<C: Command, R: Payload>(mut self, answerer: impl Answer<C, R>) -> Self {
+        self.handlers.push(Box::new(move |messaging| {
+            Arc::new(Answering {
+                answerer,
+                broker: messaging.broker.clone(),
+                clock: messaging.clock.clone(),
+                types: PhantomData,
+            })
+        }));
+        self.topic(C::DESTINATION)
     }
 
     /// Reads this topic as well. Kinds that no handler knows are acknowledged.
@@ -198,9 +217,10 @@ impl Consumer {
         let topics = self.topics.into_iter().collect();
         let metrics = metrics.group(&self.group);
         let post = Post::new(&messaging.broker, &self.group, topics, self.start, rules, metrics);
+        let handlers = self.handlers.into_iter().map(|make| make(messaging)).collect();
         let pipeline = Pipeline {
             group: self.group.as_str().into(),
-            handler: stack(self.handlers, &self.middleware),
+            handler: stack(handlers, &self.middleware),
             timeout: self.timeout,
             telemetry: messaging.telemetry.clone(),
             clock: messaging.clock.clone(),

@@ -18,6 +18,7 @@ mod message;
 mod metrics;
 mod port;
 mod redrive;
+mod requests;
 pub mod row;
 mod worker;
 
@@ -35,4 +36,5 @@ pub use port::{
     SubscribeError, Subscription, TopicState, Topology, settle_all,
 };
 pub use redrive::{Redrive, Redriven};
+pub use requests::{Answer, AnswerDesk, Requests};
 pub use worker::Worker;

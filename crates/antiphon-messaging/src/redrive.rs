@@ -65,6 +65,21 @@ impl Redrive {
     /// # Cancel safety
     /// Safe: letters that were not given back stay where they are.
     pub async fn run(&self, letters: &dyn DeadLetters) -> Result<Redriven, DeadError> {
+        self.watched(letters, |_| {}).await
+    }
+
+    /// The same, and says after each slice how far it is.
+    ///
+    /// # Errors
+    /// The letters cannot be read or given back; some may have been.
+    ///
+    /// # Cancel safety
+    /// Safe: letters that were not given back stay where they are.
+    pub async fn watched(
+        &self,
+        letters: &dyn DeadLetters,
+        mut watch: impl FnMut(Redriven) + Send,
+    ) -> Result<Redriven, DeadError> {
         let mut done = Redriven::default();
         let mut after: Option<(String, MessageId)> = None;
         let rate = self.per_second.get();
@@ -84,6 +99,7 @@ impl Redrive {
                 ticks.tick().await;
                 done.redriven += redrive_page(letters, &page).await?;
             }
+            watch(done);
         }
         Ok(done)
     }

@@ -18,7 +18,7 @@ use crate::engine::Engine;
 use crate::machine::Machine;
 use crate::metrics::Metrics;
 use crate::port::SagaStore;
-use crate::{Saga, SagaOperator, wire};
+use crate::{Saga, SagaOperator, Wish, wire, wish};
 use timers::Timers;
 
 /// How long to wait before asking a store again that did not answer.
@@ -164,11 +164,11 @@ struct Replies<S: OutboxStore>(Arc<Engine<S>>);
 
 impl<S: SagaStore + OutboxStore + InboxStore> Handler for Replies<S> {
     fn handles(&self, kind: &str) -> bool {
-        kind == wire::REPLY
+        kind == wire::REPLY || kind == wish::KIND
     }
 
     fn handle<'a>(&'a self, incoming: &'a Incoming) -> BoxFuture<'a, Handled> {
-        Box::pin(self.0.reply(incoming))
+        Box::pin(self.alone(incoming))
     }
 
     fn handle_batch<'a>(&'a self, batch: &'a [Incoming]) -> BoxFuture<'a, Vec<Handled>> {
@@ -178,10 +178,20 @@ impl<S: SagaStore + OutboxStore + InboxStore> Handler for Replies<S> {
 
 impl<S: SagaStore + OutboxStore + InboxStore> Batches for Replies<S> {
     async fn together(&self, batch: &[&Incoming]) -> Option<Vec<Handled>> {
+        if batch.iter().any(|incoming| incoming.message.kind == wish::KIND) {
+            return None;
+        }
         self.0.replies(batch, &[]).await.ok()
     }
 
     async fn alone(&self, incoming: &Incoming) -> Handled {
-        self.0.reply(incoming).await
+        if incoming.message.kind != wish::KIND {
+            return self.0.reply(incoming).await;
+        }
+        let (wish, saga) = Wish::read(&incoming.message)?;
+        let turned = self.0.advance(saga, &wish.input()).await?;
+        let obeyed = turned.is_some_and(|turned| turned.accepted);
+        tracing::info!(%saga, wish = wish.name(), obeyed, "an operator intervened");
+        Ok(())
     }
 }

@@ -41,6 +41,7 @@ mod rejection;
 mod start;
 mod step;
 mod wire;
+mod wish;
 
 pub use coordinator::{Coordinator, Sagas};
 pub use decide::{Decision, Effect, Input, Op, Outcome, decide, is_committed, wake_at};
@@ -62,3 +63,4 @@ pub use rejection::Rejection;
 pub use start::Started;
 pub use step::Step;
 pub use wire::InvalidTicket;
+pub use wish::Wish;

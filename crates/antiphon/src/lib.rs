@@ -7,18 +7,26 @@
 #[path = "codegen.rs"]
 pub mod __codegen;
 mod app;
+mod carriers;
 mod error;
 mod launch;
 mod lifecycle;
+#[cfg(feature = "mysql")]
+pub mod mysql;
+pub mod operate;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod settings;
+pub mod sql;
 pub mod sqlite;
 
 pub use antiphon_config::{self as config, Sources};
 pub use antiphon_core::context::spawn;
 pub use antiphon_core::{
-    BoxError, Clock, Code, Component, Context, FieldViolation, Health, MessageId, Retry,
-    RetryPolicy, Shutdown, Stage, Status, Timestamp,
+    BoxError, Clock, Code, Component, Context, FieldViolation, Finding, Health, MessageId, Retry,
+    RetryPolicy, Severity, Shutdown, Stage, Status, Timestamp,
 };
+pub use antiphon_messaging as messaging;
 pub use antiphon_messaging::{Command, Consumer, Event, Fail, Incoming, Message};
 pub use antiphon_outbox::{self as outbox, Call, Handle, RequestHash};
 pub use antiphon_rpc::{Streaming, client, server};
@@ -27,3 +35,4 @@ pub use antiphon_telemetry::{self as telemetry, Telemetry};
 pub use app::{App, Bound, Consume};
 pub use error::{Error, Result};
 pub use launch::launch;
+pub use settings::DatabaseSettings;

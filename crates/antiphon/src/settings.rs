@@ -1,23 +1,29 @@
 //! The sections of `antiphon.toml` that the facade reads, and what they become.
 
+mod broker;
+mod database;
+mod location;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use antiphon_config::{ByteSize, HumanDuration, Settings};
 use antiphon_rpc::client::ClientSettings;
 use antiphon_rpc::server::ServerSettings;
-use antiphon_store_sqlite::Synchronous;
 use antiphon_telemetry::TelemetrySettings;
 use antiphon_telemetry::admin::AdminSettings;
 use serde::{Deserialize, Serialize};
+
+pub(crate) use broker::{BrokerSection, Carrier};
+pub use database::DatabaseSettings;
+pub(crate) use location::{Location, scheme};
 
 /// All sections of the framework.
 #[derive(Clone, Debug)]
 pub(crate) struct Sections {
     pub(crate) server: ServerSection,
     pub(crate) admin: AdminSettings,
-    pub(crate) database: DatabaseSection,
+    pub(crate) database: DatabaseSettings,
     pub(crate) broker: BrokerSection,
     pub(crate) client: ClientSection,
     pub(crate) shutdown: ShutdownSection,
@@ -130,69 +136,6 @@ impl From<&ServerSection> for ServerSettings {
         settings.rest.origins.clone_from(&section.websocket_origins);
         settings
     }
-}
-
-/// When SQLite waits for the disk.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum SyncSection {
-    #[default]
-    Normal,
-    Full,
-}
-
-impl From<SyncSection> for Synchronous {
-    fn from(section: SyncSection) -> Self {
-        match section {
-            SyncSection::Normal => Self::Normal,
-            SyncSection::Full => Self::Full,
-        }
-    }
-}
-
-/// `[database]`: where services keep their rows.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct DatabaseSection {
-    /// The folder; a service's file in it is `<service>.db`.
-    pub(crate) dir: PathBuf,
-    pub(crate) synchronous: SyncSection,
-    /// Services whose database lies elsewhere.
-    pub(crate) urls: BTreeMap<String, String>,
-    /// How long the inbox and the answers of idempotent calls are remembered.
-    pub(crate) dedup_horizon: HumanDuration,
-}
-
-impl Default for DatabaseSection {
-    fn default() -> Self {
-        Self {
-            dir: "antiphon-data".into(),
-            synchronous: SyncSection::default(),
-            urls: BTreeMap::new(),
-            dedup_horizon: HumanDuration::from_secs(7 * 24 * 3_600),
-        }
-    }
-}
-
-/// What carries messages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum BrokerKind {
-    /// Inside this process: gone when it ends.
-    Memory,
-    /// A SQLite file, shared by the processes of one machine.
-    #[default]
-    Sqlite,
-}
-
-/// `[broker]`: what carries messages.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct BrokerSection {
-    pub(crate) kind: BrokerKind,
-    /// The file; `broker.db` in the folder of the databases unless set.
-    pub(crate) path: Option<PathBuf>,
-    pub(crate) synchronous: SyncSection,
 }
 
 /// `[client]`: calling other services.

@@ -1,13 +1,12 @@
 create table orders (
-    number        integer primary key autoincrement,
-    id            text not null unique,
-    customer_id   text not null,
-    lines         text not null,
-    total_cents   integer not null,
-    status        text not null check (status in ('PENDING', 'CONFIRMED', 'CANCELLED')),
-    cancel_reason text not null default '',
-    create_time   integer not null,
-    idempotency_key text
+    -- A UUIDv7: in the order of their times.
+    id              varchar(64) not null primary key,
+    customer_id     varchar(255) not null,
+    line_items      text not null,
+    total_cents     bigint not null,
+    status          varchar(16) not null check (status in ('PENDING', 'CONFIRMED', 'CANCELLED')),
+    cancel_reason   varchar(255) not null default '',
+    create_time     bigint not null,
+    idempotency_key varchar(255)
 );
-create index orders_by_customer on orders (customer_id, number);
-create index orders_by_key on orders (idempotency_key) where idempotency_key is not null;
+create index orders_by_customer on orders (customer_id, id);

@@ -1,10 +1,10 @@
 create table awards (
-    order_id    text primary key,
-    customer_id text not null,
-    points      integer not null
-) without rowid;
+    order_id    varchar(64) not null primary key,
+    customer_id varchar(255) not null,
+    points      bigint not null
+);
 
 create table balances (
-    customer_id text primary key,
-    points      integer not null
-) without rowid;
+    customer_id varchar(255) not null primary key,
+    points      bigint not null
+);

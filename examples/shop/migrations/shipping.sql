@@ -1,6 +1,6 @@
 create table shipments (
-    order_id        text primary key,
-    customer_id     text not null,
-    tracking_number text not null,
-    create_time     integer not null
-) without rowid;
+    order_id        varchar(64) not null primary key,
+    customer_id     varchar(255) not null,
+    tracking_number varchar(255) not null,
+    create_time     bigint not null
+);

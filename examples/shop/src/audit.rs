@@ -9,6 +9,7 @@ mod checks;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use antiphon::operate::Operations;
 use clap::Args;
 use tokio::time::Instant;
 
@@ -17,9 +18,13 @@ use books::Books;
 /// Checks that nothing was lost and nothing was done twice.
 #[derive(Args, Debug)]
 pub(crate) struct Audit {
-    /// Where the shop keeps its data.
-    #[arg(long, default_value = "shop-data", value_name = "DIR")]
-    data: PathBuf,
+    /// Where the shop keeps its data [default: ./shop-data].
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// The settings that the shop runs with; `antiphon.toml` in the working directory when it is
+    /// there.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Accepted orders, as `shop simulate --journal` wrote them; may be given several times.
     #[arg(long, value_name = "FILE")]
     journal: Vec<PathBuf>,
@@ -38,7 +43,11 @@ pub(crate) struct Audit {
 #[expect(clippy::print_stdout, reason = "the table is the output of the command")]
 pub(crate) async fn run(options: Audit) -> antiphon::Result<()> {
     let give_up = Instant::now() + Duration::from_secs(options.wait);
-    let books = Books::open(&options.data).await?;
+    let mut sources = crate::run::sources(options.config);
+    if let Some(data) = &options.data {
+        sources = sources.set("--data", "database.dir", data.display());
+    }
+    let books = Books::open(&Operations::load(&sources)?).await?;
     let checks = loop {
         let in_flight = books.in_flight().await?;
         if in_flight.is_empty() || Instant::now() >= give_up {

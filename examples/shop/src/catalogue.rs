@@ -1,6 +1,6 @@
 //! What the shop sells on its first day.
 
-use antiphon::sqlite::sqlx;
+use antiphon::sql::sqlx;
 
 use crate::contract::shop::inventory::v1::{InventoryService, PutStockRequest};
 use crate::inventory::Inventory;

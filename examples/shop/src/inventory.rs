@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use antiphon::saga::{Participants, Participate, Rejection};
-use antiphon::sqlite::{Database, Migration, Sqlite, Tx, sqlx};
+use antiphon::sql::{Database, Migration, Sql, Tx, sqlx};
 use antiphon::{App, Fail, Status, Streaming};
 use futures_util::StreamExt;
 use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 
 use crate::contract::shop::inventory::v1::{
     GetStockRequest, ImportStockResponse, InventoryError, InventoryService, InventoryServiceServer,
@@ -107,18 +107,7 @@ impl InventoryService for Inventory {
 
 /// Sets one article.
 async fn put(tx: &mut Tx, request: &PutStockRequest) -> Result<Stock, Status> {
-    let row = sqlx::query(
-        "insert into stock (sku, on_hand, price_cents, put_in) values (?1, ?2, ?3, ?2)
-         on conflict (sku) do update set
-             put_in = put_in + ?2 - on_hand, on_hand = ?2, price_cents = ?3
-         returning *",
-    )
-    .bind(&request.sku)
-    .bind(request.quantity)
-    .bind(request.price_cents)
-    .fetch_one(tx.sql())
-    .await
-    .map_err(Status::internal)?;
+    let row = write(tx, request).await.map_err(Status::internal)?;
     tx.emit(&StockSet {
         sku: request.sku.clone(),
         quantity: request.quantity,
@@ -128,7 +117,30 @@ async fn put(tx: &mut Tx, request: &PutStockRequest) -> Result<Stock, Status> {
     stock(&row).map_err(Status::internal)
 }
 
-fn stock(row: &SqliteRow) -> Result<Stock, sqlx::Error> {
+async fn write(tx: &mut Tx, request: &PutStockRequest) -> Result<AnyRow, sqlx::Error> {
+    let updated = sqlx::query(
+        "update stock set put_in = put_in + ? - on_hand, on_hand = ?, price_cents = ?
+         where sku = ?",
+    )
+    .bind(request.quantity)
+    .bind(request.quantity)
+    .bind(request.price_cents)
+    .bind(&request.sku)
+    .execute(tx.sql())
+    .await?;
+    if updated.rows_affected() == 0 {
+        sqlx::query("insert into stock (sku, on_hand, price_cents, put_in) values (?, ?, ?, ?)")
+            .bind(&request.sku)
+            .bind(request.quantity)
+            .bind(request.price_cents)
+            .bind(request.quantity)
+            .execute(tx.sql())
+            .await?;
+    }
+    sqlx::query("select * from stock where sku = ?").bind(&request.sku).fetch_one(tx.sql()).await
+}
+
+fn stock(row: &AnyRow) -> Result<Stock, sqlx::Error> {
     Ok(Stock {
         sku: row.try_get("sku")?,
         on_hand: row.try_get("on_hand")?,
@@ -139,7 +151,7 @@ fn stock(row: &SqliteRow) -> Result<Stock, sqlx::Error> {
     })
 }
 
-impl Participate<Reserve, Sqlite> for Inventory {
+impl Participate<Reserve, Sql> for Inventory {
     type Reply = Reserved;
 
     /// Sets everything aside, or nothing.
@@ -150,9 +162,11 @@ impl Participate<Reserve, Sqlite> for Inventory {
         }
         for (sku, quantity) in wanted {
             let taken = sqlx::query(
-                "update stock set on_hand = on_hand - ?2, reserved = reserved + ?2
-                 where sku = ?1 and on_hand >= ?2",
+                "update stock set on_hand = on_hand - ?, reserved = reserved + ?
+                 where sku = ? and on_hand >= ?",
             )
+            .bind(quantity)
+            .bind(quantity)
             .bind(sku)
             .bind(quantity)
             .execute(tx.sql())
@@ -176,16 +190,17 @@ impl Participate<Reserve, Sqlite> for Inventory {
     }
 }
 
-impl Participate<Release, Sqlite> for Inventory {
+impl Participate<Release, Sql> for Inventory {
     type Reply = Released;
 
     async fn handle(&self, command: Release, tx: &mut Tx) -> Result<Released, Rejection> {
         for (sku, quantity) in reserved(tx, &command.order_id, "released").await? {
             sqlx::query(
-                "update stock set on_hand = on_hand + ?2, reserved = reserved - ?2 where sku = ?1",
+                "update stock set on_hand = on_hand + ?, reserved = reserved - ? where sku = ?",
             )
-            .bind(sku)
             .bind(quantity)
+            .bind(quantity)
+            .bind(sku)
             .execute(tx.sql())
             .await?;
         }
@@ -193,16 +208,17 @@ impl Participate<Release, Sqlite> for Inventory {
     }
 }
 
-impl Participate<Ship, Sqlite> for Inventory {
+impl Participate<Ship, Sql> for Inventory {
     type Reply = Shipped;
 
     async fn handle(&self, command: Ship, tx: &mut Tx) -> Result<Shipped, Rejection> {
         for (sku, quantity) in reserved(tx, &command.order_id, "shipped").await? {
             sqlx::query(
-                "update stock set reserved = reserved - ?2, shipped = shipped + ?2 where sku = ?1",
+                "update stock set reserved = reserved - ?, shipped = shipped + ? where sku = ?",
             )
-            .bind(sku)
             .bind(quantity)
+            .bind(quantity)
+            .bind(sku)
             .execute(tx.sql())
             .await?;
         }
@@ -210,14 +226,21 @@ impl Participate<Ship, Sqlite> for Inventory {
     }
 }
 
-/// Moves what is set aside for an order into another state, and says what it was.
+/// Moves what is set aside for an order into another state, and says what it was. The saga lets one
+/// command of an order through at a time, so nobody changes it in between.
 async fn reserved(tx: &mut Tx, order_id: &str, state: &str) -> Result<Vec<(String, i64)>, Fail> {
-    Ok(sqlx::query_as(
-        "update reservations set state = ?2 where order_id = ?1 and state = 'reserved'
-         returning sku, quantity",
+    // By sku: whoever locks articles locks them in this order.
+    let items = sqlx::query_as(
+        "select sku, quantity from reservations where order_id = ? and state = 'reserved'
+         order by sku",
     )
     .bind(order_id)
-    .bind(state)
     .fetch_all(tx.sql())
-    .await?)
+    .await?;
+    sqlx::query("update reservations set state = ? where order_id = ? and state = 'reserved'")
+        .bind(state)
+        .bind(order_id)
+        .execute(tx.sql())
+        .await?;
+    Ok(items)
 }

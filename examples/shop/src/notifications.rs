@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use antiphon::sqlite::{Database, Migration, Sqlite, Tx, sqlx};
+use antiphon::sql::{Database, Migration, Sql, Tx, sqlx};
 use antiphon::{App, Fail, Handle, Status, Streaming, Timestamp};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use sqlx::Row;
@@ -62,11 +62,13 @@ impl Notifications {
         order_id: &str,
         text: String,
     ) -> Result<(), Fail> {
+        let number = Self::next_number(tx, customer_id).await?;
         sqlx::query(
-            "insert into notifications (customer_id, order_id, text, create_time)
-             values (?, ?, ?, ?)",
+            "insert into notifications (customer_id, number, order_id, text, create_time)
+             values (?, ?, ?, ?, ?)",
         )
         .bind(customer_id)
+        .bind(number)
         .bind(order_id)
         .bind(text)
         .bind(self.db.now().as_micros())
@@ -75,6 +77,26 @@ impl Notifications {
         // Too early by one commit at most: a subscriber that finds nothing looks again.
         self.news.send_modify(|count| *count += 1);
         Ok(())
+    }
+
+    /// The customer's next number. Until the transaction ends, nobody else gets one for the customer.
+    async fn next_number(tx: &mut Tx, customer_id: &str) -> Result<i64, sqlx::Error> {
+        let counted = sqlx::query(
+            "update subscriptions set last_number = last_number + 1 where customer_id = ?",
+        )
+        .bind(customer_id)
+        .execute(tx.sql())
+        .await?;
+        if counted.rows_affected() == 0 {
+            sqlx::query("insert into subscriptions (customer_id, last_number) values (?, 1)")
+                .bind(customer_id)
+                .execute(tx.sql())
+                .await?;
+        }
+        sqlx::query_scalar("select last_number from subscriptions where customer_id = ?")
+            .bind(customer_id)
+            .fetch_one(tx.sql())
+            .await
     }
 
     async fn after(&self, customer_id: &str, after: i64) -> Result<Vec<Notification>, Status> {
@@ -158,56 +180,56 @@ impl NotificationsService for Notifications {
     }
 }
 
-impl Handle<OrderPlaced, Sqlite> for Notifications {
+impl Handle<OrderPlaced, Sql> for Notifications {
     async fn handle(&self, event: OrderPlaced, tx: &mut Tx) -> Result<(), Fail> {
         let text = format!("We have your order over {}.", euros(event.total_cents));
         self.tell(tx, &event.customer_id, &event.order_id, text).await
     }
 }
 
-impl Handle<OrderConfirmed, Sqlite> for Notifications {
+impl Handle<OrderConfirmed, Sql> for Notifications {
     async fn handle(&self, event: OrderConfirmed, tx: &mut Tx) -> Result<(), Fail> {
         let text = format!("Your order over {} is confirmed.", euros(event.total_cents));
         self.tell(tx, &event.customer_id, &event.order_id, text).await
     }
 }
 
-impl Handle<OrderCancelled, Sqlite> for Notifications {
+impl Handle<OrderCancelled, Sql> for Notifications {
     async fn handle(&self, event: OrderCancelled, tx: &mut Tx) -> Result<(), Fail> {
         let text = format!("Your order was cancelled: {}.", event.reason);
         self.tell(tx, &event.customer_id, &event.order_id, text).await
     }
 }
 
-impl Handle<PaymentCharged, Sqlite> for Notifications {
+impl Handle<PaymentCharged, Sql> for Notifications {
     async fn handle(&self, event: PaymentCharged, tx: &mut Tx) -> Result<(), Fail> {
         let text = format!("Your card was charged with {}.", euros(event.amount_cents));
         self.tell(tx, &event.customer_id, &event.order_id, text).await
     }
 }
 
-impl Handle<PaymentRefunded, Sqlite> for Notifications {
+impl Handle<PaymentRefunded, Sql> for Notifications {
     async fn handle(&self, event: PaymentRefunded, tx: &mut Tx) -> Result<(), Fail> {
         let text = format!("You got {} back.", euros(event.amount_cents));
         self.tell(tx, &event.customer_id, &event.order_id, text).await
     }
 }
 
-impl Handle<PointsAwarded, Sqlite> for Notifications {
+impl Handle<PointsAwarded, Sql> for Notifications {
     async fn handle(&self, event: PointsAwarded, tx: &mut Tx) -> Result<(), Fail> {
         let text = format!("You earned {} points.", event.points);
         self.tell(tx, &event.customer_id, &event.order_id, text).await
     }
 }
 
-impl Handle<ShipmentCreated, Sqlite> for Notifications {
+impl Handle<ShipmentCreated, Sql> for Notifications {
     async fn handle(&self, event: ShipmentCreated, tx: &mut Tx) -> Result<(), Fail> {
         let text = format!("Your parcel is on its way: {}.", event.tracking_number);
         self.tell(tx, &event.customer_id, &event.order_id, text).await
     }
 }
 
-impl Handle<StockSet, Sqlite> for Notifications {
+impl Handle<StockSet, Sql> for Notifications {
     /// The people who run the shop hear of it under the customer `shop`.
     async fn handle(&self, event: StockSet, tx: &mut Tx) -> Result<(), Fail> {
         let text = format!(

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use antiphon::saga::{Intervention, Saga, SagaOperator, Sagas};
-use antiphon::sqlite::{Database, Migration, Sqlite, Tx, sqlx};
+use antiphon::sql::{Database, Migration, Sql, Tx, sqlx};
 use antiphon::{
     App, Call, Code, Context, FieldViolation, MessageId, RequestHash, Status, Streaming,
 };
@@ -42,8 +42,8 @@ pub(crate) async fn mount(app: &mut App) -> antiphon::Result<()> {
 #[derive(Clone)]
 struct Orders {
     db: Database,
-    place_order: Saga<PlaceOrder, Sqlite>,
-    operator: SagaOperator<Sqlite>,
+    place_order: Saga<PlaceOrder, Sql>,
+    operator: SagaOperator<Sql>,
     inventory: InventoryServiceClient,
     /// Counts the commits of this process, so that watchers look again.
     commits: watch::Receiver<()>,
@@ -68,17 +68,24 @@ impl OrdersService for Orders {
 
     async fn list_orders(&self, request: ListOrdersRequest) -> Result<ListOrdersResponse, Status> {
         let size = if request.page_size == 0 { 50 } else { request.page_size };
-        let before: i64 = match request.page_token.as_str() {
-            "" => i64::MAX,
-            token => token.parse().map_err(|_| {
-                OrdersError::bad_page_token(format!("`{token}` is not a page token of ours"))
-            })?,
+        let before = match request.page_token.as_str() {
+            // After every id: they are digits, the letters a to f, and hyphens.
+            "" => "g".to_owned(),
+            token => match token.parse::<MessageId>() {
+                Ok(id) => id.to_string(),
+                Err(_) => {
+                    return Err(OrdersError::bad_page_token(format!(
+                        "`{token}` is not a page token of ours"
+                    )));
+                }
+            },
         };
         let rows = sqlx::query(
-            "select * from orders where number < ?1 and (?2 = '' or customer_id = ?2)
-             order by number desc limit ?3",
+            "select * from orders where id < ? and (? = '' or customer_id = ?)
+             order by id desc limit ?",
         )
         .bind(before)
+        .bind(&request.customer_id)
         .bind(&request.customer_id)
         .bind(size)
         .fetch_all(self.db.store().reader())
@@ -86,9 +93,7 @@ impl OrdersService for Orders {
         .map_err(Status::internal)?;
         let full = i32::try_from(rows.len()).is_ok_and(|count| count == size);
         let next_page_token = match rows.last() {
-            Some(last) if full => {
-                sqlx::Row::try_get::<i64, _>(last, "number").map_err(Status::internal)?.to_string()
-            }
+            Some(last) if full => sqlx::Row::try_get(last, "id").map_err(Status::internal)?,
             _ => String::new(),
         };
         let orders = rows.iter().map(rows::order).collect::<Result<_, _>>();
@@ -195,10 +200,10 @@ impl Orders {
     ) -> Result<Order, Status> {
         let now = self.db.now();
         let id = MessageId::new(now).to_string();
-        let row = sqlx::query(
+        sqlx::query(
             "insert into orders
-                 (id, customer_id, lines, total_cents, status, create_time, idempotency_key)
-             values (?, ?, ?, ?, 'PENDING', ?, ?) returning *",
+                 (id, customer_id, line_items, total_cents, status, create_time, idempotency_key)
+             values (?, ?, ?, ?, 'PENDING', ?, ?)",
         )
         .bind(&id)
         .bind(&request.customer_id)
@@ -206,7 +211,7 @@ impl Orders {
         .bind(total_cents)
         .bind(now.as_micros())
         .bind(Context::current().idempotency_key())
-        .fetch_one(tx.sql())
+        .execute(tx.sql())
         .await
         .map_err(Status::internal)?;
         tx.emit(&OrderPlaced {
@@ -226,7 +231,15 @@ impl Orders {
         };
         self.place_order.start(tx, &id, &data).await?;
         tracing::debug!(order_id = id, total_cents, "order placed");
-        rows::order(&row).map_err(Status::internal)
+        Ok(Order {
+            id,
+            customer_id: request.customer_id.clone(),
+            lines: request.lines.clone(),
+            total_cents,
+            status: order::Status::PENDING.into(),
+            create_time: crate::time::field(now),
+            ..Default::default()
+        })
     }
 
     async fn find(&self, id: &str) -> Result<Order, Status> {

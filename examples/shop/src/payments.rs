@@ -9,7 +9,7 @@ mod provider;
 use std::time::Duration;
 
 use antiphon::saga::{Participants, Participate, ParticipateLater, Rejection, Ticket};
-use antiphon::sqlite::{Database, Migration, Sqlite, Tx, sqlx};
+use antiphon::sql::{Database, Migration, Sql, Tx, sqlx};
 use antiphon::{App, Consumer, Fail, Status, Timestamp};
 use sqlx::Row;
 
@@ -91,7 +91,7 @@ impl PaymentsService for Payments {
     }
 }
 
-impl ParticipateLater<Charge, Sqlite> for Payments {
+impl ParticipateLater<Charge, Sql> for Payments {
     async fn handle(&self, command: Charge, ticket: Ticket, tx: &mut Tx) -> Result<(), Rejection> {
         sqlx::query(
             "insert into payments
@@ -147,17 +147,24 @@ impl Payments {
             Verdict::Declined => "DECLINED",
         };
         let mut tx = self.db.begin().await?;
-        let payment: Option<(String, i64, String)> = sqlx::query_as(
-            "update payments set status = ?2, update_time = ?3
-             where order_id = ?1 and status = 'PENDING'
-             returning customer_id, amount_cents, ticket",
+        let decided = sqlx::query(
+            "update payments set status = ?, update_time = ?
+             where order_id = ? and status = 'PENDING'",
         )
-        .bind(order_id)
         .bind(status)
         .bind(self.db.now().as_micros())
-        .fetch_optional(tx.sql())
+        .bind(order_id)
+        .execute(tx.sql())
         .await?;
-        let Some((customer_id, amount_cents, ticket)) = payment else { return Ok(()) };
+        if decided.rows_affected() == 0 {
+            return Ok(());
+        }
+        let (customer_id, amount_cents, ticket): (String, i64, String) = sqlx::query_as(
+            "select customer_id, amount_cents, ticket from payments where order_id = ?",
+        )
+        .bind(order_id)
+        .fetch_one(tx.sql())
+        .await?;
         tracing::debug!(order_id, status, amount_cents, "payment decided");
         let ticket: Ticket = ticket.parse()?;
         match verdict {
@@ -180,31 +187,29 @@ impl Payments {
     }
 }
 
-impl Participate<Refund, Sqlite> for Payments {
+impl Participate<Refund, Sql> for Payments {
     type Reply = Refunded;
 
     async fn handle(&self, command: Refund, tx: &mut Tx) -> Result<Refunded, Rejection> {
-        let status: Option<String> =
-            sqlx::query_scalar("select status from payments where order_id = ?")
-                .bind(&command.order_id)
-                .fetch_optional(tx.sql())
-                .await?;
-        match status.as_deref() {
-            Some("CHARGED") => {}
-            Some("PENDING") => {
+        let payment: Option<(String, String, i64)> = sqlx::query_as(
+            "select status, customer_id, amount_cents from payments where order_id = ?",
+        )
+        .bind(&command.order_id)
+        .fetch_optional(tx.sql())
+        .await?;
+        let (customer_id, amount_cents) = match payment {
+            Some((status, customer, cents)) if status == "CHARGED" => (customer, cents),
+            Some((status, ..)) if status == "PENDING" => {
                 return Err(Fail::retry_after(UNDECIDED, "the charge is not decided yet").into());
             }
             _ => return Ok(Refunded::default()),
-        }
+        };
         Provider::refund(tx, &command.order_id).await?;
-        let (customer_id, amount_cents) = sqlx::query_as(
-            "update payments set status = 'REFUNDED', update_time = ?2 where order_id = ?1
-             returning customer_id, amount_cents",
-        )
-        .bind(&command.order_id)
-        .bind(self.db.now().as_micros())
-        .fetch_one(tx.sql())
-        .await?;
+        sqlx::query("update payments set status = 'REFUNDED', update_time = ? where order_id = ?")
+            .bind(self.db.now().as_micros())
+            .bind(&command.order_id)
+            .execute(tx.sql())
+            .await?;
         tx.emit(&PaymentRefunded {
             order_id: command.order_id,
             customer_id,

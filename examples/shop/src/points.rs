@@ -1,6 +1,6 @@
 //! Points: one for every whole euro of a confirmed order.
 
-use antiphon::sqlite::{Database, Migration, Sqlite, Tx, sqlx};
+use antiphon::sql::{Database, Migration, Sql, Tx, sqlx};
 use antiphon::{App, Fail, Handle, Status};
 
 use crate::contract::shop::orders::v1::OrderConfirmed;
@@ -40,7 +40,7 @@ impl PointsService for Points {
     }
 }
 
-impl Handle<OrderConfirmed, Sqlite> for Points {
+impl Handle<OrderConfirmed, Sql> for Points {
     async fn handle(&self, order: OrderConfirmed, tx: &mut Tx) -> Result<(), Fail> {
         let points = order.total_cents / 100;
         sqlx::query("insert into awards (order_id, customer_id, points) values (?, ?, ?)")
@@ -49,14 +49,18 @@ impl Handle<OrderConfirmed, Sqlite> for Points {
             .bind(points)
             .execute(tx.sql())
             .await?;
-        sqlx::query(
-            "insert into balances (customer_id, points) values (?1, ?2)
-             on conflict (customer_id) do update set points = points + ?2",
-        )
-        .bind(&order.customer_id)
-        .bind(points)
-        .execute(tx.sql())
-        .await?;
+        let added = sqlx::query("update balances set points = points + ? where customer_id = ?")
+            .bind(points)
+            .bind(&order.customer_id)
+            .execute(tx.sql())
+            .await?;
+        if added.rows_affected() == 0 {
+            sqlx::query("insert into balances (customer_id, points) values (?, ?)")
+                .bind(&order.customer_id)
+                .bind(points)
+                .execute(tx.sql())
+                .await?;
+        }
         tracing::debug!(order_id = order.order_id, points, "points awarded");
         tx.emit(&PointsAwarded {
             customer_id: order.customer_id,

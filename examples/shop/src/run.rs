@@ -46,12 +46,17 @@ pub(crate) struct Run {
 /// What the shop sets where nobody else does.
 const DEFAULTS: &str = include_str!("../config/defaults.toml");
 
+/// Where settings come from: a file, the environment, and what the shop sets where nobody else does.
+pub(crate) fn sources(config: Option<PathBuf>) -> Sources {
+    Sources::standard(config).defaults("the shop's defaults", DEFAULTS)
+}
+
 /// Runs until it is told to stop.
 ///
 /// # Errors
 /// See [`App::run`].
 pub(crate) async fn run(options: Run) -> antiphon::Result<()> {
-    let mut sources = Sources::standard(options.config).defaults("the shop's defaults", DEFAULTS);
+    let mut sources = sources(options.config);
     if let Some(listen) = options.listen {
         sources = sources.set("--listen", "server.listen", listen);
     }

@@ -1,6 +1,6 @@
 //! Shipping: a shipment for every confirmed order.
 
-use antiphon::sqlite::{Database, Migration, Sqlite, Tx, sqlx};
+use antiphon::sql::{Database, Migration, Sql, Tx, sqlx};
 use antiphon::{App, Fail, Handle, Status, Timestamp};
 use sqlx::Row;
 
@@ -57,7 +57,7 @@ impl ShippingService for Shipping {
     }
 }
 
-impl Handle<OrderConfirmed, Sqlite> for Shipping {
+impl Handle<OrderConfirmed, Sql> for Shipping {
     async fn handle(&self, order: OrderConfirmed, tx: &mut Tx) -> Result<(), Fail> {
         let tracking_number = format!("TRK-{}", order.order_id);
         sqlx::query(

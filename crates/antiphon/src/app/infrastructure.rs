@@ -1,17 +1,17 @@
 //! What a process stands on: telemetry, broker, databases.
 
-use antiphon_broker_memory::MemoryBroker;
 use antiphon_config::Settings;
-use antiphon_core::{Clock, Health};
-use antiphon_messaging::{AnyBroker, Messaging, Topology};
-use antiphon_outbox::{Database, Housekeeping, Relay, Retention};
-use antiphon_store_sqlite::{self as sqlite, Migration, SqliteBroker, SqliteStore};
+use antiphon_core::Health;
+use antiphon_messaging::{Messaging, Topology};
+use antiphon_outbox::{Database, Housekeeping, Migration, Relay, Retention};
 use antiphon_telemetry::admin::Admin;
 use antiphon_telemetry::{Service, Telemetry};
 
 use super::App;
+use crate::carriers::{self, Carriers};
 use crate::error::{Error, Result};
-use crate::settings::{BrokerKind, BrokerSection, DatabaseSection, Sections};
+use crate::settings::Sections;
+use crate::sql::Engine;
 
 pub(super) async fn load(
     name: &str,
@@ -22,7 +22,7 @@ pub(super) async fn load(
     let service = Service::new(name, version);
     let telemetry = Telemetry::start(&service, &sections.telemetry).map_err(Error::mistake)?;
     let health = Health::new();
-    let broker = open_broker(&sections.broker, &sections.database).await?;
+    let Carriers { broker, parking } = carriers::open(&sections.broker, &sections.database).await?;
     #[cfg(feature = "faults-mutant")]
     let broker = super::mutant::wrap(broker);
     let mut admin = Admin::new(telemetry.clone(), health.clone());
@@ -31,7 +31,10 @@ pub(super) async fn load(
         name: name.to_owned(),
         version: version.to_owned(),
         admin,
-        messaging: Messaging::new(broker, telemetry.clone(), health.clone()),
+        messaging: Messaging {
+            parking,
+            ..Messaging::new(broker, telemetry.clone(), health.clone())
+        },
         services: Vec::new(),
         channels: std::collections::HashMap::new(),
         topology: Topology::default(),
@@ -42,21 +45,6 @@ pub(super) async fn load(
     })
 }
 
-async fn open_broker(broker: &BrokerSection, databases: &DatabaseSection) -> Result<AnyBroker> {
-    match broker.kind {
-        BrokerKind::Memory => Ok(AnyBroker::new(MemoryBroker::new(Clock::system()))),
-        BrokerKind::Sqlite => {
-            let path = broker.path.clone().unwrap_or_else(|| databases.dir.join("broker.db"));
-            let settings = sqlite::Settings {
-                synchronous: broker.synchronous.into(),
-                ..sqlite::Settings::default()
-            };
-            let opened = SqliteBroker::open(&path.to_string_lossy(), settings).await;
-            Ok(AnyBroker::new(opened.map_err(Error::mistake)?))
-        }
-    }
-}
-
 impl App {
     /// The folder of the databases.
     #[must_use]
@@ -64,29 +52,21 @@ impl App {
         &self.sections.database.dir
     }
 
-    /// Opens the database of a service, brings its tables up to date, and relays what is emitted
-    /// there.
+    /// Opens the database of a service where the settings say, brings its tables up to date, and
+    /// relays what is emitted there.
+    ///
+    /// The type says which engines will do: [`Sql`](crate::sql::Sql) is any of them, others one.
     ///
     /// # Errors
-    /// The file cannot be opened, is no database, or is of a newer version; a migration fails.
-    pub async fn database(
+    /// The database cannot be reached or opened, is none of this engine, or is of a newer version; a
+    /// migration fails.
+    pub async fn database<S: Engine>(
         &mut self,
         service: &str,
         migrations: &[Migration],
-    ) -> Result<Database<SqliteStore>> {
-        let location = match self.sections.database.urls.get(service) {
-            Some(url) => url.clone(),
-            None => {
-                let file = self.sections.database.dir.join(format!("{service}.db"));
-                file.to_string_lossy().into_owned()
-            }
-        };
-        let settings = sqlite::Settings {
-            synchronous: self.sections.database.synchronous.into(),
-            ..sqlite::Settings::default()
-        };
-        let store = SqliteStore::open(&location, settings).await.map_err(Error::mistake)?;
-        store.migrate(service, migrations).await.map_err(Error::mistake)?;
+    ) -> Result<Database<S>> {
+        let store = S::open(&self.sections.database, service).await?;
+        store.migrate(service, migrations).await?;
         let database = Database::new(service, store);
         let broker = self.messaging.broker.clone();
         self.component(Relay::new(&database, broker, &self.telemetry));

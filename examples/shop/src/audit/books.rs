@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use antiphon::operate::Operations;
 use antiphon::outbox::{InboxStore, Ledger, OutboxStore};
 use antiphon::saga::SagaStore;
-use antiphon::sqlite::{Settings, Sqlite, sqlx};
+use antiphon::sql::{Reader, Sql, sqlx};
 use serde_json::Value;
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 
 use super::checks::{Article, Entry, Order, Payment, Reservation, Snapshot};
 
@@ -14,49 +14,24 @@ use super::checks::{Article, Entry, Order, Payment, Reservation, Snapshot};
 const SERVICES: [&str; 6] =
     ["orders", "inventory", "payments", "points", "shipping", "notifications"];
 
-/// The databases of a data folder.
+/// The databases of a shop, in the order of [`SERVICES`].
 pub(super) struct Books {
-    stores: Vec<(&'static str, Sqlite)>,
-    orders: SqlitePool,
-    inventory: SqlitePool,
-    payments: SqlitePool,
-    points: SqlitePool,
-    shipping: SqlitePool,
-}
-
-async fn open(data: &Path, service: &str) -> antiphon::Result<SqlitePool> {
-    let path = data.join(format!("{service}.db"));
-    if !path.is_file() {
-        return Err(format!(
-            "{} is not there; has the shop run with `--data {}`?",
-            path.display(),
-            data.display()
-        )
-        .into());
-    }
-    let options = SqliteConnectOptions::new().filename(&path).read_only(true);
-    let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await;
-    pool.map_err(|error| format!("cannot read {}: {error}", path.display()).into())
+    stores: Vec<(&'static str, Sql)>,
 }
 
 impl Books {
-    pub(super) async fn open(data: &Path) -> antiphon::Result<Self> {
+    pub(super) async fn open(operations: &Operations) -> antiphon::Result<Self> {
         let mut stores = Vec::new();
         for service in SERVICES {
-            // Also refuses folders that hold no shop, before anything is created there.
-            open(data, service).await?.close().await;
-            let path = data.join(format!("{service}.db"));
-            let store = Sqlite::open(&path.to_string_lossy(), Settings::default()).await?;
-            stores.push((service, store));
+            stores.push((service, operations.database(service).await?.store().clone()));
         }
-        Ok(Self {
-            stores,
-            orders: open(data, "orders").await?,
-            inventory: open(data, "inventory").await?,
-            payments: open(data, "payments").await?,
-            points: open(data, "points").await?,
-            shipping: open(data, "shipping").await?,
-        })
+        Ok(Self { stores })
+    }
+
+    /// What reads the rows of a service.
+    fn of(&self, service: &str) -> antiphon::Result<Reader<'_>> {
+        let found = self.stores.iter().find(|(name, _)| *name == service);
+        found.map(|(_, store)| store.reader()).ok_or_else(|| format!("no service {service}").into())
     }
 
     /// What is on its way: rows in outboxes, sagas that have not ended, messages that a group has not
@@ -96,13 +71,13 @@ impl Books {
         Ok(Snapshot {
             orders: self.orders().await?,
             payments: sqlx::query_as("select order_id, status from payments")
-                .fetch_all(&self.payments)
+                .fetch_all(self.of("payments")?)
                 .await?
                 .into_iter()
                 .map(|(order, status)| Payment { order, status })
                 .collect(),
             ledger: sqlx::query_as("select order_id, entry, amount_cents from provider_ledger")
-                .fetch_all(&self.payments)
+                .fetch_all(self.of("payments")?)
                 .await?
                 .into_iter()
                 .map(|(order, entry, cents): (String, String, i64)| Entry {
@@ -112,7 +87,7 @@ impl Books {
                 })
                 .collect(),
             stock: sqlx::query_as("select sku, on_hand, reserved, shipped, put_in from stock")
-                .fetch_all(&self.inventory)
+                .fetch_all(self.of("inventory")?)
                 .await?
                 .into_iter()
                 .map(|(sku, on_hand, reserved, shipped, put_in)| Article {
@@ -124,19 +99,19 @@ impl Books {
                 })
                 .collect(),
             reservations: sqlx::query_as("select order_id, sku, quantity, state from reservations")
-                .fetch_all(&self.inventory)
+                .fetch_all(self.of("inventory")?)
                 .await?
                 .into_iter()
                 .map(|(order, sku, quantity, state)| Reservation { order, sku, quantity, state })
                 .collect(),
             awards: sqlx::query_as("select order_id, customer_id, points from awards")
-                .fetch_all(&self.points)
+                .fetch_all(self.of("points")?)
                 .await?,
             balances: sqlx::query_as("select customer_id, points from balances")
-                .fetch_all(&self.points)
+                .fetch_all(self.of("points")?)
                 .await?,
             shipments: sqlx::query_scalar("select order_id from shipments")
-                .fetch_all(&self.shipping)
+                .fetch_all(self.of("shipping")?)
                 .await?,
             journal: journals
                 .iter()
@@ -149,9 +124,9 @@ impl Books {
     async fn orders(&self) -> antiphon::Result<Vec<Order>> {
         type Row = (String, String, String, i64, String, Option<String>);
         let rows: Vec<Row> = sqlx::query_as(
-            "select id, customer_id, status, total_cents, lines, idempotency_key from orders",
+            "select id, customer_id, status, total_cents, line_items, idempotency_key from orders",
         )
-        .fetch_all(&self.orders)
+        .fetch_all(self.of("orders")?)
         .await?;
         rows.into_iter()
             .map(|(id, customer, status, total_cents, lines, key)| {

@@ -1,9 +1,9 @@
 //! Orders as rows.
 
 use antiphon::Timestamp;
-use antiphon::sqlite::sqlx;
+use antiphon::sql::sqlx;
 use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 
 use crate::contract::shop::orders::v1::{Order, OrderLine, order};
 
@@ -24,7 +24,7 @@ fn lines_from_text(text: &str) -> Result<Vec<OrderLine>, sqlx::Error> {
 ///
 /// # Errors
 /// The row is not an order.
-pub(super) fn order(row: &SqliteRow) -> Result<Order, sqlx::Error> {
+pub(super) fn order(row: &AnyRow) -> Result<Order, sqlx::Error> {
     let status = match row.try_get("status")? {
         "PENDING" => order::Status::PENDING,
         "CONFIRMED" => order::Status::CONFIRMED,
@@ -34,7 +34,7 @@ pub(super) fn order(row: &SqliteRow) -> Result<Order, sqlx::Error> {
     Ok(Order {
         id: row.try_get("id")?,
         customer_id: row.try_get("customer_id")?,
-        lines: lines_from_text(row.try_get("lines")?)?,
+        lines: lines_from_text(row.try_get("line_items")?)?,
         total_cents: row.try_get("total_cents")?,
         status: status.into(),
         create_time: crate::time::field(Timestamp::from_micros(row.try_get("create_time")?)),

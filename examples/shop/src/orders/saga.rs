@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use antiphon::RetryPolicy;
 use antiphon::saga::{DefinitionError, Rejection, Saga, Step};
-use antiphon::sqlite::{Sqlite, Tx, sqlx};
+use antiphon::sql::{Sql, Tx, sqlx};
 
 use crate::contract::shop::inventory::v1::{Item, Release, Reserve, Ship};
 use crate::contract::shop::orders::v1::{OrderCancelled, OrderConfirmed, PlaceOrder};
@@ -19,7 +19,7 @@ const ANSWER: Duration = Duration::from_secs(20);
 ///
 /// # Errors
 /// The definition contradicts itself.
-pub(super) fn place_order() -> Result<Saga<PlaceOrder, Sqlite>, DefinitionError> {
+pub(super) fn place_order() -> Result<Saga<PlaceOrder, Sql>, DefinitionError> {
     let retry = RetryPolicy::exponential(Duration::from_secs(1), Duration::from_secs(30));
     Saga::define("place-order", 1)
         .deadline(Duration::from_secs(300))

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use antiphon::sqlite::{Database, Tx, sqlx};
+use antiphon::sql::{Database, Tx, sqlx};
 
 use antiphon::BoxError;
 
@@ -68,7 +68,7 @@ impl Provider {
     /// Whether money was taken for an order.
     pub(super) async fn was_charged(&self, order_id: &str) -> Result<bool, BoxError> {
         let found: Option<i64> = sqlx::query_scalar(
-            "select 1 from provider_ledger where order_id = ? and entry = 'charge'",
+            "select amount_cents from provider_ledger where order_id = ? and entry = 'charge'",
         )
         .bind(order_id)
         .fetch_optional(self.books.store().reader())
@@ -81,9 +81,10 @@ impl Provider {
         sqlx::query(
             "insert into provider_ledger (order_id, entry, amount_cents)
              select order_id, 'refund', amount_cents from provider_ledger
-             where order_id = ? and entry = 'charge'
-             on conflict do nothing",
+             where order_id = ? and entry = 'charge' and not exists (
+                 select 1 from provider_ledger as given where order_id = ? and entry = 'refund')",
         )
+        .bind(order_id)
         .bind(order_id)
         .execute(tx.sql())
         .await?;
@@ -92,29 +93,46 @@ impl Provider {
 
     async fn enter(&self, order_id: &str, amount_cents: i64) -> Result<(), BoxError> {
         let mut tx = self.books.begin().await?;
-        sqlx::query(
-            "insert into provider_ledger (order_id, entry, amount_cents)
-             values (?, 'charge', ?) on conflict do nothing",
+        let taken: Option<i64> = sqlx::query_scalar(
+            "select amount_cents from provider_ledger where order_id = ? and entry = 'charge'",
         )
         .bind(order_id)
-        .bind(amount_cents)
-        .execute(tx.sql())
+        .fetch_optional(tx.sql())
         .await?;
+        if taken.is_none() {
+            // Of two at the same time, the key lets one through; the other fails and asks again.
+            sqlx::query(
+                "insert into provider_ledger (order_id, entry, amount_cents)
+                 values (?, 'charge', ?)",
+            )
+            .bind(order_id)
+            .bind(amount_cents)
+            .execute(tx.sql())
+            .await?;
+        }
         tx.commit().await?;
         Ok(())
     }
 
     async fn attempt(&self, order_id: &str) -> Result<i64, BoxError> {
         let mut tx = self.books.begin().await?;
-        let count = sqlx::query_scalar(
-            "insert into provider_attempts (order_id, count) values (?, 1)
-             on conflict (order_id) do update set count = count + 1
-             returning count",
-        )
-        .bind(order_id)
-        .fetch_one(tx.sql())
-        .await?;
+        let counted =
+            sqlx::query("update provider_attempts set attempts = attempts + 1 where order_id = ?")
+                .bind(order_id)
+                .execute(tx.sql())
+                .await?;
+        if counted.rows_affected() == 0 {
+            sqlx::query("insert into provider_attempts (order_id, attempts) values (?, 1)")
+                .bind(order_id)
+                .execute(tx.sql())
+                .await?;
+        }
+        let attempts =
+            sqlx::query_scalar("select attempts from provider_attempts where order_id = ?")
+                .bind(order_id)
+                .fetch_one(tx.sql())
+                .await?;
         tx.commit().await?;
-        Ok(count)
+        Ok(attempts)
     }
 }
