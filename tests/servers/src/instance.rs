@@ -283,7 +283,7 @@ impl Instance {
     fn launch(&self) -> Result<(), Trouble> {
         let description = self.description();
         description.version()?;
-        for port in self.ports.all().into_iter().filter(|port| is_taken(*port)) {
+        if let Some(port) = self.ports.all().into_iter().find(|port| is_taken(*port)) {
             let name = self.service.name();
             return Err(Trouble::new(format!(
                 "port {port}, which {name} needs, is taken; find by what with `ss -ltnp sport = \
