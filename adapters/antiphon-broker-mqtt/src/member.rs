@@ -4,6 +4,7 @@
 //! ([`keeper`]) decides with the other members which lanes it has. None of them waits for another.
 
 pub(crate) mod keeper;
+mod lane;
 mod view;
 
 use std::fmt;

@@ -191,7 +191,7 @@ impl Settings {
         let refuse =
             |setting, problem: &str| Err(SettingsError { setting, problem: problem.to_owned() });
         let address = self.address()?;
-        if self.lanes == 0 || LANES % self.lanes != 0 {
+        if self.lanes == 0 || !LANES.is_multiple_of(self.lanes) {
             return refuse("lanes", "it must be 1, 2, 4, 8 or 16");
         }
         if self.prefix.is_empty() || self.prefix.starts_with('$') {

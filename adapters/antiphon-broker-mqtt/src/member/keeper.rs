@@ -18,8 +18,9 @@ use rumqttc::v5::mqttbytes::v5::Publish;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::lane::{self, CLAIM_WITHIN, Owner, Phase, Seen, Step};
 use super::view::{HERE, LEAVING};
-use super::{Member, Mode};
+use super::{Member, Mode, State};
 use crate::connect::{Dial, Dialer};
 use crate::connection::{Link, Outcome, Sink};
 use crate::error::{End, OpenError};
@@ -30,27 +31,12 @@ use crate::topology::filters;
 
 /// How long members may come and go before anybody acts on it.
 const GRACE: Duration = Duration::from_millis(20);
-/// How long a note of a lane may take to come back.
-const CLAIM_WITHIN: Duration = Duration::from_secs(5);
+/// How soon to look again after something was begun.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long joining waits for a share of the lanes.
 const SHARE_WITHIN: Duration = Duration::from_millis(300);
 /// The first and the longest pause before a lane is tried again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
-
-/// What a lane is doing.
-#[derive(Debug, Default)]
-enum Phase {
-    #[default]
-    Idle,
-    /// Its note is being set.
-    Claiming(Instant),
-    Connecting,
-    Owned {
-        /// Since when it is to be given up.
-        revoked: Option<Instant>,
-    },
-    Closing,
-}
 
 #[derive(Debug)]
 struct Post {
@@ -188,98 +174,92 @@ impl Keeper {
         let member = Arc::clone(&self.member);
         let mut state = member.state.lock();
         state.view.expire(&member.id, now);
-        let mode = state.mode;
-        let said = if mode == Mode::Joined { HERE } else { LEAVING };
-        if said != self.said || now >= self.refresh {
-            self.said = said;
-            self.refresh = now + member.valid() / 4;
-            self.work.push(say(&self.control, &member, said));
-        }
-        let settled = state.view.changed.is_none_or(|changed| now >= changed + GRACE);
-        let mut next = self.refresh;
-        if let Some(changed) = state.view.changed.filter(|_| !settled) {
-            next = next.min(changed + GRACE);
-        }
-        if let Some(expiry) = state.view.next_expiry(&member.id) {
-            next = next.min(expiry);
-        }
+        let joined = state.mode == Mode::Joined;
+        self.say(if joined { HERE } else { LEAVING }, now);
+        let changed = state.view.changed.map(|changed| changed + GRACE);
+        let settled = changed.is_none_or(|until| now >= until);
+        let expiry = state.view.next_expiry(&member.id);
+        let moments = [Some(self.refresh), changed.filter(|_| !settled), expiry];
+        let mut next = moments.into_iter().flatten().min().unwrap_or(self.refresh);
         let share = state.view.share_of(&member.id);
-        let mut announced = false;
         let mut complete = settled;
         for (lane, wanted) in (0..).zip(share) {
-            let wanted = wanted && mode == Mode::Joined;
-            let owner = state.view.owner_of(lane).map(|owner| owner == member.id);
-            let post = &mut self.posts[super::index(lane)];
-            complete &= !wanted || matches!(post.phase, Phase::Owned { .. });
-            match &mut post.phase {
-                Phase::Idle | Phase::Claiming(_) if wanted && owner == Some(true) => {
-                    if post.not_before.is_some_and(|at| now < at) {
-                        next = next.min(post.not_before.unwrap_or(now));
-                    } else {
-                        post.phase = Phase::Connecting;
-                        state.lanes[super::index(lane)].epoch += 1;
-                        let epoch = state.lanes[super::index(lane)].epoch;
-                        self.work.push(connect(Arc::clone(&member), lane, epoch));
-                    }
+            let post = &self.posts[super::index(lane)];
+            let seen = Seen {
+                now,
+                wanted: wanted && joined,
+                owner: match state.view.owner_of(lane) {
+                    None => Owner::Nobody,
+                    Some(owner) if owner == member.id => Owner::Own,
+                    Some(_) => Owner::Other,
+                },
+                settled,
+                joined,
+                out: state.shelf.out(lane),
+                not_before: post.not_before,
+                handover: member.dialer.settings.handover_timeout.0,
+            };
+            complete &= !seen.wanted || matches!(post.phase, Phase::Owned { .. });
+            match lane::step(post.phase, &seen) {
+                Step::Wait(until) => next = until.map_or(next, |until| next.min(until)),
+                // What comes after it depends on what has been done.
+                other => {
+                    self.carry_out(lane, other, &mut state, now);
+                    next = next.min(now + LOOK_AGAIN);
                 }
-                Phase::Idle if wanted && owner.is_none() && settled => {
-                    post.phase = Phase::Claiming(now);
-                    self.work.push(self.note(lane, member.id.clone()));
-                }
-                // A note that nobody needs: it would keep the lane from others.
-                Phase::Idle if owner == Some(true) => {
-                    post.phase = Phase::Closing;
-                    self.work.push(self.give_up(lane, None));
-                }
-                Phase::Claiming(since) => {
-                    if owner == Some(false) || now >= *since + CLAIM_WITHIN {
-                        post.phase = Phase::Idle;
-                    } else {
-                        next = next.min(*since + CLAIM_WITHIN);
-                    }
-                }
-                Phase::Owned { revoked } => {
-                    if wanted && owner != Some(false) {
-                        if revoked.take().is_some() {
-                            state.revoking.retain(|one| *one != lane);
-                            state.shelf.pause(lane, false);
-                            announced = true;
-                        }
-                        continue;
-                    }
-                    if mode == Mode::Joined && !settled && revoked.is_none() {
-                        continue;
-                    }
-                    state.shelf.pause(lane, true);
-                    let out = state.shelf.out(lane);
-                    let since = *revoked.get_or_insert_with(|| {
-                        if out > 0 && mode == Mode::Joined {
-                            state.revoking.push(lane);
-                            announced = true;
-                        }
-                        now
-                    });
-                    let until = since + member.dialer.settings.handover_timeout.0;
-                    // A consumer that closes has as long as it likes.
-                    if out == 0 || (now >= until && mode == Mode::Joined) {
-                        post.phase = Phase::Closing;
-                        let link = state.let_go(lane);
-                        self.work.push(self.give_up(lane, link));
-                    } else {
-                        next = next.min(until);
-                    }
-                }
-                _ => {}
             }
         }
         drop(state);
         if complete && let Some(ready) = self.ready.take() {
             let _ = ready.send(());
         }
-        if announced {
-            member.fetch.notify_one();
-        }
         next
+    }
+
+    /// Says that the member is there, if that is due or has changed.
+    fn say(&mut self, text: &'static str, now: Instant) {
+        if text != self.said || now >= self.refresh {
+            self.said = text;
+            self.refresh = now + self.member.valid() / 4;
+            self.work.push(say(&self.control, &self.member, text));
+        }
+    }
+
+    fn carry_out(&mut self, lane: u32, step: Step, state: &mut State, now: Instant) {
+        let phase = &mut self.posts[super::index(lane)].phase;
+        match step {
+            Step::Wait(_) => {}
+            Step::Forget => *phase = Phase::Idle,
+            Step::Claim => {
+                *phase = Phase::Claiming(now);
+                self.work.push(self.note(lane, self.member.id.clone()));
+            }
+            Step::Connect => {
+                *phase = Phase::Connecting;
+                let slot = &mut state.lanes[super::index(lane)];
+                slot.epoch += 1;
+                self.work.push(connect(Arc::clone(&self.member), lane, slot.epoch));
+            }
+            Step::Revoke => {
+                *phase = Phase::Owned { revoked: Some(now) };
+                state.shelf.pause(lane, true);
+                if state.mode == Mode::Joined {
+                    state.revoking.push(lane);
+                    self.member.fetch.notify_one();
+                }
+            }
+            Step::Keep => {
+                *phase = Phase::Owned { revoked: None };
+                state.shelf.pause(lane, false);
+                state.revoking.retain(|one| *one != lane);
+                self.member.fetch.notify_one();
+            }
+            Step::GiveUp => {
+                *phase = Phase::Closing;
+                let link = state.let_go(lane);
+                self.work.push(self.give_up(lane, link));
+            }
+        }
     }
 
     /// Whether all is done; with the reason if it is not as wanted.
