@@ -28,10 +28,10 @@ pub(crate) struct Options {
 
 pub(crate) fn run(root: &Path, options: &Options) -> bool {
     let result = clocks().and_then(|()| {
-        let mut build = vec!["build", "--package", "shop", "--package", "fault-tests"];
-        if options.mutant {
-            build.extend(["--features", "shop/faults-mutant"]);
-        }
+        let features =
+            if options.mutant { "shop/engines,shop/faults-mutant" } else { "shop/engines" };
+        let build =
+            ["build", "--package", "shop", "--package", "fault-tests", "--features", features];
         run_command(&mut cargo(root, &build))?;
         let mut command = cargo(root, &["run", "--quiet", "--package", "fault-tests", "--"]);
         command.args(&options.rest);

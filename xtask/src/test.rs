@@ -188,7 +188,7 @@ fn check(root: &Path, step: Step, without: &[&str]) -> Result<String, String> {
     };
     let mut command = cargo(root, arguments);
     if step != Step::Format {
-        command.args(without.iter().flat_map(|package| ["--exclude", package]));
+        command.args(programs::selection(without));
     }
     command.args(behind);
     if step == Step::Doc {

@@ -77,11 +77,20 @@ pub(crate) struct Done {
     pub(crate) ok: bool,
 }
 
+/// What is built: everything with every engine, or, without some packages, what needs none. The same
+/// for each step, so that nothing is built twice.
+pub(crate) fn selection<'a>(without: &[&'a str]) -> Vec<&'a str> {
+    if without.is_empty() {
+        return vec!["--features", "shop/engines,antiphon-cli/engines"];
+    }
+    without.iter().flat_map(|package| ["--exclude", package]).collect()
+}
+
 /// Builds the test programs of the workspace without some packages, and the binaries that they start.
 pub(crate) fn build(root: &Path, needs: &Needs, without: &[&str]) -> Result<Vec<Program>, String> {
     let mut arguments =
         vec!["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"];
-    arguments.extend(without.iter().flat_map(|package| ["--exclude", package]));
+    arguments.extend(selection(without));
     println!("    $ cargo {}", arguments.join(" "));
     let output = cargo(root, &arguments)
         .stderr(Stdio::inherit())
