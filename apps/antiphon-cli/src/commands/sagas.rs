@@ -201,7 +201,7 @@ async fn intervene(
         loop {
             let now = load(&database, id).await?;
             if now.revision != before.revision {
-                return antiphon::Result::Ok(now);
+                return Ok::<_, antiphon::Error>(now);
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
