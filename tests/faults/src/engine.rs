@@ -275,7 +275,8 @@ impl Engine {
     #[must_use]
     pub fn kinds(&self) -> Vec<Kind> {
         let mut kinds = vec![Kind::Kill, Kind::Pause, Kind::Storm];
-        if shop::fake_clock().is_some() {
+        // Processes that share files share a machine and its clock.
+        if self.store.is_some() && shop::fake_clock().is_some() {
             kinds.push(Kind::Clock);
         }
         for side in [Side::Store, Side::Broker] {
@@ -332,17 +333,10 @@ impl Engine {
             Some(url) => writeln!(text, "url = \"{url}\""),
             None => writeln!(text, "dir = \"{data}\"\nsynchronous = \"full\""),
         };
-        let kind = match (self.broker_kind, self.store_kind) {
-            (BrokerKind::Sql, StoreKind::Sqlite) => "sqlite",
-            (BrokerKind::Sql, StoreKind::Postgres) => "postgres",
-            (BrokerKind::Sql, StoreKind::Mariadb) => "mysql",
-            (kind, _) => kind.name(),
-        };
-        let _ = writeln!(text, "\n[broker]\nkind = \"{kind}\"");
-        let _ = match broker {
-            Some(url) => writeln!(text, "url = \"{url}\""),
-            None => writeln!(text, "synchronous = \"full\""),
-        };
+        // On SQLite the broker's file lies beside the databases.
+        if let Some(url) = broker {
+            let _ = writeln!(text, "\n[broker]\nurl = \"{url}\"");
+        }
         text
     }
 

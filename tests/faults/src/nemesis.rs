@@ -112,20 +112,31 @@ async fn inflict(world: &World, event: Event) -> Result<()> {
         | Fault::Crash(side)
         | Fault::Freeze(side)
         | Fault::Disconnect(side)
-        | Fault::Fill(side) => server(world, world.server(side)?, event).await,
+        | Fault::Fill(side) => {
+            let killed = server(world.server(side)?, event.fault, lasts).await?;
+            world.killed_connections.fetch_add(killed, Ordering::Relaxed);
+            Ok(())
+        }
     }
 }
 
-async fn server(world: &World, server: &Server, event: Event) -> Result<()> {
+/// Does something to a server for a while; tells how many connections the server says it ended.
+///
+/// # Errors
+///
+/// When it cannot be done, or the server does not come back.
+///
+/// # Cancel safety
+///
+/// What has been done stays done; heal afterwards.
+pub async fn server(server: &Server, fault: Fault, lasts: Duration) -> Result<u64> {
     let private = &server.private;
-    match event.fault {
+    let mut killed = 0;
+    match fault {
         Fault::Restart(_) => private.stop().await?,
         Fault::Crash(_) => private.kill().await?,
         Fault::Freeze(_) => private.pause().await?,
-        Fault::Disconnect(_) => {
-            let killed = server.disconnect().await?;
-            world.killed_connections.fetch_add(killed, Ordering::Relaxed);
-        }
+        Fault::Disconnect(_) => killed = server.disconnect().await?,
         Fault::Fill(_) => {
             if let Some(disk) = &server.disk {
                 disk.fill().await?;
@@ -133,8 +144,8 @@ async fn server(world: &World, server: &Server, event: Event) -> Result<()> {
         }
         _ => {}
     }
-    sleep(event.lasts).await;
-    match event.fault {
+    sleep(lasts).await;
+    match fault {
         Fault::Restart(_) | Fault::Crash(_) => private.start_again().await?,
         Fault::Freeze(_) => private.resume().await?,
         Fault::Fill(_) => {
@@ -146,10 +157,15 @@ async fn server(world: &World, server: &Server, event: Event) -> Result<()> {
         }
         _ => {}
     }
-    Ok(())
+    Ok(killed)
 }
 
-async fn network(link: &Proxy, kind: Network, lasts: Duration) {
+/// Makes something wrong between a service and a server for a while.
+///
+/// # Cancel safety
+///
+/// It stays wrong; heal afterwards.
+pub async fn network(link: &Proxy, kind: Network, lasts: Duration) {
     let to_server = |way| Faults { to_server: way, ..Faults::default() };
     let to_client = |way| Faults { to_client: way, ..Faults::default() };
     let plain = Way::default();

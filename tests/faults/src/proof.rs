@@ -90,8 +90,6 @@ pub struct Happened<'a> {
 #[must_use]
 pub fn bites(metrics: &Metrics, happened: &Happened<'_>) -> Vec<Bite> {
     let planned = |wanted: fn(&Fault) -> bool| happened.events.iter().any(|e| wanted(&e.fault));
-    let consumed = metrics.total("messaging_client_consumed_messages_total");
-    let done = metrics.kept("ledger_done_messages");
     let duplicates = metrics.kept("ledger_duplicate_messages");
     let stale = metrics.total("messaging_stale_settlements_total");
     let resent = metrics.total("outbox_resent_total");
@@ -103,12 +101,8 @@ pub fn bites(metrics: &Metrics, happened: &Happened<'_>) -> Vec<Bite> {
     let network: u64 = proxies.map(Counts::bites).sum();
     let servers = happened.counts.iter().flatten().count() > 0;
     vec![
-        // Killed processes take the last second of their counters with them.
-        Bite {
-            what: "redeliveries (suppressed, stale, or handled again)",
-            count: consumed.saturating_sub(done).max(duplicates).max(stale),
-            needed: true,
-        },
+        // Killed processes take the last moments of their counters with them; the ledgers do not.
+        Bite { what: "redeliveries noticed", count: duplicates + stale, needed: true },
         Bite { what: "suppressed duplicates", count: duplicates, needed: true },
         Bite {
             what: "lease losses",

@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::instance::{Instance, Ports};
-use crate::place::create;
+use crate::place::{create, write};
 use crate::processes::Process;
 use crate::wire::is_taken;
 use crate::{Service, Trouble, folder};
@@ -70,6 +70,9 @@ impl Private {
             match fs::create_dir(&place) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
                 other => other.map_err(|error| Trouble::file(&place, &error))?,
+            }
+            if let Some(home) = home {
+                write(&place.join("home"), &home.to_string_lossy())?;
             }
             own.map_or(Ok(()), |own| own.write(&place.join("owner")))?;
             let ports = Ports::from(first, service.ports());
@@ -152,8 +155,13 @@ fn sweep_one(place: &Path) -> bool {
     if fs::remove_file(&owner).is_err() {
         return false;
     }
+    // One with a folder elsewhere says where; that it is named after the service is the custom.
+    let elsewhere = fs::read_to_string(place.join("home")).map(PathBuf::from).ok();
     for service in Service::ALL {
-        let home = place.join(service.name());
+        let home = match &elsewhere {
+            Some(home) if home.ends_with(service.name()) => home.clone(),
+            _ => place.join(service.name()),
+        };
         if home.exists() {
             let ports = Ports::from(first, service.ports());
             discard(&Instance { service, ports, advertised: None, home });

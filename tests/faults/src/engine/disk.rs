@@ -14,6 +14,10 @@ use crate::Result;
 /// How much it holds while it is not full.
 const SIZE: &str = "1500m";
 
+/// Where disks are; their names go on with the process that they belong to.
+const ABOVE: &str = "/var/tmp";
+const PREFIX: &str = "antiphon-disk-";
+
 /// A disk. It is taken away when this is dropped.
 #[derive(Debug)]
 pub struct Disk {
@@ -27,8 +31,9 @@ impl Disk {
         if !rustix::process::geteuid().is_root() {
             return None;
         }
-        let folder =
-            tempfile::Builder::new().prefix("antiphon-disk-").tempdir_in("/var/tmp").ok()?;
+        sweep().await;
+        let prefix = format!("{PREFIX}{}-", std::process::id());
+        let folder = tempfile::Builder::new().prefix(&prefix).tempdir_in(ABOVE).ok()?;
         let place = folder.keep();
         // Some servers run as another user.
         let open = fs::Permissions::from_mode(0o755);
@@ -110,6 +115,25 @@ impl Drop for Disk {
     }
 }
 
+/// Takes away the disks of processes that were killed.
+async fn sweep() {
+    for entry in fs::read_dir(ABOVE).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(owner);
+        if owner.is_some_and(|owner| !Path::new("/proc").join(owner).exists()) {
+            succeeds(Command::new("umount").arg("--lazy").arg(entry.path())).await;
+            // Only an empty folder is removed.
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+}
+
+/// The process that a disk belongs to.
+fn owner(name: &str) -> Option<&str> {
+    let (owner, _) = name.strip_prefix(PREFIX)?.split_once('-')?;
+    owner.bytes().all(|byte| byte.is_ascii_digit()).then_some(owner)
+}
+
 async fn used(place: &Path) -> Result<u64> {
     let mut df = Command::new("df");
     let output = df.args(["--output=used", "-B1"]).arg(place).output().await?;
@@ -121,4 +145,33 @@ async fn used(place: &Path) -> Result<u64> {
 async fn succeeds(command: &mut Command) -> bool {
     let status = command.stdin(Stdio::null()).stderr(Stdio::null()).status().await;
     status.is_ok_and(|status| status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_owner_of_a_disk_is_in_its_name() {
+        assert_eq!(owner("antiphon-disk-123-abc"), Some("123"));
+        assert_eq!(owner("antiphon-disk-abc"), None);
+        assert_eq!(owner("systemd-private-1-2"), None);
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_takes_nothing_and_an_emptied_one_does() {
+        // Without the right to mount, runs under faults leave disks alone, and so does this.
+        let Some(disk) = Disk::mount().await else { return };
+        let file = disk.place.join("file");
+        fs::write(&file, vec![1; 100_000]).unwrap();
+        disk.fill().await.unwrap();
+        assert!(fs::write(disk.place.join("more"), vec![1; 100_000]).is_err());
+        assert_eq!(disk.filled(), 1);
+        disk.empty().await.unwrap();
+        fs::write(disk.place.join("more"), vec![1; 100_000]).unwrap();
+        assert_eq!(fs::read(&file).unwrap().len(), 100_000);
+        let place = disk.place.clone();
+        drop(disk);
+        assert!(!place.exists());
+    }
 }
