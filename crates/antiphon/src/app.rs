@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use antiphon_config::{Settings, Sources};
 use antiphon_core::{Component, Health};
-use antiphon_messaging::{Messaging, Topology};
+use antiphon_messaging::{Messaging, Requests, Topology};
 use antiphon_rpc::Service;
 use antiphon_rpc::client::{Channel, Client, ClientSettings, Hosted, Target};
 use antiphon_rpc::server::{Server, ServerSettings};
@@ -127,6 +127,16 @@ impl App {
         self.topology.topics.extend(topology.topics);
         self.topology.groups.extend(topology.groups);
         Ok(self.component(worker))
+    }
+
+    /// Asks questions over the broker, as `service`; takes their answers in while the process runs.
+    ///
+    /// # Errors
+    /// The broker carries no answers.
+    pub fn requests(&mut self, service: &str) -> Result<Requests> {
+        let (requests, desk) = Requests::new(&self.messaging, service)?;
+        self.component(desk);
+        Ok(requests)
     }
 
     /// Runs a component with the process.

@@ -27,7 +27,7 @@ pub use antiphon_core::{
     RetryPolicy, Severity, Shutdown, ShutdownHandle, Stage, Status, Timestamp,
 };
 pub use antiphon_messaging as messaging;
-pub use antiphon_messaging::{Command, Consumer, Event, Fail, Incoming, Message};
+pub use antiphon_messaging::{Command, Consumer, Event, Fail, Incoming, Message, Requests};
 pub use antiphon_outbox::{self as outbox, Call, Handle, RequestHash};
 pub use antiphon_rpc::{Streaming, client, server};
 pub use antiphon_saga as saga;
