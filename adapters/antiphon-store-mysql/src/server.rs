@@ -89,6 +89,11 @@ impl Server {
             .unwrap_or(16 << 20)
     }
 
+    /// How many connections it takes.
+    pub(crate) fn connections_max(&self) -> Option<u64> {
+        self.number("max_connections")
+    }
+
     /// What a commit survives.
     pub(crate) fn durability(&self) -> Durability {
         if self.number("innodb_flush_log_at_trx_commit") == Some(1) {
@@ -189,9 +194,6 @@ impl Server {
         } else {
             Finding::fine("packets", format!("max_allowed_packet = {packet}"))
         });
-        if let Some(connections) = self.number("max_connections") {
-            findings.push(Finding::fine("connections", format!("max_connections = {connections}")));
-        }
         findings
     }
 }

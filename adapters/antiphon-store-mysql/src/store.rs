@@ -7,6 +7,7 @@
 mod barrier;
 mod calls;
 mod connection;
+mod findings;
 mod inbox;
 mod lease;
 mod outbox;
@@ -130,40 +131,6 @@ impl MysqlStore {
         self.0.server.durability()
     }
 
-    async fn look_around(&self) -> Result<Vec<Finding>, StoreError> {
-        let mut session = self.0.reads.acquire().await?;
-        let answer = match session.sql() {
-            Ok(connection) => {
-                within(self.0.settings.statement_timeout, Server::ask(connection)).await
-            }
-            Err(error) => Err(error),
-        };
-        let server = session.settle(answer).map_err(store_error("asking the server"))?;
-        let mut findings = server.findings();
-        let sql = Sql::new(
-            "SELECT count(*), coalesce(max(timestampdiff(SECOND, trx_started, now())), 0) \
-               FROM information_schema.innodb_trx",
-        );
-        // Seeing other people's transactions needs a grant (PROCESS) that is nice to have only.
-        if let Ok(answers) = self.ask("looking at transactions", sql).await
-            && let Some(row) = answers.first().and_then(|answer| answer.rows.first())
-        {
-            use sqlx::Row;
-            let (count, oldest): (i64, i64) =
-                (row.try_get(0).unwrap_or(0), row.try_get(1).unwrap_or(0));
-            findings.push(if oldest > 600 {
-                Finding::warning(
-                    "transactions",
-                    format!("one has been open for {oldest} s; rows that were deleted since stay"),
-                    "find it in information_schema.innodb_trx and end it",
-                )
-            } else {
-                Finding::fine("transactions", format!("{count} open, the oldest for {oldest} s"))
-            });
-        }
-        Ok(findings)
-    }
-
     /// Runs statements outside of transactions.
     async fn ask(&self, action: &'static str, sql: Sql) -> Result<Vec<Answer>, StoreError> {
         let mut session = self.0.reads.acquire().await?;
@@ -234,15 +201,7 @@ impl Store for MysqlStore {
         connection.met_other_work().await
     }
 
-    // Answers also when the server cannot be reached: that is what it then says.
     async fn findings(&self) -> Vec<Finding> {
-        match self.look_around().await {
-            Ok(findings) => findings,
-            Err(error) => vec![Finding::problem(
-                "connection",
-                format!("{}: {error}", self.place()),
-                "start the server, or look at the URL, the password and the network",
-            )],
-        }
+        self.examine().await
     }
 }

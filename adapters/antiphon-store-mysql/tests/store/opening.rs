@@ -113,6 +113,12 @@ async fn a_server_that_would_break_promises_is_refused_and_a_stopped_one_is_foun
     let findings = store.findings().await;
     assert!(findings.iter().any(|f| f.subject == "version" && f.text.contains("MariaDB")));
     assert!(findings.iter().all(|f| f.severity <= Severity::Note), "{findings:?}");
+    for subject in ["durability", "connections", "transactions", "purge", "clock"] {
+        assert!(
+            findings.iter().any(|finding| finding.subject == subject),
+            "{subject}: {findings:?}"
+        );
+    }
 
     let mut root = MySqlConnection::connect(&server.url()).await.unwrap();
     for (set, reset, word) in [
