@@ -39,7 +39,9 @@ pub enum OpenError {
         within: Duration,
     },
     /// No encrypted connection comes about.
-    #[error("no TLS connection to {address}; check broker.ca_file and the server's certificate")]
+    #[error(
+        "no TLS connection to {address}; check broker.mqtt.ca_file and the server's certificate"
+    )]
     Tls {
         /// Where.
         address: String,
@@ -48,7 +50,9 @@ pub enum OpenError {
         source: io::Error,
     },
     /// User or password are wrong.
-    #[error("{address} does not know this user and password; correct broker.user")]
+    #[error(
+        "{address} does not know this user and password; correct broker.url or broker.mqtt.user"
+    )]
     Credentials {
         /// Where.
         address: String,

@@ -177,8 +177,8 @@ impl Hub {
             "allows no wildcard subscriptions; allow them".to_owned()
         } else if server.packet_bytes_max < needed {
             format!(
-                "takes packets of {} bytes and broker.message_max needs {needed}; raise the one \
-                 (in Mosquitto: `max_packet_size`) or lower the other",
+                "takes packets of {} bytes and broker.mqtt.message_max needs {needed}; raise the \
+                 one (in Mosquitto: `max_packet_size`) or lower the other",
                 server.packet_bytes_max
             )
         } else {

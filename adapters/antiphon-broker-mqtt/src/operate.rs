@@ -151,17 +151,17 @@ fn about_durability(keeping: Keeping) -> Finding {
              power fails, everything since it last saved is lost",
             "in Mosquitto: `persistence true`, `autosave_on_changes true`, `autosave_interval 1`, \
              which saves everything once per change; keep messages that must not be lost on a \
-             broker that writes first. If your server does, set broker.durability",
+             broker that writes first. If your server does, set broker.mqtt.durability",
         ),
         Keeping::PageCache => Finding::note(
             "durability",
-            "broker.durability says that confirmed messages survive the server's process; MQTT \
-             gives no way to check it",
+            "broker.mqtt.durability says that confirmed messages survive the server's process; \
+             MQTT gives no way to check it",
         ),
         Keeping::Disk => Finding::note(
             "durability",
-            "broker.durability says that messages are on disk before they are confirmed; MQTT \
-             gives no way to check it, and with Mosquitto it is not true",
+            "broker.mqtt.durability says that messages are on disk before they are confirmed; \
+             MQTT gives no way to check it, and with Mosquitto it is not true",
         ),
     }
 }

@@ -118,7 +118,7 @@ impl Publisher {
                     topic,
                     PublishErrorKind::Unroutable,
                     Sent::No,
-                    "no group reads it; declare one, or set broker.unread to \"drop\"",
+                    "no group reads it; declare one, or set broker.mqtt.unread to \"drop\"",
                 )),
             };
         }
@@ -154,7 +154,7 @@ impl Publisher {
         }
         let settings = &hub.dialer.settings;
         if message.size() > settings.message_max.0 {
-            return no(PublishErrorKind::TooLarge, "it is larger than broker.message_max");
+            return no(PublishErrorKind::TooLarge, "it is larger than broker.mqtt.message_max");
         }
         let uplink = match hub.uplink(settings.publish_timeout.0).await {
             Ok(uplink) => uplink,
@@ -204,9 +204,9 @@ fn packet(
         let why = "nobody has declared this topic";
         return Err(no(PublishErrorKind::Unroutable, why));
     };
-    if message.size() > message_bytes_max {
-        let why =
-            format!("{} bytes, and broker.message_max is {message_bytes_max}", message.size());
+    let size = message.size();
+    if size > message_bytes_max {
+        let why = format!("{size} bytes, and broker.mqtt.message_max is {message_bytes_max}");
         return Err(no(PublishErrorKind::TooLarge, &why));
     }
     let topic = route.of(&message.key, message.id.as_bytes());

@@ -43,8 +43,8 @@ async fn declare_topic(hub: &Hub, uplink: &Uplink, topic: &str) -> Result<(), Su
     match found {
         Some(found) if found == lanes => Ok(()),
         Some(found) => Err(refused(format!(
-            "topic {topic} exists with {found} lanes and broker.lanes is {lanes}; lanes are fixed, \
-             since a key must stay in its own: use {found}, or another topic"
+            "topic {topic} exists with {found} lanes and broker.mqtt.lanes is {lanes}; lanes are \
+             fixed, since a key must stay in its own: use {found}, or another topic"
         ))),
         None => {
             let record = TopicRecord { lanes };
@@ -62,7 +62,8 @@ async fn declare_group(hub: &Hub, uplink: &Uplink, group: &Group) -> Result<(), 
     let topics = match found {
         Some(found) if found.lanes != lanes => {
             return Err(refused(format!(
-                "group {} exists with {} lanes and broker.lanes is {lanes}; use another group",
+                "group {} exists with {} lanes and broker.mqtt.lanes is {lanes}; use {1}, or \
+                 another group",
                 group.name, found.lanes
             )));
         }

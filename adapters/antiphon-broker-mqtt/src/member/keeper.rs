@@ -34,7 +34,7 @@ const GRACE: Duration = Duration::from_millis(20);
 /// How soon to look again after something was begun.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long joining waits for a share of the lanes.
-const SHARE_WITHIN: Duration = Duration::from_millis(300);
+const SHARE_WITHIN: Duration = Duration::from_secs(1);
 /// The first and the longest pause before a lane is tried again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 

@@ -64,7 +64,7 @@ async fn a_certificate_that_nobody_vouches_for_is_told() {
     settings.ca_file = None;
     let error = refusal(settings).await;
     assert!(matches!(error, OpenError::Tls { .. }), "{error:?}");
-    assert!(error.to_string().contains("broker.ca_file"), "{error}");
+    assert!(error.to_string().contains("broker.mqtt.ca_file"), "{error}");
 }
 
 #[tokio::test]
