@@ -5,30 +5,40 @@
 //! the quotes and backslashes that are doubled here. The zero byte ends a statement in the protocol
 //! and is refused.
 
-use std::fmt::Write as _;
+use std::io::Write as _;
 
 use antiphon_outbox::StoreError;
 
-/// A statement that grows.
+/// A statement that grows. Only whole texts and ASCII are added, so it is UTF-8; it is kept as bytes
+/// because pairs of digits are added faster that way.
 #[derive(Debug, Default)]
-pub(crate) struct Text(String);
+pub(crate) struct Text(Vec<u8>);
 
 impl Text {
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
+        Self(Vec::with_capacity(bytes))
     }
 
     pub(crate) fn into_string(self) -> String {
-        self.0
+        match String::from_utf8(self.0) {
+            Ok(text) => text,
+            Err(_) => unreachable!("only whole texts and ASCII are added"),
+        }
+    }
+
+    /// Adds what another text has.
+    pub(crate) fn append(&mut self, other: &Self) -> &mut Self {
+        self.0.extend_from_slice(&other.0);
+        self
     }
 
     /// Adds SQL as it is.
     pub(crate) fn sql(&mut self, sql: &str) -> &mut Self {
-        self.0.push_str(sql);
+        self.0.extend_from_slice(sql.as_bytes());
         self
     }
 
@@ -56,45 +66,48 @@ impl Text {
             let source = "PostgreSQL keeps no text with a zero byte".into();
             return Err(StoreError::Failed { action: "writing a text", source });
         }
-        self.0.push_str("E'");
-        let mut rest = value;
-        while let Some(at) = rest.find(['\'', '\\']) {
-            let (plain, special) = rest.split_at(at);
-            self.0.push_str(plain);
-            self.0.push_str(&special[..1]);
-            self.0.push_str(&special[..1]);
-            rest = &special[1..];
+        self.sql("E'");
+        // Both are ASCII, which is no part of any other character.
+        for part in value.as_bytes().split_inclusive(|byte| matches!(byte, b'\'' | b'\\')) {
+            self.0.extend_from_slice(part);
+            if let Some(special @ (b'\'' | b'\\')) = part.last() {
+                self.0.push(*special);
+            }
         }
-        self.0.push_str(rest);
-        self.0.push('\'');
-        Ok(self)
+        Ok(self.sql("'"))
     }
 
     /// Adds bytes, for a column of type `bytea`.
     pub(crate) fn bytes(&mut self, value: &[u8]) -> &mut Self {
-        self.0.push_str("E'\\\\x");
+        self.sql("E'\\\\x");
         self.hex(value);
-        self.0.push('\'');
-        self
+        self.sql("'")
     }
 
     /// Adds an id, for a column of type `uuid`.
     pub(crate) fn id(&mut self, value: &[u8; 16]) -> &mut Self {
-        self.0.push('\'');
+        self.sql("'");
         self.hex(value);
-        self.0.push('\'');
-        self
+        self.sql("'")
     }
 
     fn hex(&mut self, value: &[u8]) {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        self.0.reserve(value.len() * 2 + 1);
-        for byte in value {
-            self.0.push(char::from(DIGITS[usize::from(byte >> 4)]));
-            self.0.push(char::from(DIGITS[usize::from(byte & 15)]));
-        }
+        self.0.reserve(value.len() * 2);
+        self.0.extend(value.iter().flat_map(|byte| DIGITS[usize::from(*byte)]));
     }
 }
+
+/// The two digits of each byte.
+const DIGITS: [[u8; 2]; 256] = {
+    let digit = b"0123456789abcdef";
+    let mut digits = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        digits[byte] = [digit[byte >> 4], digit[byte & 15]];
+        byte += 1;
+    }
+    digits
+};
 
 #[cfg(test)]
 mod tests {
@@ -112,7 +125,7 @@ mod tests {
         ] {
             let mut text = Text::default();
             text.text(value).unwrap();
-            assert_eq!(text.as_str(), written, "{value:?}");
+            assert_eq!(text.into_string(), written, "{value:?}");
         }
         assert!(Text::default().text("a\0b").is_err());
     }
@@ -123,7 +136,7 @@ mod tests {
         text.bytes(&[0, 0x1f, 0xff]).sql(",").id(&[0xab; 16]).sql(",").number(i64::MIN);
         text.sql(",").optional(None);
         assert_eq!(
-            text.as_str(),
+            text.into_string(),
             "E'\\\\x001fff','abababababababababababababababab',-9223372036854775808,NULL"
         );
     }

@@ -25,6 +25,9 @@ const LOCK_CLASS: i32 = 0x616e_7468;
 /// With more keys, the gate is locked.
 const KEYS_MAX: usize = 64;
 
+/// About how long a row is without its body.
+const ROW_BYTES: usize = 640;
+
 const INSERT: &str = "INSERT INTO antiphon_outbox (lane, id, topic, kind, head, body, seq) VALUES ";
 const INSERT_DELAYED: &str =
     "INSERT INTO antiphon_outbox_delayed (lane, id, topic, kind, head, body, due, seq) VALUES ";
@@ -67,7 +70,7 @@ impl Rows {
         for message in messages {
             match message.not_before {
                 None => {
-                    let mut values = Text::default();
+                    let mut values = Text::with_capacity(ROW_BYTES + 2 * message.body.len());
                     write(&mut values, message)?;
                     let is_locked = self.key_locks && !message.key.is_empty();
                     let lock = is_locked.then(|| lock_of(&message.topic, &message.key));
@@ -88,7 +91,7 @@ impl Rows {
     pub(crate) fn write(&mut self, text: &mut Text) {
         if !self.delayed.is_empty() {
             begin(text);
-            text.sql(self.delayed.as_str());
+            text.append(&self.delayed);
         }
         if self.plain.is_empty() {
             return;
@@ -100,7 +103,7 @@ impl Rows {
         begin(text);
         let mut held = None;
         for (index, row) in self.plain.iter().enumerate() {
-            text.sql(if index == 0 { INSERT } else { "," }).sql(row.values.as_str()).sql(",");
+            text.sql(if index == 0 { INSERT } else { "," }).append(&row.values).sql(",");
             let is_first = held.is_none();
             match row.lock {
                 Some(lock) if held != Some(lock) && (is_first || !locks_gate) => {
