@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
 use rumqttc::tokio_rustls::TlsConnector;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
@@ -92,6 +93,9 @@ impl Server {
 pub(crate) struct Dialer {
     pub(crate) settings: Settings,
     pub(crate) names: Names,
+    /// Notes of this process that nobody clears, since the server knows nothing of the connections
+    /// that it had before it was killed.
+    pub(crate) orphans: Mutex<Vec<String>>,
     address: Address,
     tls: Option<(TlsConnector, ServerName<'static>)>,
 }
@@ -108,7 +112,8 @@ impl Dialer {
         } else {
             None
         };
-        Ok(Self { names: Names::new(&settings.prefix), settings, address, tls })
+        let (names, orphans) = (Names::new(&settings.prefix), Mutex::default());
+        Ok(Self { names, settings, orphans, address, tls })
     }
 
     /// Where the server is, for people.

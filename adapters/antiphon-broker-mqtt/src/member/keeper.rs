@@ -95,6 +95,11 @@ pub(crate) async fn join(
         said: HERE,
         ready: Some(ready),
     };
+    let orphans = std::mem::take(&mut *dialer.orphans.lock());
+    for orphan in orphans {
+        // Whoever counts this one as present would leave lanes to it.
+        let _ = control.note(&orphan, "", None).await;
+    }
     let _ = say(&control, &member, HERE).await;
     let (number, passed) = fences.set();
     control.tell(&fence, number.to_string());
@@ -369,7 +374,10 @@ impl Keeper {
         let leave = async {
             futures_util::future::join_all(links.iter().flatten().map(Link::close)).await;
             drop(std::mem::take(&mut self.work));
-            if !control.is_over() {
+            let presence = member.dialer.names.presence(&member.group, &member.id);
+            if control.is_over() {
+                member.dialer.orphans.lock().push(presence);
+            } else {
                 for lane in 0..member.record.lanes {
                     let ours = member.state.lock().view.owner_of(lane) == Some(&*member.id);
                     if ours {
@@ -378,8 +386,7 @@ impl Keeper {
                             .await;
                     }
                 }
-                let note = member.dialer.names.presence(&member.group, &member.id);
-                let _ = control.note(&note, "", None).await;
+                let _ = control.note(&presence, "", None).await;
             }
             control.close().await;
         };

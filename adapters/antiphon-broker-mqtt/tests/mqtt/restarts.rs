@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::custom::Mosquitto;
 use crate::scratch::Scratch;
-use crate::support::{PATIENCE, at, declare, foreign, message, open, publish};
+use crate::support::{PATIENCE, at, declare, foreign, handle, join, message, open, publish};
 
 /// Publishes until the server has it; tells how often it had to be sent again.
 async fn insist(broker: &MqttBroker, key: &str, text: &str) -> usize {
@@ -142,4 +142,31 @@ async fn sessions_that_are_gone_are_noticed_by_the_first_message_and_made_again(
     let again = timeout(PATIENCE, insist(&broker, "k", "0"));
     again.await.expect("the sessions are made again");
     timeout(PATIENCE, consume(&broker, 1)).await.expect("it arrives");
+}
+
+/// A killed server tells nobody that its clients are gone. When it comes back, it shows notes of
+/// members that are not there, and nobody leaves lanes to them until the notes are out of date.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_does_not_wait_for_what_it_was_itself_before_the_server_was_killed() {
+    let settings = "persistence true\nautosave_on_changes true\nautosave_interval 1";
+    let mut server = Mosquitto::start(settings);
+    let mut scratch = Scratch::new();
+    scratch.settings.keep_alive = antiphon_config::HumanDuration::from_secs(60);
+    let broker = open(at(&scratch.settings, &server.url())).await;
+    declare(&broker, "t", "g").await;
+    insist(&broker, "key-0", "0").await;
+    let mut source = join(&broker, "t", "g").await;
+    assert_eq!(handle(&mut source, 1).await, ["0"], "it is there");
+    server.kill();
+    server.start_again();
+    let told = timeout(PATIENCE, source.fetch(1)).await.expect("it is told");
+    assert!(matches!(told, Fetched::Lost(_)), "{told:?}");
+    drop(source);
+    // In every lane there is something, so that a single one that nobody reads is noticed.
+    for key in 0..64 {
+        for n in 0..3 {
+            insist(&broker, &format!("key-{key}"), &n.to_string()).await;
+        }
+    }
+    timeout(PATIENCE, consume(&broker, 64 * 3)).await.expect("nobody is waited for");
 }
