@@ -186,8 +186,8 @@ async fn adapter_consume(broker: &MqttBroker, count: usize) -> Result<f64, BoxEr
     let topology = Topology { topics: topics.clone(), groups: vec![declared] };
     broker.declare(&topology).await?;
     adapter_publish(broker, count, 1_000).await?;
-    let begun = Instant::now();
     let mut source = broker.subscribe(Subscription { group, topics, ordered: true }).await?;
+    let begun = Instant::now();
     let mut read = 0;
     while read < count {
         match source.fetch(256).await {
@@ -218,7 +218,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 #[expect(clippy::print_stdout, reason = "figures are what it is for")]
 async fn main() -> Result<(), BoxError> {
     let mut arguments = std::env::args().skip(1);
-    let count = arguments.next().map_or(Ok(100_000), |text| text.parse())?;
+    let count = arguments.next().map_or(Ok(200_000), |text| text.parse())?;
     let window: u16 = arguments.next().map_or(Ok(1_000), |text| text.parse())?;
     let server = Private::start(Service::Mosquitto).await?;
     let mut settings = Settings::at(server.url());

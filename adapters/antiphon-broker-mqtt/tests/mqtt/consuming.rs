@@ -49,7 +49,7 @@ async fn foreign(broker_url: &str, topic: &str, properties: &[(&str, &str)], tex
                 return;
             }
         }
-        panic!("the foreign client lost its connection");
+        unreachable!("the foreign client lost its connection");
     };
     timeout(PATIENCE, confirmed).await.expect("it is confirmed");
 }

@@ -54,7 +54,7 @@ impl Drop for Mosquitto {
 fn spawn(home: &Path, port: u16) -> Child {
     let program = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"];
     let program = program.into_iter().find(|path| Path::new(path).exists());
-    let process = Command::new(program.unwrap_or("mosquitto"))
+    let mut process = Command::new(program.unwrap_or("mosquitto"))
         .arg("-c")
         .arg(home.join("mosquitto.conf"))
         .stdout(Stdio::null())
@@ -67,5 +67,7 @@ fn spawn(home: &Path, port: u16) -> Child {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    panic!("mosquitto does not start");
+    let _ = process.kill();
+    let ended = process.wait();
+    unreachable!("mosquitto does not start: {ended:?}");
 }

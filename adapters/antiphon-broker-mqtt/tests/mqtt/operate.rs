@@ -9,7 +9,8 @@ use crate::scratch::Scratch;
 use crate::support::{at, declare, handle, join, message, open, publish};
 
 fn about<'a>(findings: &'a [Finding], subject: &str) -> &'a Finding {
-    findings.iter().find(|one| one.subject == subject).unwrap_or_else(|| panic!("{findings:?}"))
+    let found = findings.iter().find(|one| one.subject == subject);
+    found.unwrap_or_else(|| unreachable!("nothing about {subject}: {findings:?}"))
 }
 
 #[tokio::test]

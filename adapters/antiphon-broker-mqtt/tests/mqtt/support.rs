@@ -72,7 +72,7 @@ pub(crate) async fn fetch(source: &mut Box<dyn Source>, credits: usize) -> Vec<D
             match source.fetch(credits).await {
                 Fetched::Deliveries(deliveries) => return deliveries,
                 Fetched::Revoked { done, .. } => drop(done),
-                Fetched::Lost(reason) => panic!("the source was lost: {reason}"),
+                Fetched::Lost(reason) => unreachable!("the source was lost: {reason}"),
             }
         }
     };

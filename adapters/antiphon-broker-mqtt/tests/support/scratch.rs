@@ -20,7 +20,7 @@ impl Scratch {
 
     pub(crate) async fn open(&self) -> MqttBroker {
         MqttBroker::open(self.settings.clone()).await.unwrap_or_else(|error| {
-            panic!("{error}; start the server with `cargo xtask services up mosquitto`")
+            unreachable!("{error}; start the server with `cargo xtask services up mosquitto`")
         })
     }
 }
