@@ -25,6 +25,8 @@ use crate::connection::{Link, REQUEST_TIMEOUT};
 use crate::names::Names;
 use crate::wire::{self, Entry};
 
+mod settle;
+
 /// How long a read waits at the server.
 pub(crate) const BLOCK: Duration = Duration::from_millis(200);
 /// How many entries are read at a time.
@@ -62,6 +64,16 @@ pub(crate) type Waiting = Vec<(u32, oneshot::Sender<Settled>)>;
 enum Notice {
     Revoked(Vec<u32>, oneshot::Sender<()>),
     Lost(String),
+}
+
+/// What to read.
+struct Wanted {
+    /// What this is right for.
+    generation: u64,
+    /// By topic, after which place.
+    from: Vec<(usize, u64)>,
+    /// How many entries.
+    count: usize,
 }
 
 struct State {
@@ -243,8 +255,8 @@ impl Core {
 
     // What the reader does.
 
-    /// From where to read, by topic, with the generation that this is right for; and how many entries.
-    fn wanted(&self) -> Option<(u64, Vec<(usize, u64)>, usize)> {
+    /// What to read next, if there is room for it.
+    fn wanted(&self) -> Option<Wanted> {
         let state = self.state.lock();
         let mut from: BTreeMap<usize, u64> = BTreeMap::new();
         let mut held = 0;
@@ -264,7 +276,7 @@ impl Core {
         if from.is_empty() || room == 0 || state.closing {
             return None;
         }
-        Some((state.generation, from.into_iter().collect(), room))
+        Some(Wanted { generation: state.generation, from: from.into_iter().collect(), count: room })
     }
 
     fn arrived(&self, generation: u64, topic: usize, entries: Vec<Entry>) {
@@ -339,51 +351,6 @@ impl Core {
         }
         deliveries
     }
-
-    fn settle_one(&self, state: &mut State, token: u64, settlement: Settlement) -> Settling {
-        let stale = Settling::Done(Settled::Stale);
-        if state.over || Instant::now() >= state.lease_until {
-            return stale;
-        }
-        let Some((id, position)) = state.tokens.remove(&token) else { return stale };
-        let Some(share) = state.shares.get_mut(&id) else { return stale };
-        let lane = share.lane;
-        match settlement {
-            Settlement::Ack => {
-                let crowded = share.queue.len() >= self.read_ahead / 2;
-                share.queue.done(position);
-                share.frontier.finish(position, share.queue.first());
-                state.dirty[lane as usize] = true;
-                if crowded || share.queue.is_empty() {
-                    self.reading.notify_one();
-                }
-                Settling::Done(Settled::Sent)
-            }
-            Settlement::Retry { after, attempts } if after <= RETRY_DELAY_MAX => {
-                let total = share.queue.attempts(position).unwrap_or(0).saturating_add(attempts);
-                share.queue.wait(position, Instant::now() + after, total);
-                wake(state);
-                if attempts == 0 {
-                    return Settling::Done(Settled::Sent);
-                }
-                let (answer, written) = oneshot::channel();
-                state.dirty[lane as usize] = true;
-                state.writing.push((lane, answer));
-                self.bell.notify_one();
-                Settling::Wait(Box::pin(async move { written.await.unwrap_or(Settled::Stale) }))
-            }
-            Settlement::Release => {
-                share.queue.give_back(position);
-                wake(state);
-                Settling::Done(Settled::Sent)
-            }
-            Settlement::Retry { .. } | Settlement::Dead(_) => {
-                share.queue.give_back(position);
-                wake(state);
-                stale
-            }
-        }
-    }
 }
 
 impl State {
@@ -402,25 +369,6 @@ impl State {
     }
 }
 
-impl Settle for Core {
-    fn settle(&self, token: u64, settlement: Settlement) -> Settling {
-        let mut state = self.state.lock();
-        let settled = self.settle_one(&mut state, token, settlement);
-        self.ring_if_idle(&state);
-        settled
-    }
-
-    fn settle_batch(&self, batch: Vec<(u64, Settlement)>) -> Vec<Settling> {
-        let mut state = self.state.lock();
-        let settled = batch
-            .into_iter()
-            .map(|(token, settlement)| self.settle_one(&mut state, token, settlement))
-            .collect();
-        self.ring_if_idle(&state);
-        settled
-    }
-}
-
 fn wake(state: &mut State) {
     if let Some(waker) = state.waker.take() {
         waker.wake();
@@ -433,7 +381,7 @@ pub(crate) async fn read(core: Arc<Core>, mut connection: MultiplexedConnection)
         if core.is_closing() {
             return;
         }
-        let Some((generation, from, count)) = core.wanted() else {
+        let Some(Wanted { generation, from, count }) = core.wanted() else {
             tokio::select! {
                 () = core.reading.notified() => continue,
                 // Messages that were settled make room; whoever settles many rings seldom.

@@ -245,7 +245,7 @@ impl Core {
         let mut held: Vec<Out> = state.out.drain().map(|(_, out)| out).collect();
         wake(&mut state);
         drop(state);
-        held.sort_by(|one, other| wire::position(&one.id).cmp(&wire::position(&other.id)));
+        held.sort_by_key(|out| wire::position(&out.id));
         for out in held {
             self.order_back(out, Duration::ZERO);
         }

@@ -1,5 +1,7 @@
 //! Questions over the broker, with generated types.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::time::Duration;
 
 use antiphon_broker_memory::MemoryBroker;

@@ -222,8 +222,6 @@ impl Server {
 /// What one run stands on.
 #[derive(Debug)]
 pub struct Engine {
-    store_kind: StoreKind,
-    broker_kind: BrokerKind,
     store: Option<Server>,
     broker: Option<Server>,
     data: PathBuf,
@@ -253,13 +251,7 @@ impl Engine {
                 server.sql(&format!("create database shop_{name}")).await?;
             }
         }
-        Ok(Self {
-            store_kind: store,
-            broker_kind: broker,
-            store: store_server,
-            broker: broker_server,
-            data: folder.join("data"),
-        })
+        Ok(Self { store: store_server, broker: broker_server, data: folder.join("data") })
     }
 
     /// The server on one side, if there is one.
@@ -299,13 +291,7 @@ impl Engine {
     #[must_use]
     pub fn settings(&self, role: usize, targets: &[(&str, &str)]) -> String {
         let through = |server: &Server| server.link(role).url().to_owned();
-        let store = self.store.as_ref().map(|server| database(&through(server), ROLES[role]));
-        let broker = match (&self.broker, &self.store) {
-            (Some(server), _) => Some(through(server)),
-            (None, Some(server)) => Some(database(&through(server), "broker")),
-            (None, None) => None,
-        };
-        let mut text = self.sections(store.as_deref(), broker.as_deref());
+        let mut text = self.sections(&through);
         text += "\n[client.targets]\n";
         for (name, target) in targets {
             // Writing into a string does not fail.
@@ -317,26 +303,27 @@ impl Engine {
     /// The settings for who looks at all databases, past the proxies.
     #[must_use]
     pub fn settings_for_audit(&self) -> String {
-        let store = self.store.as_ref().map(|server| database(&server.private.url(), "{service}"));
-        let broker = match (&self.broker, &self.store) {
-            (Some(server), _) => Some(server.private.url()),
-            (None, Some(server)) => Some(database(&server.private.url(), "broker")),
-            (None, None) => None,
-        };
-        self.sections(store.as_deref(), broker.as_deref())
+        self.sections(&|server| server.private.url())
     }
 
-    fn sections(&self, store: Option<&str>, broker: Option<&str>) -> String {
+    fn sections(&self, url: &dyn Fn(&Server) -> String) -> String {
         let mut text = String::from("[database]\n");
-        let data = self.data.display();
-        let _ = match store {
-            Some(url) => writeln!(text, "url = \"{url}\""),
-            None => writeln!(text, "dir = \"{data}\"\nsynchronous = \"full\""),
+        let _ = match &self.store {
+            Some(server) => {
+                let url = database(&url(server));
+                let names = ROLES.map(|name| format!("\"{name}\"")).join(", ");
+                writeln!(text, "url = \"{url}\"\nservices = [{names}]")
+            }
+            None => {
+                writeln!(text, "dir = \"{}\"\nsynchronous = \"full\"", self.data.display())
+            }
         };
-        // On SQLite the broker's file lies beside the databases.
-        if let Some(url) = broker {
-            let _ = writeln!(text, "\n[broker]\nurl = \"{url}\"");
-        }
+        // Without an address, messages lie in the database.
+        let _ = match (&self.broker, &self.store) {
+            (Some(server), _) => writeln!(text, "\n[broker]\nurl = \"{}\"", url(server)),
+            (None, Some(_)) => Ok(()),
+            (None, None) => writeln!(text, "\n[broker]\nsynchronous = \"full\""),
+        };
         text
     }
 
@@ -382,10 +369,10 @@ fn add(mut all: Counts, one: Counts) -> Counts {
     all
 }
 
-/// The URL of a service's database, from that of the server's own.
-fn database(url: &str, service: &str) -> String {
+/// The URL of the services' databases, from that of the server's own.
+fn database(url: &str) -> String {
     let end = url.rfind('/').unwrap_or(url.len());
-    format!("{}/shop_{service}", &url[..end])
+    format!("{}/shop_{{service}}", &url[..end])
 }
 
 #[cfg(test)]
@@ -395,7 +382,7 @@ mod tests {
     #[test]
     fn a_database_takes_the_place_of_the_servers_own() {
         let url = "postgres://postgres@127.0.0.1:5/postgres";
-        assert_eq!(database(url, "orders"), "postgres://postgres@127.0.0.1:5/shop_orders");
+        assert_eq!(database(url), "postgres://postgres@127.0.0.1:5/shop_{service}");
     }
 
     #[test]

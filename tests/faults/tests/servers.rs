@@ -1,5 +1,7 @@
 //! Every server survives everything that a nemesis does to it, once it is over.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on panics")]
+
 use std::time::Duration;
 
 use fault_tests::engine::{BrokerKind, Engine, StoreKind};

@@ -1,5 +1,12 @@
 //! A short run for each engine. `cargo xtask faults` runs longer ones.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test that cannot go on panics"
+)]
+
 use std::time::Duration;
 
 use fault_tests::engine::{BrokerKind, StoreKind};

@@ -14,11 +14,11 @@ pub(super) fn numbered(sql: &str) -> Cow<'_, str> {
     while let Some(at) = rest.find(['?', '\'', '"', '-', '/']) {
         let (before, from) = rest.split_at(at);
         out.push_str(before);
-        if from.starts_with('?') {
+        if let Some(after) = from.strip_prefix('?') {
             number += 1;
             out.push('$');
             out.push_str(&number.to_string());
-            rest = &from[1..];
+            rest = after;
         } else {
             let (kept, after) = from.split_at(length_kept(from));
             out.push_str(kept);

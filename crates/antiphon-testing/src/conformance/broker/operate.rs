@@ -51,7 +51,7 @@ pub async fn topics_and_groups_without_members_are_listed(harness: &impl BrokerH
         let name = site.group(name);
         let group = groups.iter().find(|group| group.name == name);
         let group = group.unwrap_or_else(|| unreachable!("{name} is not in {groups:?}"));
-        assert_eq!(group.topics, [site.topic.clone()]);
+        assert_eq!(group.topics, std::slice::from_ref(&site.topic));
         assert!(group.members.is_none_or(|members| members == 0), "{group:?}");
         assert!(counts(group.lag, 0) && counts(group.waiting, 0), "{group:?}");
     }
