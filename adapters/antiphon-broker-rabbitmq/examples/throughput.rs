@@ -41,8 +41,43 @@ fn message(topic: &str, n: usize) -> Message {
     }
 }
 
-fn rate(count: usize, begun: Instant) -> f64 {
-    f64::from(u32::try_from(count).unwrap_or(u32::MAX)) / begun.elapsed().as_secs_f64()
+/// What one phase came to.
+struct Figure {
+    per_second: f64,
+    /// Of this process, in microseconds per message: what a busy machine does not change.
+    cpu: f64,
+}
+
+impl std::fmt::Display for Figure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:>8.0}/s with {:>5.1} µs of processor each", self.per_second, self.cpu)
+    }
+}
+
+/// The beginning of a phase.
+struct Phase {
+    begun: Instant,
+    cpu: f64,
+}
+
+impl Phase {
+    fn begin() -> Self {
+        Self { begun: Instant::now(), cpu: cpu_seconds() }
+    }
+
+    fn end(self, count: usize) -> Figure {
+        let count = f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+        let per_second = count / self.begun.elapsed().as_secs_f64();
+        Figure { per_second, cpu: (cpu_seconds() - self.cpu) * 1e6 / count }
+    }
+}
+
+/// The processor time of this process, where Linux tells it; in hundredths of a second.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = after_name.split_whitespace().skip(11).take(2);
+    ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
 async fn bare_queue(channel: &Channel, topic: &str) -> lapin::Result<()> {
@@ -57,14 +92,14 @@ async fn bare_queue(channel: &Channel, topic: &str) -> lapin::Result<()> {
     channel.queue_bind(topic.into(), topic.into(), "#".into(), bind, none()).await
 }
 
-async fn bare(url: &str, count: usize) -> Result<(f64, f64), BoxError> {
+async fn bare(url: &str, count: usize) -> Result<(Figure, Figure), BoxError> {
     let topic = format!("bench.bare.{}", MessageId::new(Clock::system().now()));
     let connection = Connection::connect(url, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
     bare_queue(&channel, &topic).await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
     let body = vec![7; BODY];
-    let begun = Instant::now();
+    let phase = Phase::begin();
     let mut unconfirmed = VecDeque::with_capacity(WINDOW);
     for _ in 0..count {
         if unconfirmed.len() == WINDOW
@@ -83,13 +118,13 @@ async fn bare(url: &str, count: usize) -> Result<(f64, f64), BoxError> {
     for confirm in unconfirmed {
         confirm.await?;
     }
-    let published = rate(count, begun);
+    let published = phase.end(count);
 
     let second = Connection::connect(url, ConnectionProperties::default()).await?;
     let reading = second.create_channel().await?;
     let prefetch = u16::try_from(WINDOW)?;
     reading.basic_qos(prefetch, BasicQosOptions { global: false }).await?;
-    let begun = Instant::now();
+    let phase = Phase::begin();
     let options = BasicConsumeOptions::default();
     let mut consumer = reading
         .basic_consume(topic.as_str().into(), "".into(), options, FieldTable::default())
@@ -101,13 +136,13 @@ async fn bare(url: &str, count: usize) -> Result<(f64, f64), BoxError> {
             reading.basic_ack(delivery.delivery_tag, options).await?;
         }
     }
-    let consumed = rate(count, begun);
+    let consumed = phase.end(count);
     channel.exchange_delete(topic.as_str().into(), Default::default()).await?;
     channel.queue_delete(topic.as_str().into(), Default::default()).await?;
     Ok((published, consumed))
 }
 
-async fn adapter(url: &str, count: usize) -> Result<(f64, f64), BoxError> {
+async fn adapter(url: &str, count: usize) -> Result<(Figure, Figure), BoxError> {
     let mut settings = Settings::at(url);
     settings.publish_window = WINDOW;
     settings.group_expiry = Some(Duration::from_secs(60).into());
@@ -119,7 +154,7 @@ async fn adapter(url: &str, count: usize) -> Result<(f64, f64), BoxError> {
         Subscription { group: group.name.clone(), topics: group.topics.clone(), ordered: false };
     broker.declare(&Topology { topics: vec![topic.clone()], groups: vec![group] }).await?;
 
-    let begun = Instant::now();
+    let phase = Phase::begin();
     let publishers = (0..2).map(|half| {
         let (broker, topic) = (broker.clone(), topic.clone());
         tokio::spawn(async move {
@@ -136,9 +171,9 @@ async fn adapter(url: &str, count: usize) -> Result<(f64, f64), BoxError> {
     for publisher in publishers.collect::<Vec<_>>() {
         publisher.await??;
     }
-    let published = rate(count, begun);
+    let published = phase.end(count);
 
-    let begun = Instant::now();
+    let phase = Phase::begin();
     let mut source = broker.subscribe(subscription).await?;
     let (mut handled, total) = (0, count / 2 * 2);
     while handled < total {
@@ -149,7 +184,7 @@ async fn adapter(url: &str, count: usize) -> Result<(f64, f64), BoxError> {
         let acks = |delivery: Delivery| (delivery, Settlement::Ack);
         drop(settle_all(deliveries.into_iter().map(acks).collect()));
     }
-    Ok((published, rate(total, begun)))
+    Ok((published, phase.end(total)))
 }
 
 #[expect(clippy::print_stdout, reason = "the figures are what it is for")]
@@ -162,8 +197,8 @@ async fn main() -> Result<(), BoxError> {
     for _ in 0..3 {
         let (publish, consume) = bare(&url, count).await?;
         let (publish_ours, consume_ours) = adapter(&url, count).await?;
-        println!("publish: bare {publish:>8.0}/s, adapter {publish_ours:>8.0}/s");
-        println!("consume: bare {consume:>8.0}/s, adapter {consume_ours:>8.0}/s");
+        println!("publish: bare {publish}, adapter {publish_ours}");
+        println!("consume: bare {consume}, adapter {consume_ours}");
     }
     Ok(())
 }

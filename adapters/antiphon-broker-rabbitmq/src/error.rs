@@ -31,7 +31,9 @@ pub enum OpenError {
         problem: String,
     },
     /// The TLS handshake failed.
-    #[error("no TLS with {address}: {problem}; check `ca_file`, the host's name and the port")]
+    #[error(
+        "no TLS with {address}: {problem}; check broker.rabbitmq.ca_file, the host's name and the port"
+    )]
     Tls {
         /// Host and port.
         address: String,
@@ -57,7 +59,9 @@ pub enum OpenError {
         needed: &'static str,
     },
     /// The server does not know the user, or not with this password.
-    #[error("RabbitMQ at {address} refuses user `{user}`: check `user` and `password`")]
+    #[error(
+        "RabbitMQ at {address} refuses user `{user}`: correct broker.url or broker.rabbitmq.user"
+    )]
     Credentials {
         /// Host and port.
         address: String,

@@ -99,10 +99,10 @@ impl Operator {
                 findings.push(Finding::warning(
                     format!("group {name}"),
                     format!(
-                        "it has {} lanes, and `broker.lanes` is {}",
+                        "it has {} lanes, and `broker.rabbitmq.lanes` is {}",
                         entry.lanes, self.layout.lanes
                     ),
-                    "give `broker.lanes` the value it had when the group was declared",
+                    "give `broker.rabbitmq.lanes` the value it had when the group was declared",
                 ));
             }
             for queue in queues(name, entry) {
@@ -159,11 +159,13 @@ fn unusable(error: &OpenError) -> Finding {
     let advice = match error {
         OpenError::Unreachable { .. } => "start the server, or correct `broker.url`",
         OpenError::Tls { .. } => {
-            "set `broker.ca_file` to the authority of the server's certificate"
+            "set `broker.rabbitmq.ca_file` to the authority of the server's certificate"
         }
         OpenError::NotRabbitmq { .. } => "correct `broker.url`",
         OpenError::TooOld { .. } => "upgrade the server to 3.13 or 4.x",
-        OpenError::Credentials { .. } => "correct `broker.user` and `broker.password`",
+        OpenError::Credentials { .. } => {
+            "correct `broker.url`, or `broker.rabbitmq.user` and `broker.rabbitmq.password`"
+        }
         OpenError::VirtualHost { .. } => "create the virtual host, or correct the path of the URL",
         _ => "look into the server's log",
     };
@@ -187,7 +189,7 @@ fn transport(access: &Access) -> Option<Finding> {
         Finding::warning(
             "transport",
             "user, password and messages travel in the clear",
-            "use amqps:// with `broker.ca_file`",
+            "use amqps:// with `broker.rabbitmq.ca_file`",
         )
     })
 }
@@ -199,7 +201,7 @@ fn durability(settings: &Settings) -> Finding {
     Finding::warning(
         "durability",
         "quorum queues on one node: a confirmed message is on its disk, and lost with it",
-        "run three nodes and set `broker.replicated = true`",
+        "run three nodes and set `broker.rabbitmq.replicated = true`",
     )
 }
 

@@ -153,7 +153,9 @@ impl Publisher {
         let size = message.size();
         if size > self.rules.message_max {
             let limit = self.rules.message_max;
-            return refuse(format!("it has {size} bytes; `broker.message_max` is {limit}"));
+            return refuse(format!(
+                "it has {size} bytes; `broker.rabbitmq.message_max` is {limit}"
+            ));
         }
         let server_max = self.server_max.load(Ordering::Relaxed);
         if message.body.len() > server_max {

@@ -88,7 +88,7 @@ impl Default for Settings {
 
 /// A setting that cannot be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("broker.{setting}: {problem}")]
+#[error("{}{setting}: {problem}", if *setting == "url" { "broker." } else { "broker.rabbitmq." })]
 pub struct SettingsError {
     /// Which one.
     pub setting: &'static str,

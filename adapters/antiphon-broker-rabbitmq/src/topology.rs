@@ -326,10 +326,10 @@ fn judge(group: &str, ordered: bool, lanes: u32, there: Shape) -> Result<(), Str
             differs("was declared as ordered, and is to be unordered now".to_owned())
         }
         (true, Shape { first: true, last: false, .. }) => {
-            differs(format!("has fewer than the {lanes} lanes that `broker.lanes` says"))
+            differs(format!("has fewer than the {lanes} lanes that `broker.rabbitmq.lanes` says"))
         }
         (true, Shape { first: true, beyond: true, .. }) => {
-            differs(format!("has more than the {lanes} lanes that `broker.lanes` says"))
+            differs(format!("has more than the {lanes} lanes that `broker.rabbitmq.lanes` says"))
         }
         _ => Ok(()),
     }

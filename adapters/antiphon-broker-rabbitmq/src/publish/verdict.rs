@@ -29,7 +29,7 @@ pub(super) fn judge(letter: &Letter, word: &Word, is_cause: bool) -> Answer {
         Word::Returned => refuse(
             PublishErrorKind::Unroutable,
             Sent::No,
-            "no group reads this topic; declare one, or set `broker.unread` to `drop`",
+            "no group reads this topic; declare one, or set `broker.rabbitmq.unread` to `drop`",
         ),
         // One queue may have it and another not.
         Word::Refused => refuse(
