@@ -318,10 +318,13 @@ impl Engine {
                 writeln!(text, "dir = \"{}\"\nsynchronous = \"full\"", self.data.display())
             }
         };
-        // Without an address, messages lie in the database.
         let _ = match (&self.broker, &self.store) {
             (Some(server), _) => writeln!(text, "\n[broker]\nurl = \"{}\"", url(server)),
-            (None, Some(_)) => Ok(()),
+            // The database carries the messages, too.
+            (None, Some(server)) => {
+                let url = database(&url(server)).replace("{service}", "broker");
+                writeln!(text, "\n[broker]\nurl = \"{url}\"")
+            }
             (None, None) => writeln!(text, "\n[broker]\nsynchronous = \"full\""),
         };
         text

@@ -121,6 +121,18 @@ impl Store for Sql {
         each!(self, store => store.now())
     }
 
+    async fn met_other_work(&self, transaction: &mut SqlTransaction) -> bool {
+        match (self, transaction.open()) {
+            (Self::Sqlite(store), Open::Sqlite(open)) => store.met_other_work(open).await,
+            #[cfg(feature = "postgres")]
+            (Self::Postgres(store), Open::Postgres(open)) => store.met_other_work(open).await,
+            #[cfg(feature = "mysql")]
+            (Self::Mysql(store), Open::Mysql(open)) => store.met_other_work(open).await,
+            #[cfg(any(feature = "postgres", feature = "mysql"))]
+            _ => false,
+        }
+    }
+
     async fn findings(&self) -> Vec<Finding> {
         each!(self, store => store.findings().await)
     }
