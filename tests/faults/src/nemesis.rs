@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use antiphon_testing::proxy::{Faults, Proxy, Way};
+use antiphon_testing::services::Service;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -152,7 +153,11 @@ pub async fn server(server: &Server, fault: Fault, lasts: Duration) -> Result<u6
             if let Some(disk) = &server.disk {
                 disk.empty().await?;
             }
-            // Some end when they cannot write.
+            // NATS switches JetStream off when it cannot write, until somebody starts it again; others
+            // end.
+            if server.service == Service::Nats {
+                private.stop().await?;
+            }
             private.start_again().await?;
         }
         _ => {}
