@@ -74,7 +74,7 @@ impl Shared {
 
     /// Milliseconds since 1970.
     pub(crate) fn wall_ms(&self) -> i64 {
-        i64::try_from(self.clock.now().as_millis()).unwrap_or(i64::MAX)
+        self.clock.now().as_millis()
     }
 }
 

@@ -12,14 +12,13 @@ use std::task::{Context, Poll, Waker};
 
 use antiphon_core::BoxFuture;
 use antiphon_messaging::lane_queue::{Frontier, LaneQueue};
-use antiphon_messaging::{Delivery, Fetched, LANES, Settle, Settled, Settlement, Settling, Source};
+use antiphon_messaging::{Delivery, Fetched, LANES, Settle, Settled, Source};
 use async_nats::Subscriber;
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
 
-use crate::broker::RETRY_DELAY_MAX;
 use crate::connection::{Link, REQUEST_TIMEOUT};
 use crate::pull::{self, Pull, Status};
 use crate::records::Progress;

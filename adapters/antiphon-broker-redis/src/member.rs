@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use antiphon_core::BoxFuture;
 use antiphon_messaging::lane_queue::{Frontier, LaneQueue};
-use antiphon_messaging::{Delivery, Fetched, LANES, Settle, Settled, Settlement, Settling, Source};
+use antiphon_messaging::{Delivery, Fetched, LANES, Settle, Settled, Source};
 use parking_lot::Mutex;
 use redis::Value;
 use redis::aio::MultiplexedConnection;
@@ -20,7 +20,6 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, Sleep, timeout};
 
-use crate::broker::RETRY_DELAY_MAX;
 use crate::connection::{Link, REQUEST_TIMEOUT};
 use crate::names::Names;
 use crate::wire::{self, Entry};

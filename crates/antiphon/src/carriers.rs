@@ -62,7 +62,7 @@ async fn open_one(
     }
 }
 
-/// A broker that is a server of its own.
+/// A broker that is a server of its own. Connecting takes much room, once: it is boxed.
 async fn open_server(
     carrier: Carrier,
     location: &str,
@@ -74,18 +74,20 @@ async fn open_server(
     match carrier {
         #[cfg(feature = "postgres")]
         Carrier::Postgres => {
-            opened(antiphon_store_postgres::PostgresBroker::open(location, databases.postgres()))
+            let settings = databases.postgres();
+            opened(Box::pin(antiphon_store_postgres::PostgresBroker::open(location, settings)))
                 .await
         }
         #[cfg(feature = "mysql")]
         Carrier::Mysql => {
-            opened(antiphon_store_mysql::MysqlBroker::open(location, databases.mysql())).await
+            let settings = databases.mysql();
+            opened(Box::pin(antiphon_store_mysql::MysqlBroker::open(location, settings))).await
         }
         #[cfg(feature = "nats")]
         Carrier::Nats => {
             let settings =
                 antiphon_broker_nats::Settings { url: location.to_owned(), ..section.nats.clone() };
-            opened(antiphon_broker_nats::NatsBroker::open(settings)).await
+            opened(Box::pin(antiphon_broker_nats::NatsBroker::open(settings))).await
         }
         #[cfg(feature = "kafka")]
         Carrier::Kafka => {
@@ -93,25 +95,25 @@ async fn open_server(
                 url: location.to_owned(),
                 ..section.kafka.clone()
             };
-            opened(antiphon_broker_kafka::KafkaBroker::open(settings)).await
+            opened(Box::pin(antiphon_broker_kafka::KafkaBroker::open(settings))).await
         }
         #[cfg(feature = "rabbitmq")]
         Carrier::Rabbitmq => {
             let mut settings = section.rabbitmq.clone();
             location.clone_into(&mut settings.url);
-            opened(antiphon_broker_rabbitmq::RabbitmqBroker::open(settings)).await
+            opened(Box::pin(antiphon_broker_rabbitmq::RabbitmqBroker::open(settings))).await
         }
         #[cfg(feature = "mqtt")]
         Carrier::Mqtt => {
             let mut settings = section.mqtt.clone();
             location.clone_into(&mut settings.url);
-            opened(antiphon_broker_mqtt::MqttBroker::open(settings)).await
+            opened(Box::pin(antiphon_broker_mqtt::MqttBroker::open(settings))).await
         }
         #[cfg(feature = "redis")]
         Carrier::Redis => {
             let mut settings = section.redis.clone();
             location.clone_into(&mut settings.url);
-            opened(antiphon_broker_redis::RedisBroker::open(settings)).await
+            opened(Box::pin(antiphon_broker_redis::RedisBroker::open(settings))).await
         }
         #[allow(unreachable_patterns, reason = "with every feature nothing is left out")]
         left_out => Err(Error::mistake(format!(
