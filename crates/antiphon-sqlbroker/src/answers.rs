@@ -3,6 +3,7 @@
 //! An answer to an inbox of this very process takes no way through the database.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -19,8 +20,10 @@ use crate::publish::MESSAGE_BYTES_MAX;
 
 /// How long an answer lies there at most.
 pub(crate) const KEPT: Duration = Duration::from_secs(60);
-/// How long a broker that has inboxes relies on being told.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long a broker that has inboxes relies on being told, soon after it has published something
+/// that may be answered, and when nothing has happened for a while.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_millis(250);
 /// Answers that one inbox keeps until they are received; more are dropped, since nobody waits.
 const UNRECEIVED_MAX: usize = 4_096;
 
@@ -30,8 +33,10 @@ type Open = Arc<Mutex<HashMap<String, mpsc::Sender<Message>>>>;
 #[derive(Default)]
 pub(crate) struct Inboxes {
     open: Open,
-    /// There may be answers.
-    pub(crate) rung: Notify,
+    /// There are answers, or soon may be.
+    rung: Notify,
+    /// There are.
+    told: AtomicBool,
     /// When this process has laid down an answer that may still lie there.
     pub(crate) laid: Mutex<Option<Instant>>,
 }
@@ -41,8 +46,20 @@ impl Inboxes {
         let address = uuid::Uuid::new_v4().to_string();
         let (sender, receiver) = mpsc::channel(UNRECEIVED_MAX);
         self.open.lock().insert(address.clone(), sender);
-        self.rung.notify_one();
         Box::new(TableInbox { address, receiver, open: Arc::clone(&self.open) })
+    }
+
+    /// There may be answers.
+    pub(crate) fn tell(&self) {
+        self.told.store(true, Ordering::Release);
+        self.rung.notify_one();
+    }
+
+    /// Something was published that may be answered.
+    pub(crate) fn hurry(&self) {
+        if !self.open.lock().is_empty() {
+            self.rung.notify_one();
+        }
     }
 
     fn addresses(&self) -> Vec<String> {
@@ -122,21 +139,29 @@ pub(crate) async fn answer<L: Log>(
 
 /// Takes what lies at the addresses of this process, until the broker is gone.
 pub(crate) async fn take<L: Log>(core: Weak<Core<L>>) {
-    while let Some(strong) = core.upgrade() {
-        let addresses = strong.inboxes.addresses();
-        let mut found = false;
-        if !addresses.is_empty() {
-            found = match take_some(&strong, addresses).await {
-                Ok(found) => found,
-                Err(failure) => {
-                    tracing::warn!(%failure, "answers were not read; trying again");
-                    false
-                }
-            };
+    let mut pause = PAUSE_MAX;
+    while let Some(core) = core.upgrade() {
+        let inboxes = &core.inboxes;
+        let rung = tokio::time::timeout(pause, inboxes.rung.notified()).await.is_ok();
+        if rung && !inboxes.told.load(Ordering::Acquire) {
+            // Nothing can be there yet.
+            pause = PAUSE_MIN;
+            continue;
         }
-        if !found {
-            drop(tokio::time::timeout(LOOK_EVERY, strong.inboxes.rung.notified()).await);
+        inboxes.told.store(false, Ordering::Release);
+        let addresses = inboxes.addresses();
+        if addresses.is_empty() {
+            pause = PAUSE_MAX;
+            continue;
         }
+        pause = match take_some(&core, addresses).await {
+            Ok(true) => PAUSE_MIN,
+            Ok(false) => (pause * 2).min(PAUSE_MAX),
+            Err(failure) => {
+                tracing::warn!(%failure, "answers were not read; trying again");
+                PAUSE_MAX
+            }
+        };
     }
 }
 

@@ -98,6 +98,7 @@ impl<L: Log> Core<L> {
     /// This process has committed new messages in these topics.
     pub(crate) fn published(&self, topics: &[(i64, i64)]) {
         self.grown(topics);
+        self.inboxes.hurry();
         self.log.ring(Ring::Published(topics));
     }
 
@@ -148,7 +149,7 @@ impl<L: Log> Core<L> {
                 for member in self.members() {
                     member.changed();
                 }
-                self.inboxes.rung.notify_one();
+                self.inboxes.tell();
             }
             Heard::Published(topics) => self.grown(&topics),
             Heard::Regrouped(groups) => {
@@ -156,7 +157,7 @@ impl<L: Log> Core<L> {
                     self.regrouped_elsewhere(group, "");
                 }
             }
-            Heard::Answered => self.inboxes.rung.notify_one(),
+            Heard::Answered => self.inboxes.tell(),
         }
     }
 }

@@ -21,6 +21,11 @@ use crate::share::{Scan, Share};
 /// Messages that are read from one topic at a time, at least and at most.
 const READ_MIN: usize = 64;
 const READ_MAX: usize = 1_024;
+/// Bytes that are read from one topic at a time, as far as the last messages tell.
+const READ_BYTES: usize = 16 * 1024 * 1024;
+const ENVELOPE_GUESSED: usize = 256;
+/// The size of a message before any was seen.
+const SIZE_GUESSED: usize = READ_BYTES / READ_MIN;
 
 pub(crate) struct Member<L: Log> {
     pub(crate) core: Arc<Core<L>>,
@@ -51,6 +56,8 @@ pub(crate) struct State {
     pub(crate) unread: bool,
     reading: bool,
     limit: usize,
+    /// How large the messages were that were read last, on average.
+    size: usize,
 }
 
 impl<L: Log> Member<L> {
@@ -72,6 +79,7 @@ impl<L: Log> Member<L> {
             unread: true,
             reading: false,
             limit: READ_MIN,
+            size: SIZE_GUESSED,
         };
         let member = Arc::new_cyclic(|me| Self {
             core,
@@ -184,7 +192,7 @@ impl<L: Log> Member<L> {
 
     /// Asks for what is to be read, if anything is and nobody has asked yet.
     pub(crate) fn ask(&self, state: &mut State, credits: usize) {
-        state.limit = credits.clamp(READ_MIN, READ_MAX);
+        state.limit = credits.clamp(READ_MIN, READ_MAX).min(READ_BYTES / state.size).max(1);
         if state.reading || state.share.buffered() >= state.limit {
             return;
         }
@@ -213,8 +221,12 @@ impl<L: Log> Member<L> {
 
     /// What was asked for was read.
     fn found(&self, wanted: &Scan, found: Found) {
+        let bytes: usize = found.ready.iter().map(|ready| ready.message.body.len()).sum();
         let mut state = self.state.lock();
         state.reading = false;
+        if !found.ready.is_empty() {
+            state.size = bytes / found.ready.len() + ENVELOPE_GUESSED;
+        }
         for ready in found.due {
             state.share.due(ready);
         }

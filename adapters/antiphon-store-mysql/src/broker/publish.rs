@@ -126,11 +126,6 @@ impl Texts {
         Ok(counts)
     }
 
-    /// Adds SQL.
-    pub(super) fn sql(&mut self, text: &str) {
-        self.sql.sql(text);
-    }
-
     /// Runs all but the last, and answers with that.
     pub(super) async fn last(self, connection: &mut MySqlConnection) -> Result<Sql, sqlx::Error> {
         for sql in self.full {

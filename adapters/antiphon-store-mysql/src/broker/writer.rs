@@ -16,11 +16,16 @@ use super::settle::Parking;
 use super::{answers, dead, lanes, publish, settle, topology, trim};
 use crate::error::{self, trouble};
 use crate::session::{Kind, connect};
-use crate::settings::Settings;
+use crate::settings::{Settings, seconds};
 use crate::sql::{Answer, Sql, run, run_counting};
 
 /// Texts are not made longer than this even if the server would take them.
 const TEXT_MAX: usize = 12 * 1024 * 1024;
+
+/// Nothing is thought about in a transaction: when the next statement does not come, the network or
+/// the process stands still, and what is locked must be free again before the leases are over. The
+/// server counts whole seconds.
+const BEGIN: &str = "SET SESSION wait_timeout = 2; BEGIN";
 
 /// Where changes are written.
 pub(super) struct Writing {
@@ -55,18 +60,18 @@ impl Server for Writing {
                 };
                 let sql = match sql.last(connection).await {
                     Ok(sql) => sql,
-                    Err(error) => return Err(undo(connection, before_commit(&error)).await),
+                    Err(error) => return Err(self.undo(connection, before_commit(&error)).await),
                 };
-                let answers = commit(connection, sql).await?;
-                // The one before COMMIT.
-                let heads = answers.len().checked_sub(2).and_then(|index| answers.get(index));
+                let answers = self.commit(connection, sql).await?;
+                // The one before COMMIT and the return to rest.
+                let heads = answers.len().checked_sub(3).and_then(|index| answers.get(index));
                 let grown = publish::heads(heads).map_err(|error| unread(&error))?;
                 Ok(published(changes, &grown))
             }
             Only::Progress(progress) => {
                 let mut sql = Sql::new("BEGIN; ");
                 lanes::advance(&mut sql, &progress);
-                let answers = commit(connection, sql).await?;
+                let answers = self.commit(connection, sql).await?;
                 let lost = lanes::lost(&progress, answers.get(1..).unwrap_or_default());
                 Ok(lost.into_iter().map(Outcome::Lost).collect())
             }
@@ -88,16 +93,61 @@ impl Writing {
         changes: &[&Change],
     ) -> Result<Vec<Outcome>, Trouble> {
         let made = async {
-            run(connection, Sql::new("BEGIN")).await?;
+            run(connection, Sql::new(BEGIN)).await?;
             self.make(connection, changes).await
         };
         match made.await {
             Ok(outcomes) => {
-                commit(connection, Sql::default()).await?;
+                self.commit(connection, Sql::default()).await?;
                 Ok(outcomes)
             }
-            Err(error) => Err(undo(connection, before_commit(&error)).await),
+            Err(error) => Err(self.undo(connection, before_commit(&error)).await),
         }
+    }
+
+    /// Commits, after running the statements of `sql`, each of which ends with a semicolon or is the
+    /// last.
+    async fn commit(
+        &self,
+        connection: &mut MySqlConnection,
+        mut sql: Sql,
+    ) -> Result<Vec<Answer>, Trouble> {
+        if sql.len() > 0 && !sql.as_str().trim_end().ends_with(';') {
+            sql.sql("; ");
+        }
+        // Values are hexadecimal, so every semicolon ends a statement.
+        let before = sql.as_str().matches(';').count();
+        sql.sql("COMMIT");
+        self.at_rest(&mut sql);
+        let mut done = 0;
+        match run_counting(connection, sql, &mut done).await {
+            Ok(answers) => Ok(answers),
+            Err(error) => match before_commit(&error) {
+                // What was lost may have been committed, wherever the answers ended.
+                Trouble::Lost(reason) => Err(Trouble::Unknown(reason)),
+                Trouble::Refused(reason) if done >= before => Err(Trouble::Unknown(reason)),
+                trouble => Err(self.undo(connection, trouble).await),
+            },
+        }
+    }
+
+    /// Brings the connection to rest after an error, or gives it up.
+    async fn undo(&self, connection: &mut MySqlConnection, trouble: Trouble) -> Trouble {
+        if matches!(trouble, Trouble::Lost(_) | Trouble::Unknown(_)) {
+            return trouble;
+        }
+        let mut sql = Sql::new("ROLLBACK");
+        self.at_rest(&mut sql);
+        match run(connection, sql).await {
+            Ok(_) => trouble,
+            Err(error) => Trouble::Lost(error.to_string()),
+        }
+    }
+
+    /// Outside of a transaction a connection may be silent for longer; see [`BEGIN`].
+    fn at_rest(&self, sql: &mut Sql) {
+        let silence = seconds(self.settings.idle_in_transaction_timeout);
+        sql.sql("; SET SESSION wait_timeout = ").number(i64::try_from(silence).unwrap_or(60));
     }
 
     /// Makes changes in the open transaction.
@@ -130,38 +180,6 @@ impl Writing {
         let published = published(changes, &grown);
         let made = outcomes.into_iter().zip(published);
         Ok(made.map(|(made, published)| made.unwrap_or(published)).collect())
-    }
-}
-
-/// Commits, after running the statements of `sql`, each of which ends with a semicolon or is the
-/// last.
-async fn commit(connection: &mut MySqlConnection, mut sql: Sql) -> Result<Vec<Answer>, Trouble> {
-    if sql.len() > 0 && !sql.as_str().trim_end().ends_with(';') {
-        sql.sql("; ");
-    }
-    // Values are hexadecimal, so every semicolon ends a statement.
-    let before = sql.as_str().matches(';').count();
-    sql.sql("COMMIT");
-    let mut done = 0;
-    match run_counting(connection, sql, &mut done).await {
-        Ok(answers) => Ok(answers),
-        Err(error) => match before_commit(&error) {
-            // What was lost may have been committed, wherever the answers ended.
-            Trouble::Lost(reason) => Err(Trouble::Unknown(reason)),
-            Trouble::Refused(reason) if done >= before => Err(Trouble::Unknown(reason)),
-            trouble => Err(undo(connection, trouble).await),
-        },
-    }
-}
-
-/// Brings the connection to rest after an error, or gives it up.
-async fn undo(connection: &mut MySqlConnection, trouble: Trouble) -> Trouble {
-    if matches!(trouble, Trouble::Lost(_) | Trouble::Unknown(_)) {
-        return trouble;
-    }
-    match run(connection, Sql::new("ROLLBACK")).await {
-        Ok(_) => trouble,
-        Err(error) => Trouble::Lost(error.to_string()),
     }
 }
 

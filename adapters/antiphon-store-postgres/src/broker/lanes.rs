@@ -6,8 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use antiphon_messaging::LANES;
 use antiphon_sqlbroker::{Beat, Identity, Place, Progress, Shared, Taken, fair_share, unpack};
-use sqlx::{PgConnection, Row};
+use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::settle;
 
@@ -21,15 +22,40 @@ pub(super) fn lane(row: &sqlx::postgres::PgRow, index: usize) -> Result<u32> {
     Ok(u32::try_from(row.try_get::<i32, _>(index)?).unwrap_or(u32::MAX))
 }
 
-/// Locks the rows of groups, in the order of their numbers.
-pub(super) async fn lock(connection: &mut PgConnection, groups: &BTreeSet<i64>) -> Result<()> {
-    let groups: Vec<i64> = groups.iter().copied().collect();
-    sqlx::query("SELECT 1 FROM antiphon_mq_group WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE")
-        .bind(groups)
-        .execute(connection)
-        .await
-        .map(drop)
+/// Begins a transaction in which the rows of these groups are locked, in the order of their numbers.
+pub(super) async fn begin(connection: &mut PgConnection, groups: &BTreeSet<i64>) -> Result<()> {
+    let mut sql = "BEGIN".to_owned();
+    if !groups.is_empty() {
+        let groups: Vec<String> = groups.iter().map(i64::to_string).collect();
+        sql.push_str("; SELECT FROM antiphon_mq_group WHERE id IN (");
+        sql.push_str(&groups.join(","));
+        sql.push_str(") ORDER BY id FOR NO KEY UPDATE");
+    }
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(drop)
 }
+
+/// A heartbeat in one round trip: the member is announced, those that were silent for too long are
+/// removed, leases are renewed. What is listed of members and leases is as it was before.
+const BEAT: &str = "
+WITH me AS (
+    INSERT INTO antiphon_mq_member (grp, owner, until, idle)
+    VALUES ($1, $2, clock_timestamp() + make_interval(secs => $3), $4)
+    ON CONFLICT (grp, owner) DO UPDATE SET until = excluded.until, idle = excluded.idle
+), gone AS (
+    DELETE FROM antiphon_mq_member
+     WHERE grp = $1 AND owner <> $2 AND until < clock_timestamp() RETURNING owner
+), kept AS (
+    UPDATE antiphon_mq_lease l SET until = clock_timestamp() + make_interval(secs => $3)
+      FROM unnest($5::integer[], $6::bigint[]) AS h (lane, token)
+     WHERE l.grp = $1 AND l.lane = h.lane AND l.token = h.token
+    RETURNING l.lane
+)
+SELECT 'member', owner, idle::integer::bigint FROM antiphon_mq_member WHERE grp = $1
+UNION ALL SELECT 'gone', owner, 0 FROM gone
+UNION ALL SELECT 'kept', '', lane FROM kept
+UNION ALL SELECT 'leased', '', lane FROM antiphon_mq_lease
+           WHERE grp = $1 AND until > clock_timestamp()
+UNION ALL SELECT 'stirred', '', stirred FROM antiphon_mq_group WHERE id = $1";
 
 /// Announces a member, renews its leases, and takes free lanes up to its fair share.
 pub(super) async fn heartbeat(
@@ -39,156 +65,112 @@ pub(super) async fn heartbeat(
 ) -> Result<Shared> {
     let Identity { group, owner, .. } = member;
     let ttl = beat.ttl.as_secs_f64();
-    let joined: bool = sqlx::query(
-        "INSERT INTO antiphon_mq_member (grp, owner, until, idle)
-         VALUES ($1, $2, clock_timestamp() + make_interval(secs => $3), $4)
-         ON CONFLICT (grp, owner) DO UPDATE SET until = excluded.until, idle = excluded.idle
-         RETURNING xmax = 0",
-    )
-    .bind(group)
-    .bind(owner)
-    .bind(ttl)
-    .bind(beat.idle)
-    .fetch_one(&mut *connection)
-    .await?
-    .try_get(0)?;
-    let expired = expire(connection, *group).await?;
-    let kept = renew(connection, *group, &beat.held, ttl).await?;
-    let members = sqlx::query("SELECT owner, idle FROM antiphon_mq_member WHERE grp = $1")
+    let (lanes, tokens): (Vec<i32>, Vec<i64>) =
+        beat.held.iter().map(|(lane, token)| (number(*lane), *token)).unzip();
+    let rows = sqlx::query(BEAT)
         .bind(group)
+        .bind(owner)
+        .bind(ttl)
+        .bind(beat.idle)
+        .bind(lanes)
+        .bind(tokens)
         .fetch_all(&mut *connection)
-        .await?
-        .iter()
-        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
-        .collect::<Result<Vec<(String, bool)>>>()?;
+        .await?;
+    let mut members: BTreeMap<String, bool> = BTreeMap::new();
+    let (mut gone, mut kept, mut leased) = (Vec::new(), Vec::new(), BTreeSet::new());
+    let mut stirred = 0;
+    for row in &rows {
+        let (name, value): (String, i64) = (row.try_get(1)?, row.try_get(2)?);
+        let lane = u32::try_from(value).unwrap_or(u32::MAX);
+        match row.try_get(0)? {
+            "member" => drop(members.insert(name, value != 0)),
+            "gone" => gone.push(name),
+            "kept" => kept.push(lane),
+            "leased" => drop(leased.insert(lane)),
+            _ => stirred = value,
+        }
+    }
+    let joined = members.insert(owner.clone(), beat.idle).is_none();
+    for name in &gone {
+        members.remove(name);
+    }
+    if !gone.is_empty() && free_claims(connection, *group, &gone).await? {
+        stirred += 1;
+    }
+    let members: Vec<(String, bool)> = members.into_iter().collect();
     let target = fair_share(&members, owner);
     let mut taken = Vec::new();
     if !beat.closing && kept.len() < target {
-        let free = free_lanes(connection, *group).await?;
-        let free: Vec<i32> = free.into_iter().take(target - kept.len()).collect();
+        let free = (0..LANES).filter(|lane| !leased.contains(lane) && !kept.contains(lane));
+        let free: Vec<i32> = free.take(target - kept.len()).map(number).collect();
         if !free.is_empty() {
             taken = take(connection, member, free, ttl).await?;
         }
     }
-    if joined || expired {
+    if joined || !gone.is_empty() {
         regroup(connection, *group).await?;
     }
-    let stirred = sqlx::query("SELECT stirred FROM antiphon_mq_group WHERE id = $1")
-        .bind(group)
-        .fetch_one(connection)
-        .await?
-        .try_get(0)?;
     Ok(Shared { target, kept, taken, stirred, joined })
 }
 
-/// Removes members that were silent for too long; answers whether there were any.
-async fn expire(connection: &mut PgConnection, group: i64) -> Result<bool> {
-    let gone = "DELETE FROM antiphon_mq_member WHERE grp = $1 AND until < clock_timestamp()";
-    let gone = sqlx::query(gone).bind(group).execute(&mut *connection).await?.rows_affected();
-    if gone == 0 {
-        return Ok(false);
-    }
+/// What these members had claimed is due at once, for whoever has its lane; answers whether there
+/// was anything.
+async fn free_claims(connection: &mut PgConnection, group: i64, owners: &[String]) -> Result<bool> {
     let freed = sqlx::query(
         "UPDATE antiphon_mq_waiting SET due = 0, owner = ''
-          WHERE grp = $1 AND owner <> ''
-            AND owner NOT IN (SELECT owner FROM antiphon_mq_member WHERE grp = $1)",
+          WHERE grp = $1 AND owner = ANY($2) AND owner <> ''",
     )
     .bind(group)
+    .bind(owners)
     .execute(&mut *connection)
     .await?;
-    if freed.rows_affected() > 0 {
-        stir(connection, group).await?;
+    if freed.rows_affected() == 0 {
+        return Ok(false);
     }
+    stir(connection, group).await?;
     Ok(true)
 }
 
-async fn renew(
-    connection: &mut PgConnection,
-    group: i64,
-    held: &[(u32, i64)],
-    ttl: f64,
-) -> Result<Vec<u32>> {
-    if held.is_empty() {
-        return Ok(Vec::new());
-    }
-    let (lanes, tokens): (Vec<i32>, Vec<i64>) =
-        held.iter().map(|(lane, token)| (number(*lane), *token)).unzip();
-    sqlx::query(
-        "UPDATE antiphon_mq_lease l SET until = clock_timestamp() + make_interval(secs => $4)
-           FROM unnest($2::integer[], $3::bigint[]) AS h (lane, token)
-          WHERE l.grp = $1 AND l.lane = h.lane AND l.token = h.token
-         RETURNING l.lane",
-    )
-    .bind(group)
-    .bind(lanes)
-    .bind(tokens)
-    .bind(ttl)
-    .fetch_all(connection)
-    .await?
-    .iter()
-    .map(|row| lane(row, 0))
-    .collect()
-}
-
-async fn free_lanes(connection: &mut PgConnection, group: i64) -> Result<Vec<i32>> {
-    sqlx::query(
-        "SELECT lane FROM generate_series(0, $2 - 1) AS lane
-          WHERE NOT EXISTS (SELECT FROM antiphon_mq_lease l
-                             WHERE l.grp = $1 AND l.lane = lane.lane
-                               AND l.until > clock_timestamp())
-          ORDER BY lane",
-    )
-    .bind(group)
-    .bind(number(antiphon_messaging::LANES))
-    .fetch_all(connection)
-    .await?
-    .iter()
-    .map(|row| row.try_get(0))
-    .collect()
-}
-
 /// Takes lanes: with new tokens, which the cursors get as well.
+const TAKE: &str = "
+WITH leased AS (
+    INSERT INTO antiphon_mq_lease (grp, lane, token, owner, until)
+    SELECT $1, lane, nextval('antiphon_mq_token'), $3,
+           clock_timestamp() + make_interval(secs => $4)
+      FROM unnest($2::integer[]) AS lane
+    ON CONFLICT (grp, lane) DO UPDATE
+       SET token = excluded.token, owner = excluded.owner, until = excluded.until
+    RETURNING lane, token
+), fenced AS (
+    UPDATE antiphon_mq_cursor c SET token = leased.token FROM leased
+     WHERE c.grp = $1 AND c.lane = leased.lane
+    RETURNING c.lane, c.topic, c.position, c.open
+)
+SELECT lane, token, 0::bigint, ''::bytea, true FROM leased
+UNION ALL SELECT lane, topic, position, open, false FROM fenced";
+
 async fn take(
     connection: &mut PgConnection,
     member: &Identity,
     lanes: Vec<i32>,
     ttl: f64,
 ) -> Result<Vec<Taken>> {
-    let leased = sqlx::query(
-        "INSERT INTO antiphon_mq_lease (grp, lane, token, owner, until)
-         SELECT $1, lane, nextval('antiphon_mq_token'), $3,
-                clock_timestamp() + make_interval(secs => $4)
-           FROM unnest($2::integer[]) AS lane
-         ON CONFLICT (grp, lane) DO UPDATE
-            SET token = excluded.token, owner = excluded.owner, until = excluded.until
-         RETURNING lane, token",
-    )
-    .bind(member.group)
-    .bind(lanes)
-    .bind(&member.owner)
-    .bind(ttl)
-    .fetch_all(&mut *connection)
-    .await?;
+    let rows = sqlx::query(TAKE)
+        .bind(member.group)
+        .bind(lanes)
+        .bind(&member.owner)
+        .bind(ttl)
+        .fetch_all(connection)
+        .await?;
     let mut tokens: BTreeMap<u32, i64> = BTreeMap::new();
-    for row in &leased {
-        tokens.insert(lane(row, 0)?, row.try_get(1)?);
-    }
-    let numbers: Vec<i32> = tokens.keys().map(|lane| number(*lane)).collect();
-    let fenced = sqlx::query(
-        "UPDATE antiphon_mq_cursor c SET token = t.token
-           FROM unnest($2::integer[], $3::bigint[]) AS t (lane, token)
-          WHERE c.grp = $1 AND c.lane = t.lane
-         RETURNING c.lane, c.topic, c.position, c.open",
-    )
-    .bind(member.group)
-    .bind(numbers)
-    .bind(tokens.values().copied().collect::<Vec<i64>>())
-    .fetch_all(connection)
-    .await?;
     let mut cursors: HashMap<(u32, i64), (i64, BTreeSet<i64>)> = HashMap::new();
-    for row in &fenced {
-        let open: &[u8] = row.try_get(3)?;
-        cursors.insert((lane(row, 0)?, row.try_get(1)?), (row.try_get(2)?, unpack(open)));
+    for row in &rows {
+        let (lane, number) = (lane(row, 0)?, row.try_get(1)?);
+        if row.try_get(4)? {
+            tokens.insert(lane, number);
+        } else {
+            cursors.insert((lane, number), (row.try_get(2)?, unpack(row.try_get(3)?)));
+        }
     }
     let taken = tokens.into_iter().map(|(lane, token)| {
         let of = |topic: &i64| cursors.remove(&(lane, *topic)).unwrap_or_default();
@@ -340,21 +322,24 @@ pub(super) async fn release(
     }
     let (lanes, tokens): (Vec<i32>, Vec<i64>) =
         progress.iter().map(|progress| (number(progress.lane), progress.token)).unzip();
-    for statement in [
-        "DELETE FROM antiphon_mq_lease l USING unnest($2::integer[], $3::bigint[]) AS g (lane, token)
-          WHERE l.grp = $1 AND l.lane = g.lane AND l.token = g.token",
-        "UPDATE antiphon_mq_cursor c SET token = 0
-           FROM unnest($2::integer[], $3::bigint[]) AS g (lane, token)
-          WHERE c.grp = $1 AND c.lane = g.lane AND c.token = g.token",
-    ] {
-        sqlx::query(statement)
-            .bind(member.group)
-            .bind(&lanes)
-            .bind(&tokens)
-            .execute(&mut *connection)
-            .await?;
-    }
-    regroup(connection, member.group).await
+    sqlx::query(
+        "WITH given AS (
+             SELECT * FROM unnest($2::integer[], $3::bigint[]) AS given (lane, token)
+         ), leases AS (
+             DELETE FROM antiphon_mq_lease l USING given
+              WHERE l.grp = $1 AND l.lane = given.lane AND l.token = given.token
+         ), cursors AS (
+             UPDATE antiphon_mq_cursor c SET token = 0 FROM given
+              WHERE c.grp = $1 AND c.lane = given.lane AND c.token = given.token
+         )
+         UPDATE antiphon_mq_group SET regrouped = regrouped + 1 WHERE id = $1",
+    )
+    .bind(member.group)
+    .bind(&lanes)
+    .bind(&tokens)
+    .execute(connection)
+    .await
+    .map(drop)
 }
 
 /// Gives everything back and leaves the group.
@@ -364,16 +349,7 @@ pub(super) async fn leave(
     progress: &[Progress],
 ) -> Result<()> {
     release(connection, member, progress, &[]).await?;
-    let given_up =
-        "UPDATE antiphon_mq_waiting SET due = 0, owner = '' WHERE grp = $1 AND owner = $2";
-    let given_up = sqlx::query(given_up)
-        .bind(member.group)
-        .bind(&member.owner)
-        .execute(&mut *connection)
-        .await?;
-    if given_up.rows_affected() > 0 {
-        stir(connection, member.group).await?;
-    }
+    free_claims(connection, member.group, std::slice::from_ref(&member.owner)).await?;
     sqlx::query("DELETE FROM antiphon_mq_member WHERE grp = $1 AND owner = $2")
         .bind(member.group)
         .bind(&member.owner)

@@ -22,7 +22,11 @@ use crate::settings::{Settings, SynchronousCommit};
 
 /// Every statement here finds its rows by an index. What the planner believes of tables that are
 /// empty at one moment and full at the next must not make it read them whole.
-const PLANNER: [(&str, &str); 5] = [
+///
+/// Nothing is thought about in a transaction: when the next statement does not come, the network or
+/// the process stands still, and what is locked must be free again before the leases are over.
+const SESSION: [(&str, &str); 6] = [
+    ("idle_in_transaction_session_timeout", "2000"),
     ("enable_seqscan", "off"),
     ("enable_bitmapscan", "off"),
     ("enable_hashjoin", "off"),
@@ -53,8 +57,8 @@ impl PostgresLog {
         rung: Arc<Notify>,
     ) -> Self {
         let runtime = Handle::current();
-        let options = location.options.clone().options(PLANNER);
-        let relaxed = location.relaxed().options(PLANNER);
+        let options = location.options.clone().options(SESSION);
+        let relaxed = location.relaxed().options(SESSION);
         let connect_timeout = settings.connect_timeout;
         let write = |options| {
             let (sender, jobs) = mpsc::unbounded_channel();

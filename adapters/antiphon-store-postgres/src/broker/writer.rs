@@ -91,8 +91,12 @@ async fn transaction(
     connection: &mut PgConnection,
     changes: &[&Change],
 ) -> Result<Vec<Outcome>, Trouble> {
-    sqlx::raw_sql("BEGIN").execute(&mut *connection).await.map_err(before_commit)?;
-    match make(connection, changes).await {
+    let groups: BTreeSet<i64> = changes.iter().filter_map(|change| group_to_lock(change)).collect();
+    let made = async {
+        lanes::begin(connection, &groups).await?;
+        make(connection, changes).await
+    };
+    match made.await {
         Ok(outcomes) => {
             sqlx::raw_sql("COMMIT").execute(connection).await.map_err(while_committing)?;
             Ok(outcomes)
@@ -116,10 +120,6 @@ async fn make(
     connection: &mut PgConnection,
     changes: &[&Change],
 ) -> Result<Vec<Outcome>, sqlx::Error> {
-    let groups: BTreeSet<i64> = changes.iter().filter_map(|change| group_to_lock(change)).collect();
-    if !groups.is_empty() {
-        lanes::lock(connection, &groups).await?;
-    }
     let mut outcomes: Vec<Option<Outcome>> = changes.iter().map(|_| None).collect();
     settle_fenced(connection, changes, &mut outcomes).await?;
     advance(connection, changes, &mut outcomes).await?;
