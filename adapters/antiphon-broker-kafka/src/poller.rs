@@ -5,7 +5,7 @@
 //! was read and nobody takes it, it first reads a little later; only if that lasts are the partitions
 //! paused, since pausing throws away what the client library has read ahead.
 
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use std::time::Duration;
 
@@ -19,9 +19,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::cluster::ASK;
-use crate::committer;
-use crate::lane::Report;
-use crate::member::{COMMIT_EVERY, Member};
+use crate::committer::Commits;
+use crate::member::Member;
 use crate::names;
 use crate::progress::{self, Progress};
 use crate::rebalance::{Event, Rebalancing};
@@ -38,12 +37,8 @@ const LAST_COMMIT: Duration = Duration::from_secs(5);
 /// The same for a member that leaves: if it is just joining anew, the coordinator answers a commit
 /// only after that, which takes as long as the other members take.
 const FINAL_COMMIT: Duration = Duration::from_secs(20);
-/// How long an answer to a commit may take before it is given up.
-const COMMIT_ANSWER: Duration = Duration::from_secs(30);
 /// How often the library by itself looks whether a heartbeat is due.
 const OWN_HEARTBEAT: Duration = Duration::from_secs(1);
-/// How long a failed commit waits for its next try.
-const COMMIT_RETRY: Duration = Duration::from_millis(100);
 
 /// What the thread, the source and the settlers of a member share.
 #[derive(Debug)]
@@ -96,13 +91,6 @@ struct Leaving {
     write_until: Option<Instant>,
 }
 
-/// A commit that is not answered.
-struct Commit {
-    reports: Vec<(u32, Arc<str>, i32, Report)>,
-    begun: Instant,
-    with_text: bool,
-}
-
 /// The consumer, and who is told when it is gone.
 pub(crate) struct Connection {
     pub(crate) consumer: BaseConsumer<Rebalancing>,
@@ -113,20 +101,12 @@ pub(crate) struct Connection {
 /// See the module.
 pub(crate) struct Poller {
     connection: Arc<Connection>,
-    commits: mpsc::Sender<TopicPartitionList>,
+    commits: Commits,
     shared: Arc<Shared>,
     topics: Vec<Arc<str>>,
     times: Times,
     /// Closed by the source when it is dropped.
     wanted: watch::Receiver<()>,
-    commit: Option<Commit>,
-    /// When the next commit may be made, and the last one was.
-    commit_not_before: Instant,
-    committed_at: Instant,
-    /// Whether there is something that a failed commit has not written down.
-    commit_again: bool,
-    /// Whether the broker takes our texts.
-    with_text: bool,
     leaving: Option<Leaving>,
     /// Revocations that came while the member was leaving.
     unanswered: Vec<TopicPartitionList>,
@@ -149,7 +129,7 @@ impl Poller {
         let called = Arc::clone(&shared);
         consumer.set_nonempty_callback(move || called.call_poller());
         let connection = Arc::new(Connection { consumer, _left: left });
-        let commits = committer::start(Arc::clone(&connection), Arc::clone(&shared))?;
+        let commits = Commits::start(&connection, &shared, times.commit_interval)?;
         let now = Instant::now();
         let poller = Self {
             connection,
@@ -158,11 +138,6 @@ impl Poller {
             topics,
             times,
             wanted,
-            commit: None,
-            commit_not_before: now,
-            committed_at: now,
-            commit_again: false,
-            with_text: true,
             leaving: None,
             unanswered: Vec::new(),
             crowded_since: None,
@@ -209,7 +184,7 @@ impl Poller {
             }
             self.nudge();
             self.give_up_when_settled();
-            self.commit_when_due();
+            self.commits.make_when_due(&self.shared);
             self.switch()?;
             let read = self.may_read() && self.read()?;
             if !read && self.consumer().context().is_quiet() {
@@ -231,13 +206,11 @@ impl Poller {
     /// How long there is nothing to do unless somebody calls.
     fn rest(&self) -> Duration {
         let now = Instant::now();
-        let mut rest = REST.min(self.times.commit_interval).min(self.times.heartbeat);
+        let mut rest = REST.min(self.times.heartbeat);
         if self.crowded_since.is_some() && !self.paused {
             rest = rest.min(PAUSE_AFTER);
         }
-        if self.commit_again {
-            rest = rest.min(COMMIT_RETRY);
-        }
+        rest = rest.min(self.commits.rest());
         if let Some(leaving) = &self.leaving {
             rest = rest.min(leaving.write_until.unwrap_or(leaving.until) - now);
         }
@@ -255,7 +228,7 @@ impl Poller {
                 Ok(())
             }
             Event::Committed(result) => {
-                self.committed(result);
+                self.commits.answered(result, &self.shared);
                 Ok(())
             }
         }
@@ -340,7 +313,7 @@ impl Poller {
         if written || now >= write_until {
             self.give_up_now();
         } else {
-            self.commit();
+            self.commits.make(&self.shared);
         }
     }
 
@@ -351,83 +324,6 @@ impl Poller {
                 tracing::warn!(%error, "kafka: partitions could not be given up");
             }
         }
-    }
-
-    // Progress is written down.
-
-    fn commit_when_due(&mut self) {
-        let (settled, awaited) = self.shared.member.lock().unwritten();
-        let in_time = self.committed_at.elapsed() >= self.times.commit_interval;
-        if awaited || self.commit_again || settled >= COMMIT_EVERY || (settled > 0 && in_time) {
-            self.commit();
-        }
-    }
-
-    fn commit(&mut self) {
-        let now = Instant::now();
-        let waits = self.commit.as_ref().is_some_and(|commit| now - commit.begun < COMMIT_ANSWER);
-        if waits || now < self.commit_not_before {
-            return;
-        }
-        self.committed_at = now;
-        self.commit_again = false;
-        let reports = self.shared.member.lock().reports();
-        if reports.is_empty() {
-            return;
-        }
-        let sent = self
-            .offsets(&reports)
-            .and_then(|offsets| self.commits.send(offsets).map_err(|_| KafkaError::Canceled));
-        match sent {
-            Ok(()) => {
-                self.commit = Some(Commit { reports, begun: now, with_text: self.with_text });
-            }
-            Err(error) => self.commit_failed(&error),
-        }
-    }
-
-    fn offsets(
-        &self,
-        reports: &[(u32, Arc<str>, i32, Report)],
-    ) -> Result<TopicPartitionList, KafkaError> {
-        let mut offsets = TopicPartitionList::with_capacity(reports.len());
-        for (_, topic, partition, report) in reports {
-            let mut element = offsets.add_partition(topic, *partition);
-            element.set_offset(Offset::Offset(report.low))?;
-            if self.with_text && !report.text.is_empty() {
-                element.set_metadata(&report.text);
-            }
-        }
-        Ok(offsets)
-    }
-
-    fn committed(&mut self, result: Result<(), KafkaError>) {
-        let Some(commit) = self.commit.take() else { return };
-        match result {
-            Ok(()) => {
-                let mut member = self.shared.member.lock();
-                for (lane, _, _, report) in &commit.reports {
-                    member.written(*lane, report, commit.with_text);
-                }
-            }
-            Err(error) => {
-                if error.rdkafka_error_code() == Some(Code::OffsetMetadataTooLarge) {
-                    tracing::warn!(
-                        "kafka: offset.metadata.max.bytes of the brokers is below 4000; retries \
-                         forget their attempts when a member leaves"
-                    );
-                    self.with_text = false;
-                }
-                self.commit_failed(&error);
-            }
-        }
-    }
-
-    fn commit_failed(&mut self, error: &KafkaError) {
-        // A rebalance or a restart of the broker comes in between: the next try is as good.
-        tracing::debug!(%error, "kafka: progress was not written down, trying again");
-        self.commit_again = true;
-        self.commit_not_before = Instant::now() + COMMIT_RETRY;
     }
 
     // Reading.
@@ -523,12 +419,12 @@ impl Poller {
             if self.consumer().assignment_lost() {
                 return;
             }
-            self.commit();
+            self.commits.make(&self.shared);
             // What is read comes again to somebody else.
             let _ = self.consumer().poll(Duration::from_millis(2));
             while let Some(event) = self.consumer().context().next() {
                 match event {
-                    Event::Committed(result) => self.committed(result),
+                    Event::Committed(result) => self.commits.answered(result, &self.shared),
                     // Others must not begin before all is written down.
                     Event::Revoke(partitions) => self.unanswered.push(partitions),
                     Event::Assign(partitions) => self.answer(&Event::Assign(partitions)),
