@@ -1,4 +1,6 @@
 //! Brokers and outbox: the adapters' own measuring programs, in one run.
+//!
+//! Those that need a server start it, as the tests do, and leave it running.
 
 use std::process::Command;
 
@@ -6,24 +8,38 @@ use antiphon_core::BoxError;
 
 use crate::report::{progress, verbatim};
 
-/// Packages and their measuring examples.
-const PROGRAMS: [(&str, &str); 2] =
-    [("antiphon-broker-memory", "throughput"), ("antiphon-store-sqlite", "sql_throughput")];
+/// Packages, their measuring examples, and the server that each needs.
+const PROGRAMS: [(&str, &str, Option<&str>); 8] = [
+    ("antiphon-broker-memory", "throughput", None),
+    ("antiphon-store-sqlite", "sql_throughput", None),
+    ("antiphon-store-postgres", "postgres_broker_throughput", Some("postgres")),
+    ("antiphon-store-mysql", "mysql_broker_throughput", Some("mariadb")),
+    ("antiphon-store-mysql", "mysql_store_throughput", Some("mariadb")),
+    ("antiphon-broker-nats", "nats_throughput", Some("nats")),
+    ("antiphon-broker-rabbitmq", "rabbitmq_throughput", Some("rabbitmq")),
+    ("antiphon-broker-mqtt", "mqtt_throughput", Some("mosquitto")),
+];
 
 /// Runs them and shows what they print.
 pub(crate) fn run() -> Result<(), BoxError> {
-    for (package, example) in PROGRAMS {
-        progress(&format!("messaging: {package}"));
-        let output = Command::new("cargo")
-            .args(["run", "--release", "--quiet", "--package", package, "--example", example])
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .output()?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        if !output.status.success() {
-            let error = String::from_utf8_lossy(&output.stderr);
-            return Err(format!("{package}: {}: {error}", output.status).into());
+    for (package, example, server) in PROGRAMS {
+        progress(&format!("messaging: {package} {example}"));
+        if let Some(server) = server {
+            cargo(&["run", "--quiet", "--package", "xtask", "--", "services", "up", server])?;
         }
-        verbatim(&format!("Messages: {package}"), text.trim());
+        let build = ["run", "--release", "--quiet", "--package", package, "--example", example];
+        verbatim(&format!("Messages: {package} ({example})"), cargo(&build)?.trim());
     }
     Ok(())
+}
+
+/// What cargo, or the program that it runs, prints.
+fn cargo(arguments: &[&str]) -> Result<String, BoxError> {
+    let output =
+        Command::new("cargo").args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output()?;
+    if !output.status.success() {
+        let error = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("cargo {}: {}: {error}", arguments.join(" "), output.status).into());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

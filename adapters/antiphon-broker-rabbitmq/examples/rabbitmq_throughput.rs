@@ -1,7 +1,7 @@
 //! How fast the adapter publishes with confirms and consumes with acknowledgements, beside the bare
 //! client library with the same window, on the same quorum queue layout.
 //!
-//! `cargo run --release -p antiphon-broker-rabbitmq --example throughput -- [URL] [MESSAGES]`
+//! `cargo run --release -p antiphon-broker-rabbitmq --example rabbitmq_throughput -- [URL] [MESSAGES]`
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Messages per second, published with confirmations and consumed with acknowledgements, beside the bare
 //! client library with the same window and the same bytes on the wire.
 //!
-//! `cargo run --release -p antiphon-broker-nats --example throughput [URL] [MESSAGES]`
+//! `cargo run --release -p antiphon-broker-nats --example nats_throughput [URL] [MESSAGES]`
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,8 @@
-//! Measures the SQL broker on PostgreSQL, durable. Release builds only make sense:
+//! Measures the SQL broker on MariaDB, durable. Release builds only make sense:
 //!
-//! `cargo run --release -p antiphon-store-postgres --example broker_throughput [batched|single|latency]`
+//! `cargo run --release -p antiphon-store-mysql --example mysql_broker_throughput [batched|single|latency]`
 //!
-//! The server is the one of `cargo xtask services up postgres`, in a database that is made and dropped.
+//! The server is the one of `cargo xtask services up mariadb`, in a database that is made and dropped.
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a program for one's own eyes")]
 
@@ -14,9 +14,9 @@ use antiphon_messaging::{
     Broker, Delivery, Fetched, Group, Message, Settlement, Source, Start, Subscription, Topology,
     settle_all,
 };
-use antiphon_store_postgres::{PostgresBroker, Settings};
+use antiphon_store_mysql::{MysqlBroker, Settings};
 use antiphon_testing::services::Service;
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, MySqlConnection};
 use tokio::time::Instant;
 
 const BATCH: usize = 256;
@@ -32,7 +32,7 @@ async fn main() {
     let wanted = std::env::args().nth(1);
     let wants = |name: &str| wanted.as_deref().is_none_or(|wanted| wanted == name);
     let name = format!("antiphon_bench_{}", std::process::id());
-    let server = Service::Postgres.url();
+    let server = Service::Mariadb.url();
     let url = format!("{}/{name}", server.rsplit_once('/').unwrap().0);
     if wants("batched") {
         for _ in 0..3 {
@@ -47,8 +47,8 @@ async fn main() {
     if wants("latency") {
         latency(&url).await;
     }
-    let mut server = PgConnection::connect(&server).await.unwrap();
-    let drop_it = AssertSqlSafe(format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"));
+    let mut server = MySqlConnection::connect(&server).await.unwrap();
+    let drop_it = AssertSqlSafe(format!("DROP DATABASE IF EXISTS {name}"));
     sqlx::raw_sql(drop_it).execute(&mut server).await.unwrap();
 }
 
@@ -68,8 +68,8 @@ fn message(n: usize) -> Message {
     }
 }
 
-async fn open(url: &str) -> (PostgresBroker, Box<dyn Source>) {
-    let broker = PostgresBroker::open(url, Settings::default()).await.unwrap();
+async fn open(url: &str) -> (MysqlBroker, Box<dyn Source>) {
+    let broker = MysqlBroker::open(url, Settings::default()).await.unwrap();
     let (topics, start) = (vec!["orders".to_owned()], Start::Earliest);
     let group = Group { name: "billing".into(), topics, start, ordered: true };
     let topology = Topology { topics: vec!["orders".into()], groups: vec![group] };
@@ -119,7 +119,7 @@ async fn measure(url: &str, how: &str, messages: usize, batch: usize, window: us
     }
     source.close().await;
     println!(
-        "broker, {how}, synchronous_commit=on: {:.0} messages/s end to end ({:.0} published/s)",
+        "broker, {how}, flush at each commit: {:.0} messages/s end to end ({:.0} published/s)",
         rate(messages, all),
         rate(messages, published),
     );
@@ -132,7 +132,7 @@ fn rate(count: usize, took: Duration) -> f64 {
 /// One message at a time, idle in between.
 async fn latency(url: &str) {
     let (broker, mut source) = open(url).await;
-    let other = PostgresBroker::open(url, Settings::default()).await.unwrap();
+    let other = MysqlBroker::open(url, Settings::default()).await.unwrap();
     for (name, broker) in [("the same process", broker), ("another process", other)] {
         let mut times = Vec::new();
         for n in 0..300 {

@@ -1,7 +1,7 @@
 //! Measures the store: what the outbox costs a transaction, how fast rows leave it, how fast the inbox
 //! is. Release builds only make sense, on a server that has nothing else to do:
 //!
-//! `cargo run --release -p antiphon-store-mysql --example store_throughput [URL of an empty database]`
+//! `cargo run --release -p antiphon-store-mysql --example mysql_store_throughput [URL of an empty database]`
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a program for one's own eyes")]
 
