@@ -41,7 +41,7 @@ impl KafkaBroker {
     pub async fn open(settings: Settings) -> Result<Self, OpenError> {
         settings.check()?;
         let brokers = settings.address()?.brokers;
-        let (client, within) = (settings.client()?, settings.connect_timeout());
+        let (client, within) = (settings.client()?, settings.connect_timeout.0);
         let at = brokers.clone();
         let reached =
             tokio::task::spawn_blocking(move || cluster::probe(&client, within, &at)).await;
@@ -87,7 +87,7 @@ impl Broker for KafkaBroker {
             counts_attempts: true,
             answers: true,
             replays: true,
-            message_bytes_max: self.0.cluster.settings.message_bytes_max,
+            message_bytes_max: self.0.cluster.settings.message_max.0,
         }
     }
 

@@ -25,7 +25,7 @@ pub enum OpenError {
     /// TLS could not be agreed on.
     #[error(
         "no TLS with the Kafka brokers at {brokers}: {problem}; check the port and \
-         certificate_authority"
+         ca_file"
     )]
     Tls {
         /// Where it was tried.

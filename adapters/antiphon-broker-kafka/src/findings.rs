@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use antiphon_config::HumanDuration;
 use antiphon_core::Finding;
 use rdkafka::admin::{ConfigEntry, ResourceSpecifier};
 
@@ -34,7 +35,7 @@ pub(crate) async fn all(cluster: &Arc<Cluster>) -> Vec<Finding> {
 }
 
 async fn reach(cluster: &Arc<Cluster>) -> Result<i32, OpenError> {
-    let (client, within) = (cluster.settings.client()?, cluster.settings.connect_timeout());
+    let (client, within) = (cluster.settings.client()?, cluster.settings.connect_timeout.0);
     let brokers = cluster.brokers.clone();
     let probed = tokio::task::spawn_blocking(move || cluster::probe(&client, within, &brokers));
     probed.await.map_err(|error| OpenError::Failed {
@@ -46,7 +47,7 @@ async fn reach(cluster: &Arc<Cluster>) -> Result<i32, OpenError> {
 fn problem(error: &OpenError) -> Finding {
     let advice = match error {
         OpenError::Unauthorized { .. } => "check user, password and mechanism",
-        OpenError::Tls { .. } => "check the port and certificate_authority",
+        OpenError::Tls { .. } => "check the port and ca_file",
         _ => "start the brokers, or correct the url",
     };
     Finding::problem("connection", error.to_string(), advice)
@@ -100,13 +101,13 @@ fn broker(settings: &Settings, brokers: &str, entries: &[ConfigEntry]) -> Vec<Fi
 }
 
 fn session(settings: &Settings, entries: &[ConfigEntry]) -> Option<Finding> {
-    let min = number(entries, "group.min.session.timeout.ms")?;
-    let max = number(entries, "group.max.session.timeout.ms")?;
-    let ours = u64::from(settings.session_timeout_ms);
+    let min = HumanDuration::from_millis(number(entries, "group.min.session.timeout.ms")?);
+    let max = HumanDuration::from_millis(number(entries, "group.max.session.timeout.ms")?);
+    let ours = settings.session_timeout;
     (!(min..=max).contains(&ours)).then(|| {
         Finding::problem(
             "groups",
-            format!("session_timeout_ms is {ours}, and the brokers take {min} to {max}"),
+            format!("session_timeout is {ours}, and the brokers take {min} to {max}"),
             "set it between them, or change group.min.session.timeout.ms of the brokers",
         )
     })
@@ -197,12 +198,12 @@ fn topic(
             "set cleanup.policy = delete",
         ));
     }
-    let batch = settings.batch_bytes as u64;
+    let batch = settings.batch_max.0 as u64;
     if let Some(max) = number(entries, "max.message.bytes").filter(|max| *max < batch) {
         findings.push(Finding::problem(
             &*subject,
-            format!("takes {max} bytes at a time, and batch_bytes is {batch}"),
-            "raise max.message.bytes of the topic, or lower batch_bytes",
+            format!("takes {max} bytes at a time, and batch_max is {batch}"),
+            "raise max.message.bytes of the topic, or lower batch_max",
         ));
     }
     findings

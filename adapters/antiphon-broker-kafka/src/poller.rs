@@ -77,7 +77,7 @@ impl Shared {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Times {
     pub(crate) commit_interval: Duration,
-    pub(crate) revoke_wait: Duration,
+    pub(crate) handover_timeout: Duration,
     pub(crate) heartbeat: Duration,
 }
 
@@ -291,7 +291,7 @@ impl Poller {
         tracing::debug!(?lanes, "kafka: partitions revoked");
         self.shared.member.lock().revoke(&lanes);
         self.shared.bell.notify_one();
-        let until = Instant::now() + self.times.revoke_wait;
+        let until = Instant::now() + self.times.handover_timeout;
         self.leaving = Some(Leaving { partitions, lanes, until, write_until: None });
     }
 
@@ -483,9 +483,7 @@ fn lost_by(error: &KafkaError, context: &Rebalancing) -> Option<String> {
         Code::InconsistentGroupProtocol => "other members of the group use another protocol; they \
                                             must use the strategy `cooperative-sticky`"
             .to_owned(),
-        Code::PollExceeded => {
-            "the member was stuck for longer than poll_interval_max_ms".to_owned()
-        }
+        Code::PollExceeded => "the member was stuck for longer than poll_interval_max".to_owned(),
         code if crate::error::is_unauthorized(code) || fatal => {
             let told = context.troubles().latest().map(|trouble| trouble.text);
             format!("{code}: {}", told.unwrap_or_default())

@@ -32,18 +32,18 @@ pub(crate) struct Publisher {
     config: ClientConfig,
     current: Mutex<Arc<Producer>>,
     publish_wait: Duration,
-    confirm_timeout: Duration,
+    publish_timeout: Duration,
 }
 
 impl Publisher {
     pub(crate) fn new(cluster: Arc<Cluster>) -> Result<Self, OpenError> {
         let settings = &cluster.settings;
         let config = settings.producer()?;
-        let publish_wait = Duration::from_millis(settings.publish_wait_ms.into());
-        let confirm_timeout = Duration::from_millis(settings.confirm_timeout_ms.into());
+        let publish_wait = settings.publish_wait.0;
+        let publish_timeout = settings.publish_timeout.0;
         let first = Producer::start(&config).map_err(|error| refused_settings(&error))?;
         let current = Mutex::new(Arc::new(first));
-        Ok(Self { cluster, config, current, publish_wait, confirm_timeout })
+        Ok(Self { cluster, config, current, publish_wait, publish_timeout })
     }
 
     /// The producer that lives; a new one if the last has ended.
@@ -150,7 +150,7 @@ impl Publisher {
         let Addressed { topic, partition, key, message } = addressed;
         let (headers, bytes) = record::headers(message);
         let size = message.size();
-        if size > self.cluster.settings.message_bytes_max || bytes > bytes_max {
+        if size > self.cluster.settings.message_max.0 || bytes > bytes_max {
             let why = format!("{size} bytes; {bytes} as a record, and the topic takes {bytes_max}");
             return Err(Unqueued::This(refusal(topic, PublishErrorKind::TooLarge, why)));
         }
@@ -207,7 +207,7 @@ impl Publisher {
 
     /// Waits until all that was queued is answered, or has to be given up.
     async fn wait(&self, batch: &Batch, producer: &Arc<Producer>) {
-        let give_up = Instant::now() + self.confirm_timeout;
+        let give_up = Instant::now() + self.publish_timeout;
         while !batch.is_done() {
             let rung = timeout_at(give_up, batch.bell.notified()).await.is_ok();
             if batch.is_done() {

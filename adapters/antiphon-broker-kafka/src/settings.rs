@@ -5,8 +5,8 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
 
+use antiphon_config::{ByteSize, HumanDuration, Secret};
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use serde::{Deserialize, Serialize};
@@ -64,8 +64,8 @@ impl Mechanism {
     }
 }
 
-/// How the broker is reached and used. Times are in milliseconds.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// How the broker is reached and used. Kafka counts times in whole milliseconds.
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// `kafka://[user:password@]host:port[,host:port…]`, or `kafka+ssl://…` over TLS. Several hosts
@@ -74,18 +74,18 @@ pub struct Settings {
     /// The user, if it is not in the URL.
     pub user: Option<String>,
     /// The password, if it is not in the URL. Never printed.
-    pub password: Option<String>,
+    pub password: Option<Secret>,
     /// How user and password are shown to the broker.
     pub mechanism: Mechanism,
     /// The authority that signed the brokers' certificates, as a PEM file; without it the usual
     /// public authorities are trusted.
-    pub certificate_authority: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
     /// A certificate of this client, as a PEM file.
-    pub certificate: Option<PathBuf>,
-    /// The key of [`Self::certificate`], as a PEM file.
-    pub certificate_key: Option<PathBuf>,
+    pub certificate_file: Option<PathBuf>,
+    /// The key of [`Self::certificate_file`], as a PEM file.
+    pub key_file: Option<PathBuf>,
     /// How long the first answer of the cluster may take.
-    pub connect_timeout_ms: u32,
+    pub connect_timeout: HumanDuration,
 
     /// How many partitions a topic gets that does not exist. It bounds how many members of a group
     /// can work at a time, and must not be changed later: keys would change their partitions.
@@ -94,40 +94,40 @@ pub struct Settings {
     pub replication: Option<u16>,
     /// How many of them must have a message before it is confirmed; what the cluster says unless set.
     pub in_sync_replicas_min: Option<u16>,
-    /// The largest [`Message::size`](antiphon_messaging::Message::size) that is taken, in bytes.
-    pub message_bytes_max: usize,
+    /// The largest [`Message::size`](antiphon_messaging::Message::size) that is taken.
+    pub message_max: ByteSize,
 
     /// How records are compressed.
     pub compression: Compression,
     /// How long a record waits for others to share its request.
-    pub linger_ms: u32,
-    /// How large a request may grow meanwhile, in bytes.
-    pub batch_bytes: usize,
+    pub linger: HumanDuration,
+    /// How large a request may grow meanwhile.
+    pub batch_max: ByteSize,
     /// How many messages may wait to be confirmed; then publishing waits.
     pub queue_messages_max: usize,
     /// How long a message waits for room before it is refused.
-    pub publish_wait_ms: u32,
+    pub publish_wait: HumanDuration,
     /// How long the broker may take to confirm; then the outcome is unknown.
-    pub confirm_timeout_ms: u32,
+    pub publish_timeout: HumanDuration,
 
     /// How long the cluster waits for a sign of life of a member before others get its partitions.
-    pub session_timeout_ms: u32,
+    pub session_timeout: HumanDuration,
     /// How often a member gives one, and how soon it hears that others have joined.
-    pub heartbeat_ms: u32,
+    pub heartbeat: HumanDuration,
     /// How long a member may be stuck before it is put out of the group. Handlers cannot make it so:
     /// they run elsewhere.
-    pub poll_interval_max_ms: u32,
+    pub poll_interval_max: HumanDuration,
     /// How long handlers may take to finish with partitions that others take over.
-    pub revoke_wait_ms: u32,
+    pub handover_timeout: HumanDuration,
     /// How often the progress of a group is written down at the latest, if there is any.
-    pub commit_interval_ms: u32,
+    pub commit_interval: HumanDuration,
     /// How many messages a member reads ahead of what it has handed out.
     pub read_ahead_max: usize,
     /// How many messages of a partition a member keeps, because earlier ones of their keys wait for
     /// a retry; then the partition is paused.
     pub kept_messages_max: usize,
     /// The same in bytes.
-    pub kept_bytes_max: usize,
+    pub kept_max: ByteSize,
     /// How far a partition may be handled beyond its first message that is not; then it is paused.
     pub span_max: u32,
 
@@ -142,28 +142,28 @@ impl Default for Settings {
             user: None,
             password: None,
             mechanism: Mechanism::default(),
-            certificate_authority: None,
-            certificate: None,
-            certificate_key: None,
-            connect_timeout_ms: 10_000,
+            ca_file: None,
+            certificate_file: None,
+            key_file: None,
+            connect_timeout: HumanDuration::from_secs(10),
             partitions: 16,
             replication: None,
             in_sync_replicas_min: None,
-            message_bytes_max: 1_000_000,
+            message_max: ByteSize(1_000_000),
             compression: Compression::default(),
-            linger_ms: 5,
-            batch_bytes: 256 * 1_024,
+            linger: HumanDuration::from_millis(5),
+            batch_max: ByteSize::kib(256),
             queue_messages_max: 100_000,
-            publish_wait_ms: 5_000,
-            confirm_timeout_ms: 30_000,
-            session_timeout_ms: 10_000,
-            heartbeat_ms: 1_000,
-            poll_interval_max_ms: 300_000,
-            revoke_wait_ms: 30_000,
-            commit_interval_ms: 500,
+            publish_wait: HumanDuration::from_secs(5),
+            publish_timeout: HumanDuration::from_secs(30),
+            session_timeout: HumanDuration::from_secs(10),
+            heartbeat: HumanDuration::from_secs(1),
+            poll_interval_max: HumanDuration::from_secs(300),
+            handover_timeout: HumanDuration::from_secs(30),
+            commit_interval: HumanDuration::from_millis(500),
             read_ahead_max: 2_000,
             kept_messages_max: 10_000,
-            kept_bytes_max: 32 * 1_024 * 1_024,
+            kept_max: ByteSize::mib(32),
             span_max: 200_000,
             client: std::collections::BTreeMap::new(),
         }
@@ -185,12 +185,12 @@ impl Settings {
         let address = self.address()?;
         let rules: [(bool, &str); 14] = [
             (
-                self.certificate_authority.is_none() || address.tls,
-                "certificate_authority is for TLS; write kafka+ssl:// in the url",
+                self.ca_file.is_none() || address.tls,
+                "ca_file is for TLS; write kafka+ssl:// in the url",
             ),
             (
-                self.certificate.is_some() == self.certificate_key.is_some(),
-                "certificate and certificate_key go together; set both or none",
+                self.certificate_file.is_some() == self.key_file.is_some(),
+                "certificate_file and key_file go together; set both or none",
             ),
             (
                 address.user.is_some() == address.password.is_some(),
@@ -210,14 +210,14 @@ impl Settings {
                 "in_sync_replicas_min must be between 1 and replication",
             ),
             (
-                (1_024..=900_000_000).contains(&self.message_bytes_max),
-                "message_bytes_max must be between 1024 and 900000000",
+                (1_024..=900_000_000).contains(&self.message_max.0),
+                "message_max must be between 1KiB and 900MB",
             ),
             (
-                (1_024..=100_000_000).contains(&self.batch_bytes),
-                "batch_bytes must be between 1024 and 100000000",
+                (1_024..=100_000_000).contains(&self.batch_max.0),
+                "batch_max must be between 1KiB and 100MB",
             ),
-            (self.linger_ms <= 10_000, "linger_ms must be at most 10000"),
+            (self.linger <= HumanDuration::from_secs(10), "linger must be at most 10s"),
             (
                 self.queue_messages_max > 0
                     && self.read_ahead_max > 0
@@ -225,17 +225,17 @@ impl Settings {
                 "queue_messages_max, read_ahead_max and kept_messages_max must be at least 1",
             ),
             (
-                self.confirm_timeout_ms > self.linger_ms && self.commit_interval_ms > 0,
-                "confirm_timeout_ms must be above linger_ms, and commit_interval_ms above 0",
+                self.publish_timeout > self.linger && !self.commit_interval.0.is_zero(),
+                "publish_timeout must be above linger, and commit_interval above 0",
             ),
             (
-                self.heartbeat_ms > 0 && self.heartbeat_ms <= self.session_timeout_ms / 3,
-                "heartbeat_ms must be at most a third of session_timeout_ms",
+                !self.heartbeat.0.is_zero() && self.heartbeat.0 <= self.session_timeout.0 / 3,
+                "heartbeat must be at most a third of session_timeout",
             ),
             (
-                self.session_timeout_ms <= self.poll_interval_max_ms
-                    && self.revoke_wait_ms <= self.poll_interval_max_ms / 2,
-                "poll_interval_max_ms must be at least session_timeout_ms and twice revoke_wait_ms",
+                self.session_timeout <= self.poll_interval_max
+                    && self.handover_timeout.0 <= self.poll_interval_max.0 / 2,
+                "poll_interval_max must be at least session_timeout and twice handover_timeout",
             ),
         ];
         match rules.iter().find(|(holds, _)| !holds) {
@@ -249,17 +249,14 @@ impl Settings {
         let mut address = Address::parse(&self.url)
             .map_err(|problem| OpenError::Settings { problem: format!("url: {problem}") })?;
         address.user = self.user.clone().or(address.user);
-        address.password = self.password.clone().or(address.password);
+        let password = self.password.as_ref().map(|password| password.expose().to_owned());
+        address.password = password.or(address.password);
         Ok(address)
-    }
-
-    pub(crate) fn connect_timeout(&self) -> Duration {
-        Duration::from_millis(self.connect_timeout_ms.into())
     }
 
     /// The largest batch of records that the client sends and that a topic must take.
     pub(crate) fn wire_bytes_max(&self) -> usize {
-        self.message_bytes_max + OVERHEAD_BYTES
+        self.message_max.0 + OVERHEAD_BYTES
     }
 
     /// What every client of librdkafka is told.
@@ -294,9 +291,9 @@ impl Settings {
                 .set("sasl.password", password);
         }
         for (name, file) in [
-            ("ssl.ca.location", &self.certificate_authority),
-            ("ssl.certificate.location", &self.certificate),
-            ("ssl.key.location", &self.certificate_key),
+            ("ssl.ca.location", &self.ca_file),
+            ("ssl.certificate.location", &self.certificate_file),
+            ("ssl.key.location", &self.key_file),
         ] {
             if let Some(file) = file {
                 config.set(name, file.to_string_lossy());
@@ -318,8 +315,8 @@ impl Settings {
             .set("message.timeout.ms", "0")
             .set("max.in.flight.requests.per.connection", "5")
             .set("partitioner", "murmur2_random")
-            .set("linger.ms", self.linger_ms.to_string())
-            .set("batch.size", self.batch_bytes.to_string())
+            .set("linger.ms", millis(self.linger))
+            .set("batch.size", self.batch_max.0.to_string())
             .set("compression.type", self.compression.name())
             .set("queue.buffering.max.messages", self.queue_messages_max.to_string())
             .set("queue.buffering.max.kbytes", self.queue_kilobytes().to_string());
@@ -341,9 +338,9 @@ impl Settings {
             // What was deleted by the topic's retention is gone; the rest is not skipped.
             .set("auto.offset.reset", "earliest")
             .set("partition.assignment.strategy", "cooperative-sticky")
-            .set("session.timeout.ms", self.session_timeout_ms.to_string())
-            .set("heartbeat.interval.ms", self.heartbeat_ms.to_string())
-            .set("max.poll.interval.ms", self.poll_interval_max_ms.to_string())
+            .set("session.timeout.ms", millis(self.session_timeout))
+            .set("heartbeat.interval.ms", millis(self.heartbeat))
+            .set("max.poll.interval.ms", millis(self.poll_interval_max))
             // A partition that is new to the member waits until the request that is out for the
             // others comes back.
             .set("fetch.wait.max.ms", "100")
@@ -364,6 +361,11 @@ impl Settings {
     }
 }
 
+/// As librdkafka takes times.
+fn millis(duration: HumanDuration) -> String {
+    duration.0.as_millis().to_string()
+}
+
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let brokers = Address::parse(&self.url).map(|address| address.brokers);
@@ -371,7 +373,7 @@ impl fmt::Debug for Settings {
             .field("brokers", &brokers.unwrap_or_default())
             .field("partitions", &self.partitions)
             .field("compression", &self.compression)
-            .field("linger_ms", &self.linger_ms)
+            .field("linger", &self.linger)
             .finish_non_exhaustive()
     }
 }
@@ -391,9 +393,15 @@ mod tests {
         let wrong = [
             (Settings::at("amqp://x"), "kafka://"),
             (Settings::at("kafka://user@x:1"), "password"),
-            (Settings { heartbeat_ms: 9_000, ..Settings::default() }, "heartbeat_ms"),
+            (
+                Settings { heartbeat: HumanDuration::from_secs(9), ..Settings::default() },
+                "heartbeat",
+            ),
             (Settings { partitions: 0, ..Settings::default() }, "partitions"),
-            (Settings { revoke_wait_ms: 200_000, ..Settings::default() }, "revoke_wait_ms"),
+            (
+                Settings { handover_timeout: HumanDuration::from_secs(200), ..Settings::default() },
+                "handover_timeout",
+            ),
             (
                 Settings { mechanism: Mechanism::Plain, ..Settings::at("kafka://u:p@x:1") },
                 "kafka+ssl://",
@@ -416,7 +424,7 @@ mod tests {
     #[test]
     fn the_password_is_never_printed() {
         let settings = Settings {
-            password: Some("geheim".into()),
+            password: Some(Secret::new("geheim".into())),
             ..Settings::at("kafka://antiphon:secret@x:1")
         };
         let shown = format!("{settings:?}");

@@ -78,14 +78,14 @@ pub(crate) fn join(
         ordered: *ordered,
         read_ahead_max: settings.read_ahead_max,
         kept_messages_max: settings.kept_messages_max,
-        kept_bytes_max: settings.kept_bytes_max,
+        kept_bytes_max: settings.kept_max.0,
         span_max: settings.span_max.into(),
         retry_delay_max: RETRY_DELAY_MAX,
     })));
     let times = Times {
-        commit_interval: Duration::from_millis(settings.commit_interval_ms.into()),
-        revoke_wait: Duration::from_millis(settings.revoke_wait_ms.into()),
-        heartbeat: Duration::from_millis(settings.heartbeat_ms.into()),
+        commit_interval: settings.commit_interval.0,
+        handover_timeout: settings.handover_timeout.0,
+        heartbeat: settings.heartbeat.0,
     };
     let ((left, leaving), (wanted, wanting)) = (watch::channel(()), watch::channel(()));
     let topics = topics.iter().map(|topic| topic.as_str().into()).collect();

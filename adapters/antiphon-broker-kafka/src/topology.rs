@@ -76,10 +76,10 @@ pub(crate) async fn declare_topic(
     let Some(facts) = cluster.facts(topic).await.map_err(failed)? else {
         return Err(failed(KafkaError::AdminOp(Code::UnknownTopicOrPartition)));
     };
-    let batch = cluster.settings.batch_bytes;
+    let batch = cluster.settings.batch_max.0;
     if facts.bytes_max < batch {
         return Err(impossible(format!(
-            "topic {topic} takes at most {} bytes at a time (max.message.bytes), and batch_bytes \
+            "topic {topic} takes at most {} bytes at a time (max.message.bytes), and batch_max \
              is {batch}; raise the one or lower the other",
             facts.bytes_max
         )));

@@ -215,7 +215,7 @@ impl Keeper {
         if !give.is_empty() {
             tracing::debug!(group = self.record.name, lanes = ?give, "lanes go to others");
             let done = self.core.revoke(give.clone());
-            let done = timeout(self.settings.revoke_wait.0, done);
+            let done = timeout(self.settings.handover_timeout.0, done);
             self.revocations.spawn(done.map(|_| give));
         }
         if shift.take.is_empty() {

@@ -41,14 +41,11 @@ pub(crate) fn options(
     if let Some(file) = &settings.ca_file {
         options = options.add_root_certificates(file.clone());
     }
-    if let (Some(certificate), Some(key)) =
-        (&settings.client_certificate_file, &settings.client_key_file)
-    {
+    if let (Some(certificate), Some(key)) = (&settings.certificate_file, &settings.key_file) {
         options = options.add_client_certificate(certificate.clone(), key.clone());
     }
-    for file in [&settings.ca_file, &settings.client_certificate_file, &settings.client_key_file]
-        .into_iter()
-        .flatten()
+    for file in
+        [&settings.ca_file, &settings.certificate_file, &settings.key_file].into_iter().flatten()
     {
         if let Err(error) = std::fs::metadata(file) {
             return Err(OpenError::Settings(format!("{}: {error}", file.display())));
@@ -66,7 +63,7 @@ fn identity(settings: &Settings, address: &ServerAddr) -> Result<Identity, OpenE
             None => Identity::Token(decoded(user)),
         });
     }
-    if let Some(name) = &settings.username {
+    if let Some(name) = &settings.user {
         let password = settings.password.as_ref().map(|password| password.expose().clone());
         return Ok(Identity::User { name: name.clone(), password: password.unwrap_or_default() });
     }
@@ -152,7 +149,7 @@ mod tests {
     #[test]
     fn credentials_come_from_the_url_or_the_settings() {
         let in_url = Settings {
-            username: Some("other".into()),
+            user: Some("other".into()),
             ..Settings::new("nats://us%40er:p%2Fw@localhost")
         };
         let found = identify(&in_url).expect("an identity");

@@ -16,12 +16,12 @@ pub struct Settings {
     /// The certificates that the server's certificate must be signed with, as a PEM file. Those of
     /// the system unless set.
     pub ca_file: Option<PathBuf>,
-    /// This client's certificate, as a PEM file. Goes with [`Self::client_key_file`].
-    pub client_certificate_file: Option<PathBuf>,
+    /// This client's certificate, as a PEM file. Goes with [`Self::key_file`].
+    pub certificate_file: Option<PathBuf>,
     /// The key of this client's certificate, as a PEM file.
-    pub client_key_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
     /// The user.
-    pub username: Option<String>,
+    pub user: Option<String>,
     /// The user's password.
     pub password: Option<Secret>,
     /// A token, for servers that ask for one instead of a user.
@@ -45,7 +45,7 @@ pub struct Settings {
     /// How long a member of an ordered group owns its lanes without a sign of life.
     pub lease: HumanDuration,
     /// How long a member may take to finish with lanes that others take over.
-    pub revoke_wait: HumanDuration,
+    pub handover_timeout: HumanDuration,
     /// How many messages of each lane and topic a member of an ordered group reads ahead.
     pub read_ahead: usize,
     /// Whether the server runs with `sync_interval: always`, which it does not tell by itself. Without
@@ -60,9 +60,9 @@ impl Default for Settings {
         Self {
             url: "nats://127.0.0.1:4222".to_owned(),
             ca_file: None,
-            client_certificate_file: None,
-            client_key_file: None,
-            username: None,
+            certificate_file: None,
+            key_file: None,
+            user: None,
             password: None,
             token: None,
             credentials_file: None,
@@ -74,7 +74,7 @@ impl Default for Settings {
             duplicate_window: HumanDuration::from_secs(120),
             ack_wait: HumanDuration::from_secs(10),
             lease: HumanDuration::from_secs(6),
-            revoke_wait: HumanDuration::from_secs(30),
+            handover_timeout: HumanDuration::from_secs(30),
             read_ahead: 256,
             sync_always: false,
             bucket: "antiphon".to_owned(),
@@ -100,15 +100,15 @@ impl Settings {
                 ));
             }
         }
-        if self.client_certificate_file.is_some() != self.client_key_file.is_some() {
-            return Err("client_certificate_file and client_key_file go together".into());
+        if self.certificate_file.is_some() != self.key_file.is_some() {
+            return Err("certificate_file and key_file go together".into());
         }
-        let ways = [self.username.is_some(), self.token.is_some(), self.credentials_file.is_some()];
+        let ways = [self.user.is_some(), self.token.is_some(), self.credentials_file.is_some()];
         if ways.into_iter().filter(|way| *way).count() > 1 {
-            return Err("only one of username, token and credentials_file can be set".into());
+            return Err("only one of user, token and credentials_file can be set".into());
         }
-        if self.password.is_some() && self.username.is_none() {
-            return Err("password needs username".into());
+        if self.password.is_some() && self.user.is_none() {
+            return Err("password needs user".into());
         }
         if !matches!(self.replicas, 1 | 3 | 5) {
             return Err(format!("replicas: {} is not 1, 3 or 5", self.replicas));
@@ -175,10 +175,10 @@ mod tests {
         let bad = problem(|s| s.url = "http://user:secret@here".into());
         assert!(bad.contains("http://here") && !bad.contains("secret"), "{bad}");
         assert!(problem(|s| s.replicas = 2).contains("replicas"));
-        assert!(problem(|s| s.client_key_file = Some("k".into())).contains("go together"));
+        assert!(problem(|s| s.key_file = Some("k".into())).contains("go together"));
         assert!(problem(|s| s.lease = HumanDuration::from_millis(1)).contains("lease: 1ms"));
         assert!(problem(|s| s.bucket = "a.b".into()).contains("bucket"));
-        assert!(problem(|s| s.password = Some(Secret::new("x".into()))).contains("username"));
+        assert!(problem(|s| s.password = Some(Secret::new("x".into()))).contains("user"));
         assert!(problem(|s| s.max_age = HumanDuration::from_secs(60)).contains("duplicate_window"));
     }
 }

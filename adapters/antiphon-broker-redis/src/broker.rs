@@ -55,7 +55,7 @@ impl RedisBroker {
             counts_attempts: true,
             answers: true,
             replays: true,
-            message_bytes_max: settings.message_bytes_max.0,
+            message_bytes_max: settings.message_max.0,
         };
         let (settings, names) = (Arc::new(settings.clone()), Names::new(&settings.prefix));
         let declared = Declared::new(Mutex::new(Topology::default()));

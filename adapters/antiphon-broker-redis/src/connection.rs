@@ -145,7 +145,7 @@ fn url(settings: &Settings) -> String {
         return settings.url.clone();
     };
     let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-    let user = settings.username.as_deref().unwrap_or("default");
+    let user = settings.user.as_deref().unwrap_or("default");
     format!("{scheme}://{}:{}@{rest}", encoded(user), encoded(password.expose()))
 }
 
@@ -161,7 +161,7 @@ fn client(settings: &Settings) -> Result<Client, OpenError> {
             .map_err(|error| OpenError::Settings(format!("{}: {error}", file.display())))
     };
     let root_cert = settings.ca_file.as_ref().map(read).transpose()?;
-    let client_tls = match (&settings.client_certificate_file, &settings.client_key_file) {
+    let client_tls = match (&settings.certificate_file, &settings.key_file) {
         (Some(certificate), Some(key)) => {
             Some(ClientTlsConfig { client_cert: read(certificate)?, client_key: read(key)? })
         }
@@ -337,7 +337,7 @@ mod tests {
     #[test]
     fn credentials_come_from_the_url_or_the_settings() {
         let fields = Settings {
-            username: Some("us@er".into()),
+            user: Some("us@er".into()),
             password: Some(Secret::new("p/w".into())),
             ..Settings::new("redis://here:1")
         };

@@ -112,7 +112,7 @@ pub(crate) async fn answer(
         let why = "it is no address of an inbox of this broker".into();
         return Err(fail(PublishErrorKind::Unroutable, Sent::No, why));
     }
-    let (size, limit) = (message.size(), settings.message_bytes_max.0);
+    let (size, limit) = (message.size(), settings.message_max.0);
     if size > limit {
         let why = format!("it has {size} bytes; {limit} are allowed");
         return Err(fail(PublishErrorKind::TooLarge, Sent::No, why.into()));

@@ -163,7 +163,7 @@ impl Keeper {
             shift.give.into_iter().filter(|lane| self.revoking.insert(*lane)).collect();
         if !give.is_empty() {
             tracing::debug!(group = self.group, lanes = ?give, "lanes go to others");
-            let done = timeout(self.settings.revoke_wait.0, self.core.revoke(give.clone()));
+            let done = timeout(self.settings.handover_timeout.0, self.core.revoke(give.clone()));
             self.revocations.spawn(done.map(|_| give));
         }
         for lane in shift.take {

@@ -114,7 +114,7 @@ impl Batch<'_> {
 
     fn refusal(&self, message: &Message, broken: &BTreeSet<String>) -> Option<PublishError> {
         let refuse = |kind, why: BoxError| Some(error(message.topic.clone(), kind, Sent::No, why));
-        let (size, limit) = (message.size(), self.settings.message_bytes_max.0);
+        let (size, limit) = (message.size(), self.settings.message_max.0);
         if size > limit {
             let why = format!("it has {size} bytes; {limit} are allowed");
             return refuse(PublishErrorKind::TooLarge, why.into());

@@ -16,12 +16,12 @@ pub struct Settings {
     /// The certificates that the server's certificate must be signed with, as a PEM file. Those of
     /// the system unless set.
     pub ca_file: Option<PathBuf>,
-    /// This client's certificate, as a PEM file. Goes with [`Self::client_key_file`].
-    pub client_certificate_file: Option<PathBuf>,
+    /// This client's certificate, as a PEM file. Goes with [`Self::key_file`].
+    pub certificate_file: Option<PathBuf>,
     /// The key of this client's certificate, as a PEM file.
-    pub client_key_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
     /// The user; `default` unless set.
-    pub username: Option<String>,
+    pub user: Option<String>,
     /// The user's password.
     pub password: Option<Secret>,
     /// How long connecting may take.
@@ -33,14 +33,14 @@ pub struct Settings {
     /// How many replicas must have a message before it is confirmed.
     pub replicas: usize,
     /// The largest message that is taken, attributes included.
-    pub message_bytes_max: ByteSize,
+    pub message_max: ByteSize,
     /// How long messages are kept at least, also when every group has handled them. What a group has
     /// not handled is never removed.
     pub retention: HumanDuration,
     /// How long a member is believed to be alive without a sign of life.
     pub lease: HumanDuration,
     /// How long a member may take to finish with lanes that others take over.
-    pub revoke_wait: HumanDuration,
+    pub handover_timeout: HumanDuration,
     /// How many messages a member of an ordered group reads ahead.
     pub read_ahead: usize,
     /// What every key begins with.
@@ -52,18 +52,18 @@ impl Default for Settings {
         Self {
             url: "redis://127.0.0.1:6379".to_owned(),
             ca_file: None,
-            client_certificate_file: None,
-            client_key_file: None,
-            username: None,
+            certificate_file: None,
+            key_file: None,
+            user: None,
             password: None,
             connect_timeout: HumanDuration::from_secs(5),
             publish_timeout: HumanDuration::from_secs(10),
             publish_window: 4_096,
             replicas: 0,
-            message_bytes_max: ByteSize::mib(4),
+            message_max: ByteSize::mib(4),
             retention: HumanDuration::from_secs(3_600),
             lease: HumanDuration::from_secs(6),
-            revoke_wait: HumanDuration::from_secs(30),
+            handover_timeout: HumanDuration::from_secs(30),
             read_ahead: 2_048,
             prefix: "antiphon".to_owned(),
         }
@@ -83,22 +83,20 @@ impl Settings {
         if !self.is_tls() && !self.url.starts_with("redis://") {
             return Err(format!("url: `{shown}` does not begin with redis:// or rediss://"));
         }
-        if self.client_certificate_file.is_some() != self.client_key_file.is_some() {
-            return Err("client_certificate_file and client_key_file go together".into());
+        if self.certificate_file.is_some() != self.key_file.is_some() {
+            return Err("certificate_file and key_file go together".into());
         }
-        if !self.is_tls() && (self.ca_file.is_some() || self.client_key_file.is_some()) {
+        if !self.is_tls() && (self.ca_file.is_some() || self.key_file.is_some()) {
             return Err(format!("certificates need TLS, and `{shown}` is not rediss://"));
         }
-        if self.username.is_some() && self.password.is_none() {
-            return Err("username needs password".into());
+        if self.user.is_some() && self.password.is_none() {
+            return Err("user needs password".into());
         }
-        if self.publish_window == 0 || self.read_ahead == 0 || self.message_bytes_max.0 == 0 {
-            return Err(
-                "publish_window, read_ahead and message_bytes_max must be at least 1".into()
-            );
+        if self.publish_window == 0 || self.read_ahead == 0 || self.message_max.0 == 0 {
+            return Err("publish_window, read_ahead and message_max must be at least 1".into());
         }
-        if self.message_bytes_max > ByteSize::mib(256) {
-            return Err("message_bytes_max: Redis is not made for more than 256MiB".into());
+        if self.message_max > ByteSize::mib(256) {
+            return Err("message_max: Redis is not made for more than 256MiB".into());
         }
         if self.prefix.is_empty() || self.prefix.chars().any(|c| c.is_control() || c == ' ') {
             return Err(format!("prefix: `{}` must be a word", self.prefix));
@@ -145,9 +143,9 @@ mod tests {
         let bad = problem(|s| s.url = "http://user:secret@here".into());
         assert!(bad.contains("http://here") && !bad.contains("secret"), "{bad}");
         assert!(problem(|s| s.ca_file = Some("ca.pem".into())).contains("rediss://"));
-        assert!(problem(|s| s.client_key_file = Some("k".into())).contains("go together"));
+        assert!(problem(|s| s.key_file = Some("k".into())).contains("go together"));
         assert!(problem(|s| s.lease = HumanDuration::from_millis(1)).contains("lease: 1ms"));
-        assert!(problem(|s| s.username = Some("x".into())).contains("password"));
+        assert!(problem(|s| s.user = Some("x".into())).contains("password"));
         assert!(problem(|s| s.prefix = "a b".into()).contains("prefix"));
         assert!(problem(|s| s.publish_window = 0).contains("publish_window"));
     }

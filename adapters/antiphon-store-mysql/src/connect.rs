@@ -19,7 +19,7 @@ pub(crate) async fn enter(
 ) -> Result<(MySqlConnection, Server), OpenError> {
     let failed = |error| open_error(location.place(), location.user(), error);
     // The driver would report it as if the server were not there.
-    if let Some(ca) = &settings.certificate_authority
+    if let Some(ca) = &settings.ca_file
         && let Err(error) = std::fs::File::open(ca)
     {
         let source = format!("{}: {error}", ca.display()).into();

@@ -45,7 +45,7 @@ pub enum OpenError {
     },
     /// No trusted connection was made.
     #[error(
-        "no trusted TLS connection to {database}: {source}; check `certificate_authority`, the certificate's names and that \
+        "no trusted TLS connection to {database}: {source}; check `ca_file`, the certificate's names and that \
          the server offers TLS"
     )]
     Tls {

@@ -55,9 +55,9 @@ impl Location {
             return Err(refuse(format!("{database:?} cannot be the name of a database")));
         }
         let says_mode = parameters.contains("ssl-mode=");
-        let says_ca = settings.certificate_authority.is_some() || parameters.contains("ssl-ca=");
+        let says_ca = settings.ca_file.is_some() || parameters.contains("ssl-ca=");
         let mut options = options.disable_statement_logging();
-        if let Some(ca) = &settings.certificate_authority {
+        if let Some(ca) = &settings.ca_file {
             options = options.ssl_ca(ca);
         }
         let mut left_out = None;
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn tls_is_checked_where_an_authority_is_named_and_left_out_at_home() {
-        let ca = Settings { certificate_authority: Some("ca.pem".into()), ..Settings::default() };
+        let ca = Settings { ca_file: Some("ca.pem".into()), ..Settings::default() };
         let none = Settings::default();
         for (url, settings, expected) in [
             ("mysql://h/db", &ca, MySqlSslMode::VerifyIdentity),

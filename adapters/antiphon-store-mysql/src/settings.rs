@@ -28,7 +28,7 @@ pub struct Settings {
     pub idle_in_transaction_timeout: Duration,
     /// The certificates of the authorities that may have signed the server's, as a PEM file. With
     /// it TLS is demanded and the server's name checked, unless the URL's `ssl-mode` says otherwise.
-    pub certificate_authority: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
     /// Whether messages of one key are put in order even when their transactions lock no common row:
     /// then two such transactions commit one after the other. Without it, only transactions that
     /// lock what their key stands for are in order.
@@ -47,7 +47,7 @@ impl Default for Settings {
             lock_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(30),
             idle_in_transaction_timeout: Duration::from_secs(60),
-            certificate_authority: None,
+            ca_file: None,
             key_locks: true,
             clock: None,
         }

@@ -40,7 +40,7 @@ impl Location {
             Some(socket) => format!("postgres:{}/{database}", socket.display()),
             None => format!("postgres://{}:{}/{database}", parsed.get_host(), parsed.get_port()),
         };
-        if let Some(authority) = &settings.certificate_authority
+        if let Some(authority) = &settings.ca_file
             && let Err(error) = std::fs::File::open(authority)
         {
             let source = format!("cannot read {}: {error}", authority.display()).into();
@@ -63,7 +63,7 @@ impl Location {
 }
 
 fn with_tls(options: PgConnectOptions, url: &str, settings: &Settings) -> PgConnectOptions {
-    let Some(authority) = &settings.certificate_authority else { return options };
+    let Some(authority) = &settings.ca_file else { return options };
     let options = options.ssl_root_cert(authority);
     if url.contains("sslmode=") || url.contains("ssl-mode=") {
         options
@@ -139,8 +139,7 @@ mod tests {
     #[test]
     fn an_authority_asks_for_a_certificate_unless_the_url_says_otherwise() {
         let authority = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/store/other-authority.pem");
-        let settings =
-            Settings { certificate_authority: Some(authority.into()), ..Settings::default() };
+        let settings = Settings { ca_file: Some(authority.into()), ..Settings::default() };
         let mode = |url: &str| {
             let options = Location::new(url, &settings).unwrap().options;
             format!("{:?}", options.get_ssl_mode())

@@ -60,7 +60,7 @@ pub struct Settings {
     /// The authority that signed the server's certificate, as a PEM file. With it the server must
     /// show a certificate for its name, unless the URL's `sslmode` says otherwise. Without it the
     /// usual public authorities are trusted.
-    pub certificate_authority: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
     /// When the server answers a commit.
     pub synchronous_commit: SynchronousCommit,
     /// Whether messages of one key are put in order even when their transactions lock no common
@@ -80,7 +80,7 @@ impl Default for Settings {
             statement_timeout: Duration::from_secs(30),
             lock_timeout: Duration::from_secs(5),
             idle_in_transaction_timeout: Duration::from_secs(60),
-            certificate_authority: None,
+            ca_file: None,
             synchronous_commit: SynchronousCommit::On,
             key_locks: true,
             clock: None,

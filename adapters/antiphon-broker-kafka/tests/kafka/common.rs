@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use antiphon_broker_kafka::{KafkaBroker, Settings};
+use antiphon_config::HumanDuration;
 use antiphon_core::{Clock, MessageId, Timestamp};
 use antiphon_messaging::{
     Broker, Capabilities, Delivery, Group, Inbox, Message, Operate, PublishError, Receipt, Source,
@@ -19,10 +20,10 @@ use rdkafka::client::DefaultClientContext;
 pub(crate) fn settings() -> Settings {
     Settings {
         partitions: 4,
-        linger_ms: 1,
-        session_timeout_ms: 6_000,
-        heartbeat_ms: 100,
-        revoke_wait_ms: 2_000,
+        linger: HumanDuration::from_millis(1),
+        session_timeout: HumanDuration::from_millis(6_000),
+        heartbeat: HumanDuration::from_millis(100),
+        handover_timeout: HumanDuration::from_millis(2_000),
         ..Settings::at(Service::Kafka.url())
     }
 }

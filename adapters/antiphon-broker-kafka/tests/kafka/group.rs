@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use antiphon_broker_kafka::Settings;
+use antiphon_config::HumanDuration;
 use antiphon_messaging::{Broker, Delivery, Fetched, Settled, Settlement, Source};
 use antiphon_testing::proxy::{Faults, Proxy, Way};
 use antiphon_testing::services::{Private, Service};
@@ -109,12 +110,12 @@ async fn what_was_settled_out_of_order_survives_a_crash_of_the_member() {
     ack(delivery).await;
 }
 
-/// Pitfall 40: a handler that takes longer than `poll_interval_max_ms` does not put the member out.
+/// Pitfall 40: a handler that takes longer than `poll_interval_max` does not put the member out.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stuck_handler_keeps_its_place_in_the_group() {
     let patient = Settings {
-        poll_interval_max_ms: 6_000,
-        revoke_wait_ms: 2_000,
+        poll_interval_max: HumanDuration::from_millis(6_000),
+        handover_timeout: HumanDuration::from_millis(2_000),
         partitions: 1,
         ..settings()
     };

@@ -1,6 +1,7 @@
 //! Opening: what a person is told when something is wrong, over TLS and without.
 
 use antiphon_broker_kafka::{KafkaBroker, Mechanism, OpenError, Settings};
+use antiphon_config::{HumanDuration, Secret};
 use antiphon_core::Severity;
 use antiphon_messaging::{Broker, Durability};
 use antiphon_testing::proxy::{Faults, Proxy, Way};
@@ -11,11 +12,7 @@ use crate::common::{message, open, send, settings, subscription, topology, uniqu
 
 /// Over TLS, with a password.
 fn secure() -> Settings {
-    Settings {
-        url: Service::Kafka.tls_url(),
-        certificate_authority: Some(certificate_authority()),
-        ..settings()
-    }
+    Settings { url: Service::Kafka.tls_url(), ca_file: Some(certificate_authority()), ..settings() }
 }
 
 async fn refusal(settings: Settings) -> OpenError {
@@ -38,7 +35,7 @@ async fn messages_travel_over_tls_with_a_password() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_password_is_named_and_soon() {
     let begun = Instant::now();
-    let settings = Settings { password: Some("wrong".into()), ..secure() };
+    let settings = Settings { password: Some(Secret::new("wrong".into())), ..secure() };
     let error = refusal(settings).await;
     assert!(matches!(error, OpenError::Unauthorized { .. }), "{error}");
     assert!(!error.to_string().contains("wrong"), "the password is not shown: {error}");
@@ -53,15 +50,18 @@ async fn a_mechanism_that_the_broker_does_not_know_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_of_another_authority_is_not_trusted() {
-    let error = refusal(Settings { certificate_authority: None, ..secure() }).await;
+    let error = refusal(Settings { ca_file: None, ..secure() }).await;
     assert!(matches!(error, OpenError::Tls { .. }), "{error}");
-    assert!(error.to_string().contains("certificate_authority"), "{error}");
+    assert!(error.to_string().contains("ca_file"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_is_not_there_is_unreachable() {
-    let settings =
-        Settings { url: "kafka://127.0.0.1:9".into(), connect_timeout_ms: 1_000, ..settings() };
+    let settings = Settings {
+        url: "kafka://127.0.0.1:9".into(),
+        connect_timeout: HumanDuration::from_millis(1_000),
+        ..settings()
+    };
     let error = refusal(settings).await;
     assert!(matches!(error, OpenError::Unreachable { .. }), "{error}");
     assert!(error.to_string().contains("127.0.0.1:9"), "{error}");
@@ -71,8 +71,11 @@ async fn a_broker_that_is_not_there_is_unreachable() {
 async fn a_server_that_never_answers_is_unreachable_in_time() {
     let proxy = Proxy::in_front_of(&Service::Kafka.url()).await.expect("a proxy");
     proxy.set(Faults::both(Way { swallow: true, ..Way::default() }));
-    let settings =
-        Settings { url: proxy.url().to_owned(), connect_timeout_ms: 1_000, ..settings() };
+    let settings = Settings {
+        url: proxy.url().to_owned(),
+        connect_timeout: HumanDuration::from_millis(1_000),
+        ..settings()
+    };
     let begun = Instant::now();
     let error = refusal(settings).await;
     assert!(matches!(error, OpenError::Unreachable { .. }), "{error}");
@@ -82,7 +85,8 @@ async fn a_server_that_never_answers_is_unreachable_in_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn settings_that_contradict_each_other_are_refused_before_anything_is_asked() {
-    let error = refusal(Settings { heartbeat_ms: 60_000, ..settings() }).await;
+    let error =
+        refusal(Settings { heartbeat: HumanDuration::from_millis(60_000), ..settings() }).await;
     assert!(matches!(error, OpenError::Settings { .. }), "{error}");
     let nonsense = [("no.such.setting".to_owned(), "1".to_owned())].into();
     let error = refusal(Settings { client: nonsense, ..settings() }).await;

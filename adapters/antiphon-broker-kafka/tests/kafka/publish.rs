@@ -1,6 +1,7 @@
 //! Publishing: what is refused, what is unknown, and what stays in order.
 
 use antiphon_broker_kafka::Settings;
+use antiphon_config::{ByteSize, HumanDuration};
 use antiphon_messaging::{Broker, PublishErrorKind, Sent};
 use antiphon_testing::proxy::{Faults, Way};
 use antiphon_testing::services::{Private, Service};
@@ -27,7 +28,7 @@ async fn make(name: &str, partitions: i32, configuration: (&str, &str)) {
 /// The limit of the topic, not ours; the messages before and after are taken.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_above_the_limit_of_its_topic_is_refused_before_it_leaves() {
-    let broker = Tidy::new(open(Settings { batch_bytes: 100_000, ..settings() }).await);
+    let broker = Tidy::new(open(Settings { batch_max: ByteSize(100_000), ..settings() }).await);
     let name = unique("small");
     make(&name, 2, ("max.message.bytes", "200000")).await;
     broker.declare(&topology(&name, true)).await.expect("a smaller limit is fine");
@@ -76,8 +77,8 @@ async fn a_full_queue_slows_down_and_then_refuses() {
     let broker = open(Settings {
         url: proxy.url().to_owned(),
         queue_messages_max: 10,
-        publish_wait_ms: 300,
-        confirm_timeout_ms: 1_500,
+        publish_wait: HumanDuration::from_millis(300),
+        publish_timeout: HumanDuration::from_millis(1_500),
         ..settings()
     })
     .await;
@@ -109,7 +110,7 @@ async fn a_full_queue_slows_down_and_then_refuses() {
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_answers_leave_the_outcome_unknown_and_what_is_sent_again_stays_in_order() {
     let (_server, proxy) = Private::behind_proxy(Service::Kafka).await.expect("a broker");
-    let lossy = Settings { confirm_timeout_ms: 1_500, ..settings() };
+    let lossy = Settings { publish_timeout: HumanDuration::from_millis(1_500), ..settings() };
     let broker = open(Settings { url: proxy.url().to_owned(), ..lossy }).await;
     let name = unique("answers");
     broker.declare(&topology(&name, true)).await.expect("declared");

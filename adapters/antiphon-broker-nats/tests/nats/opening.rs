@@ -23,7 +23,7 @@ async fn tls_and_credentials_let_in() {
     let host = Service::Nats.tls_url().replace(&format!("{USER}:{PASSWORD}@"), "");
     let in_fields = Settings {
         url: host,
-        username: Some(USER.into()),
+        user: Some(USER.into()),
         password: Some(Secret::new(PASSWORD.into())),
         sync_always: true,
         ..tls()

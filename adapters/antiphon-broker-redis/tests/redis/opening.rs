@@ -33,7 +33,7 @@ async fn tls_and_credentials_let_in() {
     let host = Service::Redis.tls_url().replace(&format!("{USER}:{PASSWORD}@"), "");
     let in_fields = Settings {
         url: host,
-        username: Some(USER.into()),
+        user: Some(USER.into()),
         password: Some(Secret::new(PASSWORD.into())),
         ..tls()
     };

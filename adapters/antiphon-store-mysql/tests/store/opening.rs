@@ -35,7 +35,7 @@ async fn over_tls_the_server_must_be_signed_by_the_named_authority() {
     let database = Database::new();
     let url = over_tls(&database);
     let ca = Some(certificate_authority());
-    let settings = Settings { certificate_authority: ca, ..Settings::default() };
+    let settings = Settings { ca_file: ca, ..Settings::default() };
     let store = MysqlStore::open(&url, settings.clone()).await.unwrap();
     let cipher = sqlx::query("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
         .fetch_one(store.reader())
@@ -55,14 +55,14 @@ async fn over_tls_the_server_must_be_signed_by_the_named_authority() {
         .output()
         .unwrap();
     assert!(made.status.success());
-    let wrong = Settings { certificate_authority: Some(other), ..settings.clone() };
+    let wrong = Settings { ca_file: Some(other), ..settings.clone() };
     let error = refused(&url, wrong).await;
     assert!(matches!(error, OpenError::Tls { .. }), "{error}");
-    assert!(error.to_string().contains("certificate_authority"), "{error}");
+    assert!(error.to_string().contains("ca_file"), "{error}");
     // Without a word about authorities the public ones are asked, who did not sign it either.
     let error = refused(&url, Settings::default()).await;
     assert!(matches!(error, OpenError::Tls { .. }), "{error}");
-    let missing = Settings { certificate_authority: Some("/no/such/ca.pem".into()), ..settings };
+    let missing = Settings { ca_file: Some("/no/such/ca.pem".into()), ..settings };
     let error = refused(&url, missing).await;
     assert!(matches!(error, OpenError::Tls { .. }), "{error}");
     assert!(error.to_string().contains("/no/such/ca.pem"), "{error}");
@@ -74,7 +74,7 @@ async fn a_wrong_password_is_told_from_a_server_that_is_not_there() {
     let database = Database::new();
     let url = over_tls(&database).replace(":secret@", ":mistaken@");
     let ca = Some(certificate_authority());
-    let settings = Settings { certificate_authority: ca, ..Settings::default() };
+    let settings = Settings { ca_file: ca, ..Settings::default() };
     let error = refused(&url, settings).await;
     assert!(matches!(&error, OpenError::Credentials { user, .. } if user == "antiphon"), "{error}");
     assert!(!error.to_string().contains("mistaken"), "{error}");

@@ -22,7 +22,7 @@ fn tls_url(database: &Database) -> String {
 }
 
 fn with_authority(path: impl Into<std::path::PathBuf>) -> Settings {
-    Settings { certificate_authority: Some(path.into()), ..Settings::default() }
+    Settings { ca_file: Some(path.into()), ..Settings::default() }
 }
 
 #[tokio::test]

@@ -46,7 +46,7 @@ pub struct DatabaseSettings {
     /// How many connections the transactions of a service may have at once, on servers.
     pub(crate) connections_max: u32,
     /// The authority that signed the server's certificate, as a PEM file.
-    pub(crate) certificate_authority: Option<PathBuf>,
+    pub(crate) ca_file: Option<PathBuf>,
     /// How long the inbox and the answers of idempotent calls are remembered.
     pub(crate) dedup_horizon: HumanDuration,
 }
@@ -60,7 +60,7 @@ impl Default for DatabaseSettings {
             dir: "antiphon-data".into(),
             synchronous: SyncSection::default(),
             connections_max: 10,
-            certificate_authority: None,
+            ca_file: None,
             dedup_horizon: HumanDuration::from_secs(7 * 24 * 3_600),
         }
     }
@@ -81,7 +81,7 @@ impl DatabaseSettings {
     pub(crate) fn postgres(&self) -> antiphon_store_postgres::Settings {
         antiphon_store_postgres::Settings {
             connections_max: self.connections_max,
-            certificate_authority: self.certificate_authority.clone(),
+            ca_file: self.ca_file.clone(),
             ..antiphon_store_postgres::Settings::default()
         }
     }
@@ -91,7 +91,7 @@ impl DatabaseSettings {
     pub(crate) fn mysql(&self) -> antiphon_store_mysql::Settings {
         antiphon_store_mysql::Settings {
             connections_max: self.connections_max,
-            certificate_authority: self.certificate_authority.clone(),
+            ca_file: self.ca_file.clone(),
             ..antiphon_store_mysql::Settings::default()
         }
     }
