@@ -67,7 +67,7 @@ enum Bench {
     Inproc,
     /// The memory broker through the whole consumer stack, the SQL broker, the outbox.
     Messaging,
-    /// Three-step sagas on SQLite, all durable.
+    /// Three-step sagas on SQLite and on PostgreSQL, all durable.
     Saga,
     /// The shop in one process: orders per second, start and memory.
     Shop,

@@ -1,18 +1,24 @@
 //! Sagas of three remote steps: coordinator, participants, outbox, relays and the SQL broker, all on
-//! SQLite and all durable.
+//! SQLite or all on PostgreSQL, and all durable.
 
 use std::time::Duration;
 
-use antiphon::saga::{Participants, Participate, Rejection, Saga, SagaStore, Sagas, Step};
-use antiphon::sqlite::{Database, Settings, Sqlite, SqliteBroker, Tx};
+use antiphon::saga::{
+    BarrierStore, Participants, Participate, Rejection, Saga, SagaStore, Sagas, Step,
+};
+use antiphon::sqlite::{self, Sqlite, SqliteBroker};
 use antiphon_core::{BoxError, Component, Health, Shutdown, ShutdownHandle};
 use antiphon_messaging::{AnyBroker, Messaging, Topology};
-use antiphon_outbox::Relay;
+use antiphon_outbox::{Database, InboxStore, OutboxStore, Relay, Store, Tx};
+use antiphon_store_postgres::{self as postgres, PostgresBroker, PostgresStore};
 use antiphon_telemetry::Telemetry;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use test_servers::Service;
 use tokio::time::Instant;
 
 use crate::contract::bench::v1::{BookCar, BookFlight, BookHotel, Booked, Trip};
-use crate::report::table;
+use crate::messaging;
+use crate::report::{progress, table};
 
 const SAGAS: usize = 8_000;
 /// How many are begun in one transaction, as concurrent calls would.
@@ -26,10 +32,10 @@ struct Agent;
 
 macro_rules! books {
     ($($command:ty),*) => {$(
-        impl Participate<$command, Sqlite> for Agent {
+        impl<S: Store> Participate<$command, S> for Agent {
             type Reply = Booked;
 
-            async fn handle(&self, _: $command, _: &mut Tx) -> Result<Booked, Rejection> {
+            async fn handle(&self, _: $command, _: &mut Tx<S>) -> Result<Booked, Rejection> {
                 Ok(Booked::default())
             }
         }
@@ -37,18 +43,57 @@ macro_rules! books {
 }
 books!(BookFlight, BookHotel, BookCar);
 
-/// Begins sagas as fast as they end, and prints the rate.
+/// Begins sagas as fast as they end, and prints the rates.
 pub(crate) fn run() -> Result<(), BoxError> {
+    messaging::start("postgres")?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let rate = runtime.block_on(measure())?;
-    let row = vec![SAGAS.to_string(), format!("{rate:.0}")];
+    progress("saga: SQLite");
+    let on_sqlite = runtime.block_on(sqlite())?;
+    progress("saga: PostgreSQL");
+    let on_postgres = runtime.block_on(postgres())?;
+    let row = |place: &str, rate: f64| vec![place.into(), SAGAS.to_string(), format!("{rate:.0}")];
     table(
-        "Sagas of three remote steps on SQLite, synchronous=NORMAL",
-        &["sagas", "sagas/s"],
-        &[row],
+        "Sagas of three remote steps",
+        &["on", "sagas", "sagas/s"],
+        &[
+            row("SQLite, synchronous=NORMAL", on_sqlite),
+            row("PostgreSQL, synchronous_commit=on", on_postgres),
+        ],
     );
     Ok(())
+}
+
+async fn sqlite() -> Result<f64, BoxError> {
+    let folder = tempfile::tempdir_in(".")?;
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let settings = sqlite::Settings::default;
+    let broker = SqliteBroker::open(&path("broker.db"), settings()).await?;
+    let trips = Sqlite::open(&path("trips.db"), settings()).await?;
+    let agents = Sqlite::open(&path("agents.db"), settings()).await?;
+    measure(trips, agents, AnyBroker::new(broker)).await
+}
+
+/// On the server of the tests, in databases that are dropped afterwards.
+async fn postgres() -> Result<f64, BoxError> {
+    let server = Service::Postgres.url();
+    let own = std::process::id();
+    let databases = ["broker", "trips", "agents"].map(|part| format!("bench_{part}_{own}"));
+    let [broker, trips, agents] = databases.each_ref().map(|name| match server.rsplit_once('/') {
+        Some((server, _)) => format!("{server}/{name}"),
+        None => server.clone(),
+    });
+    let settings = postgres::Settings::default;
+    let broker = PostgresBroker::open(&broker, settings()).await?;
+    let trips = PostgresStore::open(&trips, settings()).await?;
+    let agents = PostgresStore::open(&agents, settings()).await?;
+    let rate = measure(trips, agents, AnyBroker::new(broker)).await;
+    let mut connection = PgConnection::connect(&server).await?;
+    for name in databases {
+        let drop = AssertSqlSafe(format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"));
+        sqlx::raw_sql(drop).execute(&mut connection).await?;
+    }
+    rate
 }
 
 fn spawn(component: impl Component, shutdown: &Shutdown) {
@@ -56,19 +101,14 @@ fn spawn(component: impl Component, shutdown: &Shutdown) {
     tokio::spawn(async move { component.run(shutdown).await });
 }
 
-async fn measure() -> Result<f64, BoxError> {
-    let folder = tempfile::tempdir_in(".")?;
-    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+async fn measure<S>(trips: S, agents: S, broker: AnyBroker) -> Result<f64, BoxError>
+where
+    S: SagaStore + BarrierStore + OutboxStore + InboxStore,
+{
     let telemetry = Telemetry::new();
-    let broker = SqliteBroker::open(&path("broker.db"), Settings::default()).await?;
-    let broker = AnyBroker::new(broker);
     let messaging = Messaging::new(broker.clone(), telemetry.clone(), Health::new());
-    let open = async |name: &str| {
-        let store = Sqlite::open(&path(&format!("{name}.db")), Settings::default()).await?;
-        Ok::<_, BoxError>(Database::new(name, store))
-    };
-    let (trips, agents) = (open("trips").await?, open("agents").await?);
-    let saga = Saga::<Trip, Sqlite>::define("trip", 1)
+    let (trips, agents) = (Database::new("trips", trips), Database::new("agents", agents));
+    let saga = Saga::<Trip, S>::define("trip", 1)
         .step(
             Step::remote("flight", |trip: &Trip| BookFlight {
                 id: trip.id.clone(),
