@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use antiphon_core::BoxFuture;
 use antiphon_messaging::lane_queue::{Frontier, LaneQueue};
-use antiphon_messaging::{Delivery, Fetched, LANES, Settle, Settled, Source};
+use antiphon_messaging::{Delivery, Fetched, LANES, Message, Settle, Settled, Source};
 use parking_lot::Mutex;
 use redis::Value;
 use redis::aio::MultiplexedConnection;
@@ -279,21 +279,28 @@ impl Core {
     }
 
     fn arrived(&self, generation: u64, topic: usize, entries: Vec<Entry>) {
+        // Not under the lock: meanwhile others are handed out and settled.
+        let read: Vec<(u64, Message, u32)> = entries
+            .into_iter()
+            .filter_map(|entry| {
+                let Some(position) = wire::position(&entry.id) else {
+                    tracing::error!(
+                        id = entry.id,
+                        "an entry whose id is not made by Redis is left out"
+                    );
+                    return None;
+                };
+                let (message, lane) = entry.message(&self.topics[topic]);
+                Some((position, message, lane))
+            })
+            .collect();
         let mut state = self.state.lock();
         if state.generation != generation || state.closing {
             return;
         }
         let mut last = 0;
-        for entry in entries {
-            let Some(position) = wire::position(&entry.id) else {
-                tracing::error!(
-                    id = entry.id,
-                    "an entry whose id is not made by Redis is left out"
-                );
-                continue;
-            };
+        for (position, message, lane) in read {
             last = position;
-            let (message, lane) = entry.message(&self.topics[topic]);
             let Some(&id) = state.of_lane[lane as usize].get(topic) else { continue };
             let Some(share) = state.shares.get_mut(&id).filter(|share| !share.revoked) else {
                 continue;

@@ -11,9 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use antiphon_core::BoxFuture;
-use antiphon_messaging::{
-    Delivery, Fetched, Message, Settle, Settled, Settlement, Settling, Source, lane_of,
-};
+use antiphon_messaging::{Delivery, Fetched, Settle, Settled, Settlement, Settling, Source};
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, Value};
@@ -30,6 +28,8 @@ use crate::wire::{self, Entry};
 
 /// How long a read waits at the server. What others give back is looked for in between.
 const BLOCK: Duration = Duration::from_millis(100);
+/// How many messages are read at a time: while some are handed out, the next are on their way.
+const READ_MAX: usize = 256;
 
 struct Out {
     topic: usize,
@@ -38,9 +38,12 @@ struct Out {
     attempts: u32,
 }
 
+/// Made a message of when it is handed out: not by the reader, who has the next ones to read.
 struct Ready {
     token: u64,
-    message: Arc<Message>,
+    topic: usize,
+    attempts: u32,
+    entry: Entry,
 }
 
 struct State {
@@ -153,15 +156,14 @@ impl SharedSource {
             return Poll::Pending;
         }
         let count = credits.min(state.ready.len());
-        let mut deliveries = Vec::with_capacity(count);
-        while deliveries.len() < count
-            && let Some(Ready { token, message }) = state.ready.pop_front()
-        {
-            let attempt = state.out.get(&token).map_or(0, |out| out.attempts).saturating_add(1);
-            let lane = lane_of(&message.key);
+        let taken: Vec<Ready> = state.ready.drain(..count).collect();
+        drop(state);
+        let deliveries = taken.into_iter().map(|Ready { token, topic, attempts, entry }| {
+            let (message, lane) = entry.message(&self.core.topics[topic]);
             let settle = Arc::clone(&self.core) as Arc<dyn Settle>;
-            deliveries.push(Delivery::new(message, attempt, lane, token, settle));
-        }
+            Delivery::new(Arc::new(message), attempts.saturating_add(1), lane, token, settle)
+        });
+        let deliveries = deliveries.collect();
         Poll::Ready(Fetched::Deliveries(deliveries))
     }
 }
@@ -193,12 +195,11 @@ impl Core {
                 self.order_back(Out { topic, id, attempts }, Duration::ZERO);
                 continue;
             }
-            let (message, _) = entry.message(&self.topics[topic]);
             let token = state.next_token;
             state.next_token += 1;
             state.demand = state.demand.saturating_sub(1);
             state.out.insert(token, Out { topic, id, attempts });
-            state.ready.push_back(Ready { token, message: Arc::new(message) });
+            state.ready.push_back(Ready { token, topic, attempts, entry });
         }
         wake(&mut state);
     }
@@ -396,7 +397,7 @@ impl Reader {
                 self.take_back(core, topic).await?;
             }
         }
-        let demand = core.state.lock().demand;
+        let demand = core.state.lock().demand.min(READ_MAX);
         let topics = core.topics.len().min(demand);
         if topics == 0 {
             return Ok(());

@@ -47,16 +47,20 @@ impl Entry {
     /// The message, and its lane. What somebody else wrote is in the lane of its key.
     pub(crate) fn message(self, topic: &str) -> (Message, u32) {
         let mut body = Bytes::new();
-        let mut attributes: Vec<(String, String)> = Vec::with_capacity(self.fields.len());
+        let (mut names, mut values) = (Vec::new(), Vec::with_capacity(self.fields.len()));
         for (name, value) in self.fields {
             match name.as_slice() {
                 b"data" => body = value.into(),
                 b"lane" => {}
-                _ => attributes.push((text(name), text(value))),
+                _ => {
+                    names.push(name);
+                    values.push(text(value));
+                }
             }
         }
-        let attributes =
-            attributes.iter().map(|(name, value)| (name.as_str(), Cow::Borrowed(value.as_str())));
+        let names = names.iter().map(|name| String::from_utf8_lossy(name));
+        let names: Vec<Cow<'_, str>> = names.collect();
+        let attributes = names.iter().map(|name| &**name).zip(values.into_iter().map(Cow::Owned));
         let message = envelope::message(topic, &self.id, attributes, body);
         let lane = lane_of(&message.key);
         (message, lane)

@@ -161,4 +161,8 @@ impl Store for SqliteStore {
     fn now(&self) -> Timestamp {
         self.0.settings.clock.now()
     }
+
+    fn one_writer(&self) -> bool {
+        true
+    }
 }

@@ -97,6 +97,14 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// The time by which leases, timers and horizons are decided: the database's where it has one.
     fn now(&self) -> Timestamp;
 
+    /// Whether only one transaction of the database writes at a time. Where many do, and each keeps
+    /// the rows that it touched locked, one transaction for several messages would lock rows in an
+    /// order that no handler chose, and two such transactions would wait for each other: there each
+    /// message gets its own, and more of them run side by side.
+    fn one_writer(&self) -> bool {
+        false
+    }
+
     /// Whether a statement of the user, the last one that ran on the transaction, failed because
     /// other work was in its way (a deadlock, a row that stayed locked), so that doing the whole
     /// transaction again will do. The transaction is rolled back afterwards. A store in which

@@ -23,10 +23,8 @@ use timers::Timers;
 
 /// How long to wait before asking a store again that did not answer.
 const CHECK_AGAIN: Duration = Duration::from_millis(500);
-/// How many replies are taken in together.
+/// How many replies are taken in together where that helps.
 const BATCH_MAX: usize = 32;
-/// How many such batches run side by side. They share one database, so more does not help.
-const CONCURRENCY: usize = 2;
 
 /// The saga types of one service.
 ///
@@ -93,10 +91,9 @@ impl<S: SagaStore + OutboxStore + InboxStore> Sagas<S> {
         let replies = Consumer::group(&engine.group)
             .topic(&engine.group)
             .handler(Replies(Arc::clone(&engine)))
-            .ordered()
-            .concurrency(CONCURRENCY)
-            .batch(BATCH_MAX)
-            .build(messaging)?;
+            .ordered();
+        let replies = batch::suit(replies, self.database.store(), None, BATCH_MAX);
+        let replies = replies.build(messaging)?;
         let timers = Timers::new(Arc::clone(&engine), self.retention);
         let name = format!("sagas {}", engine.database.service());
         Ok(Coordinator { name, engine, replies, timers })

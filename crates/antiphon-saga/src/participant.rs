@@ -20,8 +20,8 @@ use antiphon_outbox::{Database, InboxStore, OutboxStore, Store, StoreError, Tx};
 use buffa::Message as Protobuf;
 use bytes::Bytes;
 
-use crate::Rejection;
 use crate::port::BarrierStore;
+use crate::{Rejection, batch};
 use commands::Commands;
 
 pub use crate::wire::Ticket;
@@ -30,10 +30,8 @@ pub use crate::wire::Ticket;
 const HOUSEKEEPING: Duration = Duration::from_secs(3_600);
 /// How many of them at a time.
 const FORGET_MAX: u32 = 10_000;
-/// How many commands are done together.
+/// How many commands are done together where that helps.
 const BATCH_MAX: usize = 16;
-/// How many such batches run side by side unless the participant says otherwise.
-const CONCURRENCY: usize = 2;
 
 /// Does what a command of a saga asks for.
 pub trait Participate<C: Command, S: Store>: Send + Sync + 'static {
@@ -81,7 +79,7 @@ pub struct Participant<S: OutboxStore> {
     group: String,
     topics: BTreeSet<&'static str>,
     commands: BTreeMap<&'static str, Arc<dyn Perform<S>>>,
-    concurrency: usize,
+    concurrency: Option<usize>,
     retry: RetryPolicy,
 }
 
@@ -98,7 +96,7 @@ impl<S: OutboxStore> Participants<S> for Database<S> {
             group: group.into(),
             topics: BTreeSet::new(),
             commands: BTreeMap::new(),
-            concurrency: CONCURRENCY,
+            concurrency: None,
             retry: RetryPolicy::default(),
         }
     }
@@ -121,9 +119,10 @@ impl<S: BarrierStore + OutboxStore + InboxStore> Participant<S> {
         self
     }
 
-    /// How many batches of commands run side by side; 2 by default. They share one database.
+    /// How many commands run side by side. As suits the database unless set: 8, each in a transaction
+    /// of its own, or 2 batches where one transaction writes at a time (SQLite).
     pub fn concurrency(mut self, runs_max: usize) -> Self {
-        self.concurrency = runs_max;
+        self.concurrency = Some(runs_max);
         self
     }
 
@@ -139,11 +138,9 @@ impl<S: BarrierStore + OutboxStore + InboxStore> Participant<S> {
     /// # Errors
     /// No command was added, or the broker cannot do what is needed.
     pub fn build(self, messaging: &Messaging) -> Result<Participation<S>, ConsumerError> {
-        let mut consumer = Consumer::group(&self.group)
-            .ordered()
-            .concurrency(self.concurrency)
-            .batch(BATCH_MAX)
-            .retry(self.retry);
+        let consumer = Consumer::group(&self.group).ordered().retry(self.retry);
+        let mut consumer =
+            batch::suit(consumer, self.database.store(), self.concurrency, BATCH_MAX);
         for topic in &self.topics {
             consumer = consumer.topic(*topic);
         }

@@ -118,6 +118,11 @@ impl Store for MemoryStore {
     fn now(&self) -> Timestamp {
         self.clock.now()
     }
+
+    /// Nobody waits for rows.
+    fn one_writer(&self) -> bool {
+        true
+    }
 }
 
 impl fmt::Debug for MemoryStore {

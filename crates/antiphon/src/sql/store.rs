@@ -121,6 +121,10 @@ impl Store for Sql {
         each!(self, store => store.now())
     }
 
+    fn one_writer(&self) -> bool {
+        each!(self, store => store.one_writer())
+    }
+
     async fn met_other_work(&self, transaction: &mut SqlTransaction) -> bool {
         match (self, transaction.open()) {
             (Self::Sqlite(store), Open::Sqlite(open)) => store.met_other_work(open).await,
