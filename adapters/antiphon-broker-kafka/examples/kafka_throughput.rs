@@ -55,6 +55,12 @@ fn message(topic: &str, n: usize) -> Message {
     }
 }
 
+/// What both publish is there before the clock runs.
+fn batches(topic: &str, count: usize) -> Vec<Vec<Message>> {
+    let batch = |first| (first..count.min(first + BATCH)).map(|n| message(topic, n)).collect();
+    (0..count).step_by(BATCH).map(batch).collect()
+}
+
 // The bare client.
 
 /// What the adapter tells every client of librdkafka.
@@ -123,16 +129,17 @@ async fn bare_publish(
     topic: &str,
     count: usize,
 ) -> Result<f64, BoxError> {
+    let batches = batches(topic, count);
     let begun = Instant::now();
     let mut unconfirmed = VecDeque::with_capacity(WINDOW);
-    for n in 0..count {
+    for message in batches.into_iter().flatten() {
         if unconfirmed.len() == WINDOW
             && let Some(oldest) = unconfirmed.pop_front()
         {
             let oldest: rdkafka::producer::DeliveryFuture = oldest;
             oldest.await?.map_err(|(error, _)| error)?;
         }
-        unconfirmed.push_back(send(producer, &message(topic, n))?);
+        unconfirmed.push_back(send(producer, &message)?);
     }
     for confirm in unconfirmed {
         confirm.await?.map_err(|(error, _)| error)?;
@@ -203,11 +210,9 @@ async fn bare_deliveries(
 // The adapter.
 
 async fn publish(broker: &KafkaBroker, topic: &str, count: usize) -> Result<f64, BoxError> {
+    let batches = batches(topic, count);
     let begun = Instant::now();
-    let batches = (0..count).step_by(BATCH).map(async |first| {
-        let batch = (first..count.min(first + BATCH)).map(|n| message(topic, n)).collect();
-        broker.publish(batch).await
-    });
+    let batches = batches.into_iter().map(|batch| broker.publish(batch));
     let mut batches = futures_util::stream::iter(batches).buffered(WINDOW / BATCH);
     while let Some(answers) = batches.next().await {
         for answer in answers {

@@ -49,6 +49,12 @@ fn message(topic: &str, n: usize) -> Message {
     }
 }
 
+/// What both publish is there before the clock runs.
+fn batches(topic: &str, count: usize) -> Vec<Vec<Message>> {
+    let batch = |first| (first..count.min(first + BATCH)).map(|n| message(topic, n)).collect();
+    (0..count).step_by(BATCH).map(batch).collect()
+}
+
 // The bare client.
 
 /// Where the adapter keeps a topic.
@@ -71,13 +77,13 @@ async fn bare_publish(
     topic: &str,
     count: usize,
 ) -> Result<f64, BoxError> {
+    let batches = batches(topic, count);
     let begun = Instant::now();
-    let batches = (0..count).step_by(BATCH).map(async |first| {
-        let last = count.min(first + BATCH);
+    let batches = batches.into_iter().map(async |batch| {
         let mut pipe = Pipeline::with_capacity(BATCH);
-        (first..last).for_each(|n| add(&mut pipe, &message(topic, n)));
+        batch.iter().for_each(|message| add(&mut pipe, message));
         let ids: Vec<String> = pipe.query_async(&mut connection.clone()).await?;
-        Ok::<_, BoxError>(ids.len() == last - first)
+        Ok::<_, BoxError>(ids.len() == batch.len())
     });
     let mut batches = futures_util::stream::iter(batches).buffered(WINDOW / BATCH);
     while let Some(confirmed) = batches.next().await {
@@ -261,11 +267,9 @@ async fn bare_deliveries(
 // The adapter.
 
 async fn publish(broker: &RedisBroker, topic: &str, count: usize) -> Result<f64, BoxError> {
+    let batches = batches(topic, count);
     let begun = Instant::now();
-    let batches = (0..count).step_by(BATCH).map(async |first| {
-        let batch = (first..count.min(first + BATCH)).map(|n| message(topic, n)).collect();
-        broker.publish(batch).await
-    });
+    let batches = batches.into_iter().map(|batch| broker.publish(batch));
     let mut batches = futures_util::stream::iter(batches).buffered(WINDOW / BATCH);
     while let Some(answers) = batches.next().await {
         for answer in answers {
