@@ -6,6 +6,10 @@ use clap::Args;
 
 use crate::process::{cargo, run as run_command};
 use crate::services::packages;
+use crate::test::programs::ENGINES;
+
+/// Everything with every engine, and a shop that acknowledges before it commits.
+const ENGINES_WITH_BUG: &str = "shop/engines,antiphon-cli/engines,shop/faults-mutant";
 
 /// Moves the clocks of processes.
 const FAKE_CLOCK: &str = "libfaketime";
@@ -28,12 +32,13 @@ pub(crate) struct Options {
 
 pub(crate) fn run(root: &Path, options: &Options) -> bool {
     let result = clocks().and_then(|()| {
-        let features =
-            if options.mutant { "shop/engines,shop/faults-mutant" } else { "shop/engines" };
-        let build =
-            ["build", "--package", "shop", "--package", "fault-tests", "--features", features];
+        // What the tests are built of, so that nothing is built twice.
+        let features = if options.mutant { ENGINES_WITH_BUG } else { ENGINES };
+        let mut build = vec!["build", "--workspace", "--bin", "shop", "--bin", "faults"];
+        build.extend(["--features", features]);
         run_command(&mut cargo(root, &build))?;
-        let mut command = cargo(root, &["run", "--quiet", "--package", "fault-tests", "--"]);
+        let run = ["run", "--quiet", "--bin", "faults", "--features", features, "--"];
+        let mut command = cargo(root, &run);
         command.args(&options.rest);
         if options.mutant {
             command.env("SHOP_FAULTS_MUTANT", "ack-before-commit");

@@ -2,7 +2,7 @@
 
 mod engines;
 mod prerequisites;
-mod programs;
+pub(crate) mod programs;
 mod schedule;
 mod tools;
 

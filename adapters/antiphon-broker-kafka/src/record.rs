@@ -57,6 +57,6 @@ fn read<'a>(
             Some((name, String::from_utf8_lossy(header.value.unwrap_or_default())))
         })
     });
-    let place = format!("{}/{}", record.partition(), record.offset());
-    envelope::message(topic, &place, key.into_iter().chain(headers), body)
+    let place = format_args!("{}/{}", record.partition(), record.offset());
+    envelope::message(topic, place, key.into_iter().chain(headers), body)
 }

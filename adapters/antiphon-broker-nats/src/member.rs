@@ -312,9 +312,8 @@ impl Core {
             return;
         }
         if share.frontier.reading(sequence) {
-            let place = format!("{sequence}");
             let attempts = state.attempts.get_mut(&id).and_then(|kept| kept.remove(&sequence));
-            let message = Arc::new(wire::message(&self.topics[topic], &place, received));
+            let message = Arc::new(wire::message(&self.topics[topic], sequence, received));
             share.queue.push(sequence, message, attempts.unwrap_or(0));
         } else {
             share.frontier.settle(share.queue.first());

@@ -211,8 +211,7 @@ impl Core {
         let token = state.next_token;
         state.next_token += 1;
         state.out.insert(token, Out { reply, topic: index, sequence, attempts: 0 });
-        let place = format!("{sequence}");
-        let message = Arc::new(wire::message(&self.topics[index], &place, received));
+        let message = Arc::new(wire::message(&self.topics[index], sequence, received));
         if delivered > 1 {
             self.look_up(state, token, message);
         } else {

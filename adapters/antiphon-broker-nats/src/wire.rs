@@ -2,6 +2,7 @@
 //! HTTP binding; the data is the payload.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use antiphon_messaging::{Message, envelope, lane_of};
 use async_nats::header::{HeaderMap, HeaderName, HeaderValue};
@@ -71,7 +72,11 @@ fn known(name: &str) -> Option<HeaderName> {
 }
 
 /// The message that came with these headers. `place` is where the broker keeps it.
-pub(crate) fn message(topic: &str, place: &str, received: async_nats::Message) -> Message {
+pub(crate) fn message(
+    topic: &str,
+    place: impl fmt::Display,
+    received: async_nats::Message,
+) -> Message {
     let attributes = received.headers.as_ref().map(attributes).unwrap_or_default();
     envelope::message(topic, place, attributes, received.payload)
 }

@@ -11,6 +11,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 
 use antiphon_core::{MessageId, Timestamp};
 use bytes::Bytes;
@@ -22,6 +23,19 @@ pub const CONTENT_TYPE: &str = "application/protobuf";
 
 /// The attribute under which a broken envelope keeps what is wrong with it.
 const DEFECT: &str = "envelopedefect";
+
+/// The attributes that are fields of a [`Message`].
+const FIELDS: [&str; 9] = [
+    "specversion",
+    "id",
+    "type",
+    "source",
+    "time",
+    "notbefore",
+    "partitionkey",
+    "subject",
+    "datacontenttype",
+];
 
 /// The attributes of `message`, in order, each with its value as text.
 pub fn attributes(message: &Message) -> Vec<(&str, Cow<'_, str>)> {
@@ -46,17 +60,22 @@ pub fn attributes(message: &Message) -> Vec<(&str, Cow<'_, str>)> {
 /// an unreadable message is known by.
 pub fn message<'a>(
     topic: &str,
-    place: &str,
+    place: impl fmt::Display,
     attributes: impl IntoIterator<Item = (&'a str, Cow<'a, str>)>,
     body: Bytes,
 ) -> Message {
-    let mut all: BTreeMap<String, String> =
-        attributes.into_iter().map(|(name, value)| (name.to_owned(), value.into_owned())).collect();
-    // Only this function may say so.
-    all.remove(DEFECT);
-    match read(topic, &mut all, body.clone()) {
-        Ok(message) => message,
-        Err(defect) => broken(topic, place, all, body, defect),
+    let mut came = Came::default();
+    for (name, value) in attributes {
+        match came.place(name) {
+            Some(place) => *place = Some(value),
+            // Only this function may say so.
+            None if name == DEFECT => {}
+            None => _ = came.others.insert(name.to_owned(), value.into_owned()),
+        }
+    }
+    match came.head() {
+        Ok(head) => came.message(topic, head, body),
+        Err(defect) => came.broken(topic, &place.to_string(), defect, body),
     }
 }
 
@@ -66,57 +85,110 @@ pub fn defect(message: &Message) -> Option<&str> {
     message.attribute(DEFECT)
 }
 
-fn read(topic: &str, all: &mut BTreeMap<String, String>, body: Bytes) -> Result<Message, String> {
-    // Looked at before anything is taken out, so that a broken message keeps all it came with.
-    let need = |name: &str| {
-        let value = all.get(name).filter(|value| !value.is_empty());
-        value.cloned().ok_or_else(|| format!("it has no attribute `{name}`"))
-    };
-    let version = need("specversion")?;
-    if version != "1.0" {
-        return Err(format!("its specversion is `{version}`; this program knows 1.0"));
-    }
-    let id: MessageId = need("id")?.parse().map_err(|_| "its id is not a UUID".to_owned())?;
-    let kind = need("type")?;
-    let source = need("source")?;
-    let time = parse_time("time", &need("time")?)?;
-    let not_before = all.get("notbefore").map(|text| parse_time("notbefore", text)).transpose()?;
-    let key = all.get("partitionkey").or_else(|| all.get("subject")).cloned().unwrap_or_default();
-    for known in
-        ["specversion", "id", "type", "source", "time", "notbefore", "partitionkey", "subject"]
-    {
-        all.remove(known);
-    }
-    all.remove("datacontenttype");
-    let (topic, attributes) = (topic.to_owned(), std::mem::take(all));
-    Ok(Message { id, topic, kind, source, key, time, not_before, attributes, body })
+/// The attributes that came: those that are fields of a [`Message`], and the others. One that came
+/// twice counts as it came last.
+#[derive(Default)]
+struct Came<'a> {
+    specversion: Option<Cow<'a, str>>,
+    id: Option<Cow<'a, str>>,
+    kind: Option<Cow<'a, str>>,
+    source: Option<Cow<'a, str>>,
+    time: Option<Cow<'a, str>>,
+    not_before: Option<Cow<'a, str>>,
+    partitionkey: Option<Cow<'a, str>>,
+    subject: Option<Cow<'a, str>>,
+    datacontenttype: Option<Cow<'a, str>>,
+    others: BTreeMap<String, String>,
 }
 
-fn broken(
-    topic: &str,
-    place: &str,
-    mut attributes: BTreeMap<String, String>,
-    body: Bytes,
-    defect: String,
-) -> Message {
-    let text = |name: &str| attributes.get(name).cloned().unwrap_or_default();
-    let (kind, source) = (text("type"), text("source"));
-    let key = match text("partitionkey") {
-        key if key.is_empty() => text("subject"),
-        key => key,
-    };
-    attributes.insert(DEFECT.to_owned(), defect);
-    Message {
-        id: MessageId::derived(Timestamp::EPOCH, &[topic.as_bytes(), place.as_bytes()]),
-        topic: topic.to_owned(),
-        kind,
-        source,
-        key,
-        time: Timestamp::EPOCH,
-        not_before: None,
-        attributes,
-        body,
+/// What is not text in a message.
+struct Head {
+    id: MessageId,
+    time: Timestamp,
+    not_before: Option<Timestamp>,
+}
+
+impl<'a> Came<'a> {
+    /// Where an attribute that is a field belongs.
+    fn place(&mut self, name: &str) -> Option<&mut Option<Cow<'a, str>>> {
+        Some(match name {
+            "specversion" => &mut self.specversion,
+            "id" => &mut self.id,
+            "type" => &mut self.kind,
+            "source" => &mut self.source,
+            "time" => &mut self.time,
+            "notbefore" => &mut self.not_before,
+            "partitionkey" => &mut self.partitionkey,
+            "subject" => &mut self.subject,
+            "datacontenttype" => &mut self.datacontenttype,
+            _ => return None,
+        })
     }
+
+    /// Looks at everything before anything is taken out, so that a broken message keeps all it came
+    /// with.
+    fn head(&self) -> Result<Head, String> {
+        let version = need("specversion", &self.specversion)?;
+        if version != "1.0" {
+            return Err(format!("its specversion is `{version}`; this program knows 1.0"));
+        }
+        let id = need("id", &self.id)?.parse().map_err(|_| "its id is not a UUID".to_owned())?;
+        need("type", &self.kind)?;
+        need("source", &self.source)?;
+        let time = parse_time("time", need("time", &self.time)?)?;
+        let not_before = self.not_before.as_deref();
+        let not_before = not_before.map(|text| parse_time("notbefore", text)).transpose()?;
+        Ok(Head { id, time, not_before })
+    }
+
+    fn message(self, topic: &str, head: Head, body: Bytes) -> Message {
+        let Head { id, time, not_before } = head;
+        Message {
+            id,
+            topic: topic.to_owned(),
+            kind: text(self.kind),
+            source: text(self.source),
+            key: text(self.partitionkey.or(self.subject)),
+            time,
+            not_before,
+            attributes: self.others,
+            body,
+        }
+    }
+
+    /// A message with everything that came, and what is wrong with it.
+    fn broken(mut self, topic: &str, place: &str, defect: String, body: Bytes) -> Message {
+        let (kind, source) = (text(self.kind.clone()), text(self.source.clone()));
+        let key = self.partitionkey.clone().filter(|key| !key.is_empty());
+        let key = text(key.or(self.subject.clone()));
+        let mut attributes = std::mem::take(&mut self.others);
+        for name in FIELDS {
+            if let Some(value) = self.place(name).and_then(Option::take) {
+                attributes.insert(name.to_owned(), value.into_owned());
+            }
+        }
+        attributes.insert(DEFECT.to_owned(), defect);
+        Message {
+            id: MessageId::derived(Timestamp::EPOCH, &[topic.as_bytes(), place.as_bytes()]),
+            topic: topic.to_owned(),
+            kind,
+            source,
+            key,
+            time: Timestamp::EPOCH,
+            not_before: None,
+            attributes,
+            body,
+        }
+    }
+}
+
+fn need<'v>(name: &str, value: &'v Option<Cow<'_, str>>) -> Result<&'v str, String> {
+    let value = value.as_deref().filter(|value| !value.is_empty());
+    value.ok_or_else(|| format!("it has no attribute `{name}`"))
+}
+
+fn text(value: Option<Cow<'_, str>>) -> String {
+    value.map(Cow::into_owned).unwrap_or_default()
 }
 
 fn time_text(time: Timestamp) -> String {
@@ -182,5 +254,24 @@ mod tests {
         let mut some = attributes(&sent);
         some.push((DEFECT, "made up".into()));
         assert_eq!(defect(&again(some)), None);
+    }
+
+    #[test]
+    fn a_broken_message_keeps_all_it_came_with() {
+        let sent = sent();
+        let mut some = attributes(&sent);
+        some.retain(|(name, _)| *name != "time");
+        let came: Vec<_> =
+            some.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let mut kept = again(some).attributes;
+        assert!(kept.remove(DEFECT).is_some());
+        assert_eq!(kept, came.into_iter().collect());
+    }
+
+    #[test]
+    fn every_field_has_its_place() {
+        let mut came = Came::default();
+        assert!(FIELDS.iter().all(|name| came.place(name).is_some()));
+        assert!(came.place(DEFECT).is_none());
     }
 }

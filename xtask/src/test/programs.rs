@@ -77,11 +77,14 @@ pub(crate) struct Done {
     pub(crate) ok: bool,
 }
 
+/// The features of everything with every engine.
+pub(crate) const ENGINES: &str = "shop/engines,antiphon-cli/engines";
+
 /// What is built: everything with every engine, or, without some packages, what needs none. The same
 /// for each step, so that nothing is built twice.
 pub(crate) fn selection<'a>(without: &[&'a str]) -> Vec<&'a str> {
     if without.is_empty() {
-        return vec!["--features", "shop/engines,antiphon-cli/engines"];
+        return vec!["--features", ENGINES];
     }
     without.iter().flat_map(|package| ["--exclude", package]).collect()
 }
