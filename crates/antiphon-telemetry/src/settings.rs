@@ -55,7 +55,8 @@ impl Default for LogSettings {
         Self {
             format: LogFormat::Auto,
             output: LogOutput::Stderr,
-            filter: "info".to_owned(),
+            // The AMQP client calls it an error when a queue that is looked for is not there.
+            filter: "info,lapin::channel=off".to_owned(),
             queue: 8_192,
             redact: Vec::new(),
         }
