@@ -224,7 +224,9 @@ impl<S: OutboxStore + InboxStore> DatabaseConsumer<S> {
     }
 
     /// How many messages may share a transaction, when so many are ready. One unless set. When one
-    /// of them fails, the transaction is rolled back and each is handled alone.
+    /// of them fails, the transaction is rolled back and each is handled alone. Where many transactions
+    /// write at a time (PostgreSQL, MySQL), it is for handlers that lock rows of their key alone: those
+    /// of others would be locked in the order of the messages, and two batches wait for each other.
     pub fn batch(self, messages_max: usize) -> Self {
         self.map(|consumer| consumer.batch(messages_max))
     }
