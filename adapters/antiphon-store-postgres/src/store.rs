@@ -40,6 +40,7 @@ use crate::settings::Settings;
 use cleaner::Cleaner;
 use doorbell::{Attendant, Doorbell};
 use inbox::Days;
+use outbox::Floors;
 use time::Time;
 
 /// Connections for what the framework does by itself.
@@ -66,6 +67,7 @@ struct Inner {
     time: Arc<Time>,
     doorbell: Arc<Doorbell>,
     days: Days,
+    floors: Floors,
     durability: Durability,
     cleaner: Arc<Cleaner>,
     /// What works beside the store, and ends with it.
@@ -118,7 +120,7 @@ impl PostgresStore {
             tokio::spawn(attendant.run()).abort_handle(),
             tokio::spawn(Arc::clone(&cleaner).run(Arc::clone(&bookkeeping))).abort_handle(),
         ];
-        let days = Days::default();
+        let (days, floors) = (Days::default(), Floors::default());
         Ok(Self(Arc::new(Inner {
             location,
             settings,
@@ -128,6 +130,7 @@ impl PostgresStore {
             time,
             doorbell,
             days,
+            floors,
             durability,
             cleaner,
             tasks,
@@ -187,6 +190,10 @@ impl PostgresStore {
 
     fn cleaner(&self) -> &Cleaner {
         &self.0.cleaner
+    }
+
+    fn floors(&self) -> &Floors {
+        &self.0.floors
     }
 
     fn days(&self) -> &Days {

@@ -2,8 +2,10 @@
 //!
 //! Reading takes no locks and confirming deletes, so a row costs one insert and one delete. Positions
 //! come from a sequence; `rows` says why they are in the order of the commits, key by key. A
-//! transaction that commits late is not skipped, for a lane is read from its beginning now and then.
+//! transaction that commits late is not skipped, for a lane is read from its beginning now and then;
+//! `floors` says where that is.
 
+mod floors;
 mod rows;
 
 use std::collections::HashMap;
@@ -17,23 +19,25 @@ use antiphon_outbox::{
 use bytes::Bytes;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::PostgresStore;
 use super::connection::Connection;
 use crate::error::store_error;
 
+pub(crate) use floors::Floors;
 pub(crate) use rows::Rows;
 
 /// Of rows that were delayed, those come that are due for the longest time; where there are more of
 /// them than are asked for, the relay finds the others when it begins again.
 const READ: &str = "
-SELECT p.lane, o.seq, o.id, o.topic, o.kind, o.head, o.body
-  FROM unnest($1::integer[], $2::bigint[]) AS p (lane, after)
+SELECT false, p.lane, o.seq, o.id, o.topic, o.kind, o.head, o.body
+  FROM unnest($1::integer[], $5::bigint[]) AS p (lane, after)
  CROSS JOIN LATERAL (SELECT * FROM antiphon_outbox
                       WHERE lane = p.lane AND seq > p.after ORDER BY seq LIMIT $3) AS o
 UNION ALL
-SELECT p.lane, o.seq, o.id, o.topic, o.kind, o.head, o.body
+SELECT true, p.lane, o.seq, o.id, o.topic, o.kind, o.head, o.body
   FROM unnest($1::integer[], $2::bigint[]) AS p (lane, after)
  CROSS JOIN LATERAL (SELECT * FROM antiphon_outbox_delayed
                       WHERE lane = p.lane AND due <= $4 AND seq > p.after
@@ -132,6 +136,14 @@ impl OutboxStore for PostgresStore {
         let after: Vec<i64> =
             positions.iter().map(|position| position.after.map_or(0, |seq| seq.0)).collect();
         let mut turn = self.bookkeeping().await?;
+        let asked_at = Instant::now();
+        let begins: Vec<i64> = positions
+            .iter()
+            .map(|position| match position.after {
+                Some(seq) => seq.0,
+                None => self.floors().begin(position.lane, asked_at),
+            })
+            .collect();
         let rows = self
             .answer(
                 sqlx::query(READ)
@@ -139,14 +151,16 @@ impl OutboxStore for PostgresStore {
                     .bind(after)
                     .bind(i64::from(count_max))
                     .bind(due_by.as_micros())
+                    .bind(&begins)
                     .fetch_all(&mut *turn),
             )
             .await;
         let rows = turn.ended(rows).map_err(store_error("reading the outbox"))?;
+        self.learn(positions, &begins, &rows, asked_at);
         let mut read = Vec::with_capacity(rows.len());
         for row in &rows {
-            let (lane, seq) = (lane(row.get(0)), Seq(row.get(1)));
-            match message(row, 2) {
+            let (lane, seq) = (lane(row.get(1)), Seq(row.get(2)));
+            match message(row, 3) {
                 Ok(message) => read.push(OutboxRow { lane, seq, message }),
                 Err(error) => {
                     // Nobody can ever publish it, whoever has the lease.
@@ -266,6 +280,20 @@ impl OutboxStore for PostgresStore {
 }
 
 impl PostgresStore {
+    /// Remembers where the lanes begin.
+    fn learn(&self, positions: &[Position], begins: &[i64], rows: &[PgRow], asked_at: Instant) {
+        let mut found: HashMap<u32, Vec<i64>> = HashMap::new();
+        for row in rows.iter().filter(|row| !row.get::<bool, _>(0)) {
+            found.entry(lane(row.get(1))).or_default().push(row.get(2));
+        }
+        let now = Instant::now();
+        for (position, begin) in positions.iter().zip(begins) {
+            let seqs = found.remove(&position.lane).unwrap_or_default();
+            let begin = (*begin, position.after.is_none());
+            self.floors().found(position.lane, begin, &seqs, (asked_at, now));
+        }
+    }
+
     async fn put_aside(&self, lane: u32, row: Seq, reason: &str) -> Result<(), StoreError> {
         let mut turn = self.bookkeeping().await?;
         let moved = self
