@@ -12,6 +12,8 @@ const PAGE: &str = "docs/performance.md";
 /// The part of the page that is written by this command stands between these lines.
 const BEGIN: &str = "<!-- begin: written by cargo xtask bench --write -->";
 const END: &str = "<!-- end -->";
+/// What a table begins with.
+const TITLE: &str = "### ";
 
 /// What is measured.
 #[derive(Args, Debug)]
@@ -25,8 +27,8 @@ pub(crate) struct Options {
     /// Seconds that everything is under load in each round
     #[arg(long, value_name = "S")]
     seconds: Option<f64>,
-    /// Put the tables into docs/performance.md
-    #[arg(long, conflicts_with = "benches")]
+    /// Put the tables into docs/performance.md, in the places of those with the same titles
+    #[arg(long)]
     write: bool,
 }
 
@@ -72,21 +74,45 @@ fn write(root: &Path, tables: &str) -> Result<(), String> {
     let trouble = |error: std::io::Error| format!("{PAGE}: {error}");
     let page = std::fs::read_to_string(&path).map_err(trouble)?;
     let machine = machine();
-    let page = replace(&page, &format!("{machine}\n{}", tables.trim()))?;
+    let tables = merge(inside(&page)?, tables);
+    let page = replace(&page, &format!("{machine}\n{tables}"))?;
     std::fs::write(&path, page).map_err(trouble)
+}
+
+/// The new tables in the places of the old ones with their titles; what has no such place comes last.
+fn merge(old: &str, new: &str) -> String {
+    let mut new = sections(new);
+    let mut all: Vec<(&str, &str)> = sections(old);
+    for (title, text) in &mut all {
+        if let Some(at) = new.iter().position(|(known, _)| known == title) {
+            *text = new.remove(at).1;
+        }
+    }
+    all.extend(new);
+    let texts: Vec<String> =
+        all.iter().map(|(title, text)| format!("{TITLE}{title}\n{}", text.trim_end())).collect();
+    texts.join("\n\n")
+}
+
+/// Titles, and what is below each.
+fn sections(text: &str) -> Vec<(&str, &str)> {
+    let parts = text.split(TITLE).skip(1);
+    parts.map(|part| part.split_once('\n').unwrap_or((part, ""))).collect()
+}
+
+/// What is between the marks of the page.
+fn inside(page: &str) -> Result<&str, String> {
+    let marked = page.split_once(BEGIN).and_then(|(_, rest)| rest.split_once(END));
+    marked.map(|(text, _)| text).ok_or_else(|| {
+        format!("{PAGE} has no line `{BEGIN}` with a line `{END}` below it: add them")
+    })
 }
 
 /// Puts `text` between the marks of the page.
 fn replace(page: &str, text: &str) -> Result<String, String> {
-    let marks = || {
-        let (before, rest) = page.split_once(BEGIN)?;
-        let (_, after) = rest.split_once(END)?;
-        Some((before, after))
-    };
-    let (before, after) = marks().ok_or_else(|| {
-        format!("{PAGE} has no line `{BEGIN}` with a line `{END}` below it: add them")
-    })?;
-    Ok(format!("{before}{BEGIN}\n\n{text}\n\n{END}{after}"))
+    let old = inside(page)?;
+    let marked = format!("{BEGIN}{old}{END}");
+    Ok(page.replacen(&marked, &format!("{BEGIN}\n\n{text}\n\n{END}"), 1))
 }
 
 /// One sentence about the machine: figures without it say nothing.
@@ -111,6 +137,14 @@ mod tests {
         let expected = format!("# Speed\n\n{BEGIN}\n\n| new |\n\n{END}\n\nHow it is measured.\n");
         assert_eq!(written, expected);
         assert_eq!(replace(&written, "| new |").unwrap(), expected);
+    }
+
+    #[test]
+    fn a_table_takes_the_place_of_the_one_with_its_title() {
+        let old = "On a machine.\n\n### One\n\n1\n\n### Two\n\n2\n";
+        let new = "\n### Two\n\n22\n\n### Three\n\n3\n";
+        assert_eq!(merge(old, new), "### One\n\n1\n\n### Two\n\n22\n\n### Three\n\n3");
+        assert_eq!(merge("", new), "### Two\n\n22\n\n### Three\n\n3");
     }
 
     #[test]

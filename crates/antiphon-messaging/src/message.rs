@@ -64,7 +64,7 @@ impl Message {
         self.attributes.remove("idempotencykey");
     }
 
-    /// Writes the context's deadline, as wall-clock time: for commands, whose caller waits.
+    /// Writes the context's deadline, as wall-clock time: for questions, whose sender waits.
     pub fn inject_deadline(&mut self, context: &Context, now: Timestamp) {
         if let Some(remaining) = context.remaining() {
             let at = now + remaining;

@@ -96,15 +96,10 @@ impl<S: OutboxStore> Tx<S> {
         self.push(message.delayed(now, after))
     }
 
-    /// Asks another service for something, once this transaction is committed.
+    /// Asks another service for something, once this transaction is committed. It carries no
+    /// deadline: what is committed is to be done, however long the caller of this call waits.
     pub fn send<C: Command>(&mut self, command: &C) -> MessageId {
-        let mut message = self.message(C::DESTINATION, C::key(command), command);
-        let now = message.time;
-        Context::with_current(|context| {
-            if let Some(context) = context {
-                message.inject_deadline(context, now);
-            }
-        });
+        let message = self.message(C::DESTINATION, C::key(command), command);
         self.push(message)
     }
 

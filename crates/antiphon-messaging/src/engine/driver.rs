@@ -240,6 +240,8 @@ impl Driver {
             if deadline(&held).is_some_and(|deadline| deadline <= now) {
                 let error = "the sender's deadline had passed".to_owned();
                 let attempts = held.tries.attempt() - 1;
+                let (group, message) = (&*self.pipeline.group, &held.delivery.message);
+                tracing::warn!(group, kind = message.kind, id = %message.id, error, "message expired");
                 self.bury(held, DeadReason { code: "expired", error, attempts });
             } else {
                 batch.push(held);
