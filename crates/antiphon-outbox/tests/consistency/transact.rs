@@ -2,11 +2,13 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use antiphon_core::{Code, Status};
-use antiphon_outbox::{CommitError, OutboxStore};
+use antiphon_core::{Code, Context, Status};
+use antiphon_messaging::{Command, Event, LANES};
+use antiphon_outbox::{CommitError, OutboxStore, Position, Store};
 use antiphon_testing::memory_store::{Fault, Point};
+use tokio::time::Instant;
 
-use crate::fixture::{Placed, World, add_one, faults};
+use crate::fixture::{Placed, World, add_one, faults, secs};
 
 #[tokio::test(start_paused = true)]
 async fn what_was_busy_is_done_again_from_the_beginning() {
@@ -35,7 +37,7 @@ async fn what_was_busy_is_done_again_from_the_beginning() {
 async fn it_gives_up_when_the_database_stays_busy() {
     let world = World::new();
     let database = world.faulty(faults(|_, _| Fault::Busy));
-    let begun = tokio::time::Instant::now();
+    let begun = Instant::now();
     let done: Result<(), Status> =
         database.transact(|_| Box::pin(async { Ok::<_, Status>(()) })).await;
     assert_eq!(done.unwrap_err().code(), Code::Aborted);
@@ -92,4 +94,27 @@ async fn overlapping_transactions_lose_no_update() {
         task.await.unwrap().unwrap();
     }
     assert_eq!(world.number("a"), 20);
+}
+
+impl Command for Placed {
+    const DESTINATION: &'static str = "orders";
+    fn key(&self) -> String {
+        Event::key(self)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_sent_waits_longer_than_its_sender_had_time() {
+    let world = World::new();
+    let context = Context::root().with_deadline(Instant::now() + secs(1));
+    let sending = async {
+        let mut tx = world.database.begin().await.unwrap();
+        tx.send(&Placed::new("a"));
+        tx.commit().await.unwrap();
+    };
+    context.clone().scope(sending).await;
+    let lanes = (0..LANES).map(|lane| Position { lane, after: None }).collect::<Vec<_>>();
+    let rows = world.store.read(&lanes, world.store.now(), 10).await.unwrap();
+    assert_eq!(rows[0].message.deadline(), None);
+    assert_eq!(rows[0].message.attribute("correlationid"), Some(&*context.correlation_id()));
 }
