@@ -71,7 +71,7 @@ async fn sqlite() -> Result<f64, BoxError> {
     let broker = SqliteBroker::open(&path("broker.db"), settings()).await?;
     let trips = Sqlite::open(&path("trips.db"), settings()).await?;
     let agents = Sqlite::open(&path("agents.db"), settings()).await?;
-    measure(trips, agents, AnyBroker::new(broker)).await
+    Box::pin(measure(trips, agents, AnyBroker::new(broker))).await
 }
 
 /// On the server of the tests, in databases that are dropped afterwards.
@@ -87,7 +87,7 @@ async fn postgres() -> Result<f64, BoxError> {
     let broker = PostgresBroker::open(&broker, settings()).await?;
     let trips = PostgresStore::open(&trips, settings()).await?;
     let agents = PostgresStore::open(&agents, settings()).await?;
-    let rate = measure(trips, agents, AnyBroker::new(broker)).await;
+    let rate = Box::pin(measure(trips, agents, AnyBroker::new(broker))).await;
     let mut connection = PgConnection::connect(&server).await?;
     for name in databases {
         let drop = AssertSqlSafe(format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"));

@@ -6,12 +6,20 @@
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a program for one's own eyes")]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use antiphon_core::{Clock, MessageId};
-use antiphon_messaging::{LANES, Message};
-use antiphon_outbox::{Confirmation, InboxStore, LeaseStore, OutboxStore, Position, Store};
+use antiphon_core::{Clock, Component, MessageId, ShutdownHandle};
+use antiphon_messaging::{
+    AnyBroker, Broker, Capabilities, Durability, LANES, Message, PublishError, Receipt, Source,
+    SubscribeError, Subscription, Topology,
+};
+use antiphon_outbox::{
+    Confirmation, Database, InboxStore, LeaseStore, OutboxStore, Position, Relay, Store,
+};
 use antiphon_store_mysql::{Migration, MysqlStore, Settings};
+use antiphon_telemetry::Telemetry;
 use antiphon_testing::services::Service;
 use sqlx::AssertSqlSafe;
 use tokio::task::JoinSet;
@@ -34,6 +42,7 @@ async fn main() {
     println!("{:?} on {}", store.durability(), store.place());
     transactions(&store).await;
     writers(&store).await;
+    read_and_confirm(&store).await;
     relay(&store).await;
     inbox(&store).await;
     if given.is_none() {
@@ -111,20 +120,77 @@ async fn writers(store: &MysqlStore) {
     say("transactions with a message, 16 at a time", TRANSACTIONS, began);
 }
 
-/// What the relay does, without a broker: read, confirm.
-async fn relay(store: &MysqlStore) {
-    let ttl = Duration::from_secs(600);
-    let leases = store.acquire("outbox", LANES, LANES, "measured", ttl).await.unwrap();
-    drain(store, &leases).await;
+/// Rows that wait.
+async fn fill(store: &MysqlStore) {
     for batch in 0..ROWS / 1_000 {
         let messages: Vec<Message> = (0..1_000).map(|n| message(batch * 1_000 + n)).collect();
         let mut connection = store.begin().await.unwrap();
         store.append(&mut connection, &messages).await.unwrap();
         store.commit(connection).await.unwrap();
     }
+}
+
+/// What the relay does, without a broker: read, confirm.
+async fn read_and_confirm(store: &MysqlStore) {
+    let ttl = Duration::from_secs(600);
+    let leases = store.acquire("outbox", LANES, LANES, "measured", ttl).await.unwrap();
+    drain(store, &leases).await;
+    fill(store).await;
     let began = Instant::now();
     let drained = drain(store, &leases).await;
     say("rows read and confirmed", drained, began);
+    store.release(&leases).await.unwrap();
+}
+
+/// Takes everything.
+#[derive(Clone, Default)]
+struct Sink(Arc<AtomicUsize>);
+
+impl Broker for Sink {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            durability: Durability::Memory,
+            ordered: true,
+            holds_keys: true,
+            retry_delay_max: Duration::ZERO,
+            publish_delay_max: Duration::ZERO,
+            dead_letters: false,
+            counts_attempts: false,
+            replays: true,
+            answers: false,
+            message_bytes_max: 1_024,
+        }
+    }
+
+    async fn declare(&self, _: &Topology) -> Result<(), SubscribeError> {
+        Ok(())
+    }
+
+    async fn publish(&self, batch: Vec<Message>) -> Vec<Result<Receipt, PublishError>> {
+        self.0.fetch_add(batch.len(), Ordering::Relaxed);
+        batch.iter().map(|_| Ok(Receipt)).collect()
+    }
+
+    async fn subscribe(&self, _: Subscription) -> Result<Box<dyn Source>, SubscribeError> {
+        Err(SubscribeError { context: "nobody reads here".into(), transient: false, source: None })
+    }
+}
+
+/// The relay itself, to a broker that takes everything; the time ends when the rows are removed.
+async fn relay(store: &MysqlStore) {
+    fill(store).await;
+    let (database, sink) = (Database::new("measured", store.clone()), Sink::default());
+    let began = Instant::now();
+    let relay = Relay::new(&database, AnyBroker::new(sink.clone()), &Telemetry::new());
+    let (handle, shutdown) = ShutdownHandle::new();
+    let relay = tokio::spawn(relay.run(shutdown));
+    while sink.0.load(Ordering::Relaxed) < ROWS {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    handle.drain(Duration::from_secs(60));
+    relay.await.unwrap().unwrap();
+    assert_eq!(store.backlog().await.unwrap().0, 0);
+    say("rows relayed and removed", ROWS, began);
 }
 
 async fn drain(store: &MysqlStore, leases: &[antiphon_outbox::Lease]) -> usize {
