@@ -4,25 +4,24 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use antiphon_messaging::{Consumer, Fail, Incoming};
-use antiphon_outbox::Store;
 use futures_util::FutureExt;
 use tokio::time::{Instant, timeout};
 
-/// How many runs go on side by side where one transaction writes at a time: more do not help.
-const RUNS_ONE_WRITER: usize = 2;
-/// The same where many write: they share the log's synchronisation.
-const RUNS_MANY_WRITERS: usize = 8;
+/// How many runs go on side by side that take many messages: more do not help.
+const RUNS_TOGETHER: usize = 2;
+/// The same of one message each: they share the log's synchronisation.
+const RUNS_ALONE: usize = 8;
 
-/// Lets `consumer` work as suits the store: many messages in one transaction where one writes at a
-/// time, else many transactions. See [`Store::one_writer`].
-pub(crate) fn suit(
+/// Lets `consumer` take many messages into one transaction, or make many transactions side by side:
+/// where a store lets many write, messages whose work locks rows in an order of its own must not
+/// share one. See [`antiphon_outbox::Store::one_writer`].
+pub(crate) fn arrange(
     consumer: Consumer,
-    store: &impl Store,
+    together: bool,
     runs_max: Option<usize>,
     batch_max: usize,
 ) -> Consumer {
-    let (runs, batch) =
-        if store.one_writer() { (RUNS_ONE_WRITER, batch_max) } else { (RUNS_MANY_WRITERS, 1) };
+    let (runs, batch) = if together { (RUNS_TOGETHER, batch_max) } else { (RUNS_ALONE, 1) };
     consumer.concurrency(runs_max.unwrap_or(runs)).batch(batch)
 }
 

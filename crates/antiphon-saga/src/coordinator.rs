@@ -92,7 +92,10 @@ impl<S: SagaStore + OutboxStore + InboxStore> Sagas<S> {
             .topic(&engine.group)
             .handler(Replies(Arc::clone(&engine)))
             .ordered();
-        let replies = batch::suit(replies, self.database.store(), None, BATCH_MAX);
+        // The rows of the sagas themselves are locked in their order.
+        let together = self.database.store().one_writer()
+            || !self.machines.values().any(|machine| machine.works_itself());
+        let replies = batch::arrange(replies, together, None, BATCH_MAX);
         let replies = replies.build(messaging)?;
         let timers = Timers::new(Arc::clone(&engine), self.retention);
         let name = format!("sagas {}", engine.database.service());

@@ -13,7 +13,7 @@ use futures_util::FutureExt;
 use crate::decide::{self, Effect, Input, Op, Outcome};
 use crate::definition::Definition;
 use crate::instance::{Failure, Instance, Phase};
-use crate::plan::Plan;
+use crate::plan::{Place, Plan};
 use crate::port::{SagaRow, Side, State};
 use crate::step::Work;
 use crate::wire::{self, Command, Coordinates};
@@ -92,6 +92,8 @@ pub(crate) trait Machine<S: OutboxStore>: Send + Sync {
     fn kind(&self) -> &'static str;
     fn version(&self) -> u32;
     fn plan(&self) -> &Plan;
+    /// Whether handlers of the user run in the transactions that advance it.
+    fn works_itself(&self) -> bool;
 
     /// Takes a turn: changes `row`, and writes through `tx` what follows. The caller saves the row
     /// when the turn was accepted. Pieces of work whose outcome is `known` are not run.
@@ -128,6 +130,13 @@ impl<D: Protobuf + 'static, S: OutboxStore> Machine<S> for Definition<D, S> {
 
     fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    fn works_itself(&self) -> bool {
+        let mut steps = self.plan.steps.iter();
+        steps.any(|step| step.place == Place::Local)
+            || self.on_completed.is_some()
+            || self.on_compensated.is_some()
     }
 
     fn turn<'a>(

@@ -139,8 +139,8 @@ impl<S: BarrierStore + OutboxStore + InboxStore> Participant<S> {
     /// No command was added, or the broker cannot do what is needed.
     pub fn build(self, messaging: &Messaging) -> Result<Participation<S>, ConsumerError> {
         let consumer = Consumer::group(&self.group).ordered().retry(self.retry);
-        let mut consumer =
-            batch::suit(consumer, self.database.store(), self.concurrency, BATCH_MAX);
+        let together = self.database.store().one_writer();
+        let mut consumer = batch::arrange(consumer, together, self.concurrency, BATCH_MAX);
         for topic in &self.topics {
             consumer = consumer.topic(*topic);
         }
