@@ -10,6 +10,7 @@ use std::str::FromStr;
 use antiphon_testing::proxy::{Counts, Proxy};
 use antiphon_testing::services::{Private, Service};
 use tokio::process::Command;
+use tokio::sync::Mutex;
 
 use crate::plan::{Kind, ROLES, Side};
 use crate::{Result, shop};
@@ -121,6 +122,8 @@ pub struct Server {
     pub private: Private,
     /// A disk that can be filled, where one can be had.
     pub disk: Option<Disk>,
+    /// Held while something is done to it: it may take longer to come back than was planned.
+    pub(crate) turn: Mutex<()>,
     proxies: Vec<Proxy>,
 }
 
@@ -139,7 +142,7 @@ impl Server {
             }
             (private, proxies)
         };
-        Ok(Self { service, private, disk, proxies })
+        Ok(Self { service, private, disk, turn: Mutex::default(), proxies })
     }
 
     /// What is between a service and this server.

@@ -131,6 +131,7 @@ async fn inflict(world: &World, event: Event) -> Result<()> {
 ///
 /// What has been done stays done; heal afterwards.
 pub async fn server(server: &Server, fault: Fault, lasts: Duration) -> Result<u64> {
+    let _turn = server.turn.lock().await;
     let private = &server.private;
     let mut killed = 0;
     match fault {
