@@ -145,6 +145,15 @@ impl Server {
         Ok(Self { service, private, disk, turn: Mutex::default(), proxies })
     }
 
+    /// Starts it if it has ended. One that is ending, of a full disk, still looks as if it ran: it is
+    /// started when it has ended.
+    pub(crate) async fn revive(&self) -> Result<()> {
+        if self.private.start_again().await.is_err() {
+            self.private.start_again().await?;
+        }
+        Ok(())
+    }
+
     /// What is between a service and this server.
     #[must_use]
     pub fn link(&self, role: usize) -> &Proxy {
@@ -349,7 +358,7 @@ impl Engine {
                 disk.empty().await?;
             }
             server.private.resume().await?;
-            server.private.start_again().await?;
+            server.revive().await?;
         }
         Ok(())
     }

@@ -159,7 +159,7 @@ pub async fn server(server: &Server, fault: Fault, lasts: Duration) -> Result<u6
             if server.service == Service::Nats {
                 private.stop().await?;
             }
-            private.start_again().await?;
+            server.revive().await?;
         }
         _ => {}
     }
