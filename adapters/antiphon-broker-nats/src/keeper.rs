@@ -167,12 +167,22 @@ impl Keeper {
     async fn beat(&mut self) -> Result<(), BoxError> {
         let now = Instant::now();
         self.roster.forget(now);
-        match timeout(self.settings.lease.0 / 3, self.show_life()).await {
+        match timeout(self.patience(now), self.show_life()).await {
             Ok(Ok(())) => Ok(()),
             _ if self.core.is_overdue(Instant::now()) => {
                 Err("it could not show in time that it is alive".into())
             }
             _ => Ok(()),
+        }
+    }
+
+    /// How long the server may take to answer: no longer than others believe this member alive for
+    /// sure, so that it knows that it has lost its lanes before they have them.
+    fn patience(&self, now: Instant) -> Duration {
+        let third = self.settings.lease.0 / 3;
+        match self.core.certain_for(now) {
+            Duration::ZERO => third,
+            left => third.min(left),
         }
     }
 

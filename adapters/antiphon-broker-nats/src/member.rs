@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use antiphon_core::BoxFuture;
 use antiphon_messaging::lane_queue::{Frontier, LaneQueue};
@@ -156,7 +157,12 @@ impl Core {
 
     /// Whether this member cannot be certain any more.
     pub(crate) fn is_overdue(&self, now: Instant) -> bool {
-        self.state.lock().lease_until <= now
+        self.certain_for(now).is_zero()
+    }
+
+    /// For how long others believe this member alive for sure.
+    pub(crate) fn certain_for(&self, now: Instant) -> Duration {
+        self.state.lock().lease_until.saturating_duration_since(now)
     }
 
     /// What there is to do.

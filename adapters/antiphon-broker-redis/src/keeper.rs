@@ -104,7 +104,7 @@ impl Keeper {
                 why = link.lost() => return Err(why.into()),
                 () = self.core.bell.notified() => {}
                 _ = looks.tick() => {
-                    match timeout(self.settings.lease.0 / 3, self.look()).await {
+                    match timeout(self.patience(), self.look()).await {
                         Ok(looked) => looked?,
                         Err(_) if self.core.is_overdue(Instant::now()) => {
                             return Err("it could not show in time that it is alive".into());
@@ -123,6 +123,16 @@ impl Keeper {
             if !self.core.is_closing() {
                 self.rebalance().await?;
             }
+        }
+    }
+
+    /// How long the server may take to answer: no longer than the leases last for sure, so that the
+    /// member knows that it has lost its lanes before others have them.
+    fn patience(&self) -> Duration {
+        let third = self.settings.lease.0 / 3;
+        match self.core.certain_for(Instant::now()) {
+            Duration::ZERO => third,
+            left => third.min(left),
         }
     }
 

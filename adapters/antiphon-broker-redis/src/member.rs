@@ -158,7 +158,12 @@ impl Core {
 
     /// Whether this member cannot be certain any more.
     pub(crate) fn is_overdue(&self, now: Instant) -> bool {
-        self.state.lock().lease_until <= now
+        self.certain_for(now).is_zero()
+    }
+
+    /// For how long the member still owns its lanes for sure.
+    pub(crate) fn certain_for(&self, now: Instant) -> Duration {
+        self.state.lock().lease_until.saturating_duration_since(now)
     }
 
     pub(crate) fn is_over(&self) -> bool {
