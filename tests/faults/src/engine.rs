@@ -149,6 +149,7 @@ impl Server {
     /// started when it has ended.
     pub(crate) async fn revive(&self) -> Result<()> {
         if self.private.start_again().await.is_err() {
+            self.private.stop().await?;
             self.private.start_again().await?;
         }
         Ok(())
