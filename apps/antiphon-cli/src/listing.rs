@@ -3,6 +3,8 @@
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::{Map, Value};
 
+use crate::output::say;
+
 /// How rows are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
@@ -30,12 +32,11 @@ impl Listing {
     }
 
     /// Prints all of it.
-    #[expect(clippy::print_stdout, reason = "the output of the command")]
     pub(crate) fn print(&self, format: Format) {
         match format {
-            Format::Json => println!("{:#}", self.to_json()),
-            Format::Table if self.rows.is_empty() => println!("{}", self.nothing),
-            Format::Table => println!("{}", self.to_table()),
+            Format::Json => say!("{:#}", self.to_json()),
+            Format::Table if self.rows.is_empty() => say!("{}", self.nothing),
+            Format::Table => say!("{}", self.to_table()),
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod commands;
 mod listing;
+mod output;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

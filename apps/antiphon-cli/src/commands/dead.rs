@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::listing::{Format, Listing, cell};
+use crate::output::say;
 
 /// How many letters are read or forgotten at once.
 const PAGE: usize = 500;
@@ -258,7 +259,6 @@ fn print(letters: &[DeadLetter], format: Format) {
 }
 
 /// Everything of one letter.
-#[expect(clippy::print_stdout, reason = "the output of the command")]
 fn show(letter: &DeadLetter, format: Format) -> antiphon::Result<()> {
     let message = &letter.message;
     let deaths: Vec<Value> = letter
@@ -284,20 +284,20 @@ fn show(letter: &DeadLetter, format: Format) -> antiphon::Result<()> {
             fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         object.insert("attributes".into(), json!(message.attributes));
         object.insert("deaths".into(), Value::Array(deaths));
-        println!("{:#}", Value::Object(object));
+        say!("{:#}", Value::Object(object));
         return Ok(());
     }
     for (name, value) in fields {
-        println!("{name:<12} {}", cell(&value));
+        say!("{name:<12} {}", cell(&value));
     }
-    println!("attributes");
+    say!("attributes");
     for (name, value) in &message.attributes {
-        println!("  {name:<20} {value}");
+        say!("  {name:<20} {value}");
     }
-    println!("deaths");
+    say!("deaths");
     for dead in &deaths {
         let field = |name: &str| cell(&dead[name]);
-        println!(
+        say!(
             "  {}  {} after {} attempts: {}",
             field("at"),
             field("reason"),

@@ -10,6 +10,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
 use crate::listing::{Format, Listing, cell};
+use crate::output::say;
 
 /// How often it is looked whether a saga has moved.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -138,7 +139,6 @@ async fn load(database: &Database, id: SagaId) -> antiphon::Result<SagaRow> {
 }
 
 /// Everything of one saga. Its steps have numbers: their names are in the service's program.
-#[expect(clippy::print_stdout, reason = "the output of the command")]
 fn show(row: &SagaRow, format: Format) {
     let instance = Instance::decode(row.state, &row.progress).ok();
     let steps: Vec<Value> = instance
@@ -166,15 +166,15 @@ fn show(row: &SagaRow, format: Format) {
         let mut object: serde_json::Map<String, Value> =
             fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         object.insert("steps".into(), Value::Array(steps));
-        println!("{:#}", Value::Object(object));
+        say!("{:#}", Value::Object(object));
         return;
     }
     for (name, value) in fields {
-        println!("{name:<12} {}", cell(&value));
+        say!("{name:<12} {}", cell(&value));
     }
     for step in &steps {
         let field = |name: &str| cell(&step[name]);
-        println!("step {:<7} {} after {} tries", field("step"), field("phase"), field("tries"));
+        say!("step {:<7} {} after {} tries", field("step"), field("phase"), field("tries"));
     }
 }
 
