@@ -1,6 +1,7 @@
 //! What goes wrong is said in one line that names the cause.
 
 use std::net::TcpListener;
+use std::process::Stdio;
 
 use crate::support::{command, text};
 
@@ -35,6 +36,16 @@ fn an_unknown_setting_and_an_unknown_scheme_are_refused() {
         assert_eq!(output.status.code(), Some(2), "{error}");
         assert!(error.starts_with("error: ") && error.contains(word), "{error}");
     }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_mistake() {
+    let mut command = command();
+    command.args(["--set", "broker.url=memory:", "topics"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()));
 }
 
 #[test]
