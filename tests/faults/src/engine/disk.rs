@@ -59,7 +59,7 @@ impl Disk {
         self.filled.load(Ordering::Relaxed)
     }
 
-    /// Makes it so small that nothing more fits.
+    /// Makes it so small that no more than `left` bytes fit.
     ///
     /// # Errors
     ///
@@ -68,15 +68,15 @@ impl Disk {
     /// # Cancel safety
     ///
     /// It may be full.
-    pub async fn fill(&self) -> Result<()> {
+    pub async fn fill(&self, left: usize) -> Result<()> {
         // The server may write in between, and a disk cannot be smaller than what is on it.
         for _ in 0..20 {
-            let used = used(&self.place).await?;
+            let size = used(&self.place).await? + left as u64;
             let mut mount = Command::new("mount");
-            mount.args(["-o", &format!("remount,size={used}")]).arg(&self.place);
+            mount.args(["-o", &format!("remount,size={size}")]).arg(&self.place);
             if succeeds(&mut mount).await {
                 let probe = self.place.join("probe");
-                let full = fs::write(&probe, vec![0; 1 << 20]).is_err();
+                let full = fs::write(&probe, vec![0; left + (1 << 20)]).is_err();
                 // What did not fit is in the way of nobody.
                 let _ = fs::remove_file(probe);
                 if full {
@@ -164,7 +164,7 @@ mod tests {
         let Some(disk) = Disk::mount().await else { return };
         let file = disk.place.join("file");
         fs::write(&file, vec![1; 100_000]).unwrap();
-        disk.fill().await.unwrap();
+        disk.fill(0).await.unwrap();
         assert!(fs::write(disk.place.join("more"), vec![1; 100_000]).is_err());
         assert_eq!(disk.filled(), 1);
         disk.empty().await.unwrap();
