@@ -55,8 +55,9 @@ impl Default for LogSettings {
         Self {
             format: LogFormat::Auto,
             output: LogOutput::Stderr,
-            // The AMQP client calls it an error when a queue that is looked for is not there.
-            filter: "info,lapin::channel=off".to_owned(),
+            // The AMQP client calls it an error when a queue that is looked for is not there, and logs
+            // messages that come back with their bodies.
+            filter: "info,lapin=off".to_owned(),
             queue: 8_192,
             redact: Vec::new(),
         }
