@@ -142,7 +142,7 @@ pub async fn server(server: &Server, fault: Fault, lasts: Duration) -> Result<u6
         Fault::Fill(_) => {
             if let Some(disk) = &server.disk {
                 // It takes no messages while less is free than its limit of 100 MB. Without a byte left
-                // its quorum queues break, for good.
+                // its quorum queues were seen to refuse until the end of the run.
                 let left = if server.service == Service::Rabbitmq { 48 << 20 } else { 0 };
                 disk.fill(left).await?;
             }

@@ -16,6 +16,7 @@ use antiphon_store_postgres::{Migration, PostgresStore, Settings};
 use antiphon_telemetry::Telemetry;
 use parking_lot::Mutex;
 use sqlx::Row;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -104,6 +105,8 @@ fn version(message: &Message) -> i64 {
 async fn what_is_committed_while_connections_end_is_published_in_order() {
     const WRITERS: usize = 6;
     const BITES: usize = 10;
+    /// How many steps end before connections are cut again: most of them well.
+    const STEPS: u32 = 24;
     let temporary = support::Database::new().await;
     // Many processes that write, and one with the relay. All of them are cut off at times.
     let store = temporary.open(Settings::default()).await;
@@ -115,10 +118,11 @@ async fn what_is_committed_while_connections_end_is_published_in_order() {
     let handle = start(&relaying, &broker);
 
     let failed = Arc::new(AtomicUsize::new(0));
+    let ended = Arc::new(Semaphore::new(0));
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
         let store = temporary.open(Settings::default()).await;
-        let failed = failed.clone();
+        let (failed, ended) = (failed.clone(), ended.clone());
         writers.spawn(async move {
             let database = Database::new("orders", store);
             for n in 0.. {
@@ -127,6 +131,7 @@ async fn what_is_committed_while_connections_end_is_published_in_order() {
                     Ok(()) => failed.load(Ordering::Relaxed),
                     Err(_) => failed.fetch_add(1, Ordering::Relaxed) + 1,
                 };
+                ended.add_permits(1);
                 if failed >= BITES {
                     return;
                 }
@@ -145,7 +150,10 @@ async fn what_is_committed_while_connections_end_is_published_in_order() {
             .execute(&mut operator)
             .await
             .unwrap();
-            tokio::time::sleep(Duration::from_millis(60)).await;
+            tokio::select! {
+                steps = ended.acquire_many(STEPS) => steps.unwrap().forget(),
+                Some(written) = writers.join_next() => written.unwrap(),
+            }
         }
     };
     timeout(PATIENCE, cut).await.expect("steps fail, since their connections end");
