@@ -29,8 +29,8 @@ pub enum OpenError {
     },
     /// The connection could not be secured.
     #[error(
-        "cannot talk to {database} over TLS: {source}; check the certificate authority and the \
-         `sslmode` of the URL"
+        "cannot agree with {database} on how to encrypt: {source}; check the certificate \
+         authority and the `sslmode` of the URL (without one, no TLS to this machine)"
     )]
     Tls {
         /// Which database.
@@ -216,9 +216,16 @@ pub(crate) fn open_error(database: &str, source: sqlx::Error) -> OpenError {
         sqlx::Error::Configuration(source) => {
             OpenError::Unfit { database, problem: source.to_string() }
         }
+        source if demands_tls(&source) => OpenError::Tls { database, source: source.into() },
         source if denied => OpenError::Permission { database, source: source.into() },
         source => OpenError::Failed { database, source: source.into() },
     }
+}
+
+/// Whether `pg_hba.conf` has lines for such a client, but only with TLS.
+fn demands_tls(error: &sqlx::Error) -> bool {
+    let refused = of_server(error).filter(|error| error.code() == "28000");
+    refused.is_some_and(|error| error.message().ends_with("no encryption"))
 }
 
 /// The TLS library reports what it does not like in the peer as invalid data.

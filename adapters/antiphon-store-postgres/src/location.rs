@@ -1,5 +1,6 @@
 //! Where a database is: from a URL to the driver's options.
 
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -62,14 +63,29 @@ impl Location {
     }
 }
 
+/// The mode of TLS: what the URL or `PGSSLMODE` says; else the server must show a certificate if an
+/// authority is given, none to this machine, and TLS where the server offers it.
 fn with_tls(options: PgConnectOptions, url: &str, settings: &Settings) -> PgConnectOptions {
-    let Some(authority) = &settings.ca_file else { return options };
-    let options = options.ssl_root_cert(authority);
-    if url.contains("sslmode=") || url.contains("ssl-mode=") {
-        options
-    } else {
-        options.ssl_mode(PgSslMode::VerifyFull)
+    let says_mode = url.contains("sslmode=")
+        || url.contains("ssl-mode=")
+        || std::env::var_os("PGSSLMODE").is_some();
+    let says_certificate = url.contains("sslrootcert=") || url.contains("sslcert=");
+    match &settings.ca_file {
+        Some(authority) if says_mode => options.ssl_root_cert(authority),
+        Some(authority) => options.ssl_root_cert(authority).ssl_mode(PgSslMode::VerifyFull),
+        // Nobody listens between two processes of one machine, and encrypting costs.
+        None if !says_mode && !says_certificate && is_local(&options) => {
+            options.ssl_mode(PgSslMode::Disable)
+        }
+        None => options,
     }
+}
+
+fn is_local(options: &PgConnectOptions) -> bool {
+    let host = options.get_host().trim_matches(['[', ']']);
+    options.get_socket().is_some()
+        || host == "localhost"
+        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// What every session of ours has, sent along with the start of the connection.
@@ -146,5 +162,24 @@ mod tests {
         };
         assert_eq!(mode("postgres://h/d"), "VerifyFull");
         assert_eq!(mode("postgres://h/d?sslmode=verify-ca"), "VerifyCa");
+    }
+
+    #[test]
+    fn only_this_machine_is_talked_to_in_the_clear_unless_told() {
+        let mode = |url: &str| {
+            let options = Location::new(url, &Settings::default()).unwrap().options;
+            format!("{:?}", options.get_ssl_mode())
+        };
+        for (url, expected) in [
+            ("postgres://db.local/d", "Prefer"),
+            ("postgres://localhost/d", "Disable"),
+            ("postgres://127.0.0.1:5433/d", "Disable"),
+            ("postgres://[::1]/d", "Disable"),
+            ("postgres:///d?host=/run/postgresql", "Disable"),
+            ("postgres://localhost/d?sslmode=require", "Require"),
+            ("postgres://localhost/d?sslrootcert=/etc/ssl/ours.pem", "Prefer"),
+        ] {
+            assert_eq!(mode(url), expected, "{url}");
+        }
     }
 }

@@ -58,8 +58,9 @@ pub struct Settings {
     /// for. Zero for ever.
     pub idle_in_transaction_timeout: Duration,
     /// The authority that signed the server's certificate, as a PEM file. With it the server must
-    /// show a certificate for its name, unless the URL's `sslmode` says otherwise. Without it the
-    /// usual public authorities are trusted.
+    /// show a certificate for its name, unless the URL's `sslmode` says otherwise. Without it
+    /// nothing is checked unless `sslmode` asks for it, TLS is used where the server offers it, and
+    /// left out to this machine.
     pub ca_file: Option<PathBuf>,
     /// When the server answers a commit.
     pub synchronous_commit: SynchronousCommit,

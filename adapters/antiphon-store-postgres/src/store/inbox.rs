@@ -21,8 +21,29 @@ use crate::error::{State, state, store_error};
 pub(crate) use days::Days;
 use days::{day_of, day_of_id, first_id, table};
 
-/// Enters those that the horizon allows and nobody has entered. The number of a server process is
-/// the counter's row: each has one transaction at a time.
+/// Enters one message if the horizon allows it and nobody has entered it. The number of a server
+/// process is the counter's row: each has one transaction at a time.
+///
+/// Many messages have a statement of their own because this one is planned once and that one each
+/// time, which takes longer than to carry it out: for a list of unknown length the server does not
+/// trust a plan that it made before.
+macro_rules! enter_one {
+    () => {
+        "WITH entered AS (
+            INSERT INTO {table} (id, consumer)
+            SELECT $2, $1 FROM antiphon_horizon WHERE id <= $2
+            ON CONFLICT DO NOTHING RETURNING id),
+         counted AS (
+            INSERT INTO antiphon_handled AS h (consumer, topic, kind, shard, done, duplicates)
+            SELECT $1, $3, $4, pg_backend_pid(), e.count, 1 - e.count
+              FROM antiphon_horizon, (SELECT count(*) FROM entered) AS e WHERE id <= $2
+            ON CONFLICT (consumer, topic, kind, shard) DO UPDATE
+               SET done = h.done + excluded.done, duplicates = h.duplicates + excluded.duplicates)
+         SELECT id FROM entered"
+    };
+}
+
+/// The same for many.
 macro_rules! enter {
     () => {
         "WITH horizon AS MATERIALIZED (SELECT id FROM antiphon_horizon),
@@ -174,14 +195,28 @@ impl PostgresStore {
         messages: &[&Message],
     ) -> Result<Vec<MessageId>, StoreError> {
         self.ensure_day(day).await?;
-        let statement = format!(enter!(), table = table(day));
-        let entered = sqlx::query_scalar(AssertSqlSafe(statement))
-            .bind(consumer)
-            .bind(messages.iter().map(|m| Uuid::from_bytes(*m.id.as_bytes())).collect::<Vec<_>>())
-            .bind(messages.iter().map(|m| m.topic.clone()).collect::<Vec<_>>())
-            .bind(messages.iter().map(|m| m.kind.clone()).collect::<Vec<_>>())
-            .fetch_all(&mut **connection)
-            .await;
+        let table = table(day);
+        let id = |message: &Message| Uuid::from_bytes(*message.id.as_bytes());
+        let entered = match messages {
+            [one] => {
+                sqlx::query_scalar(AssertSqlSafe(format!(enter_one!(), table = table)))
+                    .bind(consumer)
+                    .bind(id(one))
+                    .bind(&*one.topic)
+                    .bind(&*one.kind)
+                    .fetch_all(&mut **connection)
+                    .await
+            }
+            many => {
+                sqlx::query_scalar(AssertSqlSafe(format!(enter!(), table = table)))
+                    .bind(consumer)
+                    .bind(many.iter().map(|message| id(message)).collect::<Vec<_>>())
+                    .bind(many.iter().map(|message| message.topic.clone()).collect::<Vec<_>>())
+                    .bind(many.iter().map(|message| message.kind.clone()).collect::<Vec<_>>())
+                    .fetch_all(&mut **connection)
+                    .await
+            }
+        };
         let entered: Vec<Uuid> = entered.map_err(|error| match state(&error) {
             // Another process has just dropped it: the horizon has moved.
             State::NoTable => {
