@@ -3,6 +3,17 @@
 //! Each policy is a function from what was seen to what to do next, tested by tables; the types that
 //! callers hold add only counters around it.
 
+pub mod backoff;
+pub mod budget;
 pub mod limit;
+pub mod retry;
+pub mod throttle;
+pub mod verdict;
+mod window;
 
+pub use backoff::Backoff;
+pub use budget::{Budget, BudgetSettings};
 pub use limit::{AdaptiveLimit, LimitSettings, Outcome};
+pub use retry::{Attempts, Permission, RetryPolicy};
+pub use throttle::{Throttle, ThrottleSettings};
+pub use verdict::{Origin, Verdict};
