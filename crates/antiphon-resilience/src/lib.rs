@@ -5,6 +5,7 @@
 
 pub mod backoff;
 pub mod budget;
+pub mod ejection;
 pub mod limit;
 pub mod retry;
 pub mod throttle;
@@ -13,6 +14,7 @@ mod window;
 
 pub use backoff::Backoff;
 pub use budget::{Budget, BudgetSettings};
+pub use ejection::{EjectionSettings, Ejector, Health, Probe};
 pub use limit::{AdaptiveLimit, LimitSettings, Outcome};
 pub use retry::{Attempts, Permission, RetryPolicy};
 pub use throttle::{Throttle, ThrottleSettings};
