@@ -38,6 +38,7 @@ struct Inner {
     correlation_id: Option<Box<str>>,
     causation_id: Option<Box<str>>,
     idempotency_key: Option<Box<str>>,
+    previous_attempts: u32,
 }
 
 impl Context {
@@ -62,6 +63,12 @@ impl Context {
     /// Calls `read` with the running task's context, without cloning it.
     pub fn with_current<T>(read: impl FnOnce(Option<&Self>) -> T) -> T {
         scope::with_current(read)
+    }
+
+    /// After so many attempts at this work.
+    #[must_use]
+    pub fn with_previous_attempts(self, attempts: u32) -> Self {
+        self.change(|inner| inner.previous_attempts = attempts)
     }
 
     /// Runs `work` with this context current.
@@ -123,6 +130,13 @@ impl Context {
     #[must_use]
     pub fn idempotency_key(&self) -> Option<&str> {
         self.0.idempotency_key.as_deref()
+    }
+
+    /// How many attempts at this work there were before: what a client said that calls again because
+    /// the call before failed.
+    #[must_use]
+    pub fn previous_attempts(&self) -> u32 {
+        self.0.previous_attempts
     }
 
     fn change(mut self, change: impl FnOnce(&mut Inner)) -> Self {

@@ -339,6 +339,12 @@ impl Status {
         self.0.retry.unwrap_or_else(|| self.0.code.retry())
     }
 
+    /// What was said about trying again besides the code ([`Self::with_retry`]).
+    #[must_use]
+    pub fn retry_said(&self) -> Option<Retry> {
+        self.0.retry
+    }
+
     /// When the server asked to be left alone for some time.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {

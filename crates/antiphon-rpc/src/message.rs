@@ -173,18 +173,24 @@ fn broken_rules(error: ValidationError) -> Status {
 /// [`antiphon_core::Code::Internal`] when it is larger than 2 GiB or has no JSON form.
 pub fn write<M: Message + Serialize>(message: &M, codec: Codec) -> Result<Encoded, Status> {
     match codec {
-        Codec::Proto => {
-            let mut sizes = buffa::SizeCache::default();
-            let length = message.compute_size(&mut sizes);
-            Encoded::build(length as usize, |buffer| {
-                message.write_to(&mut sizes, buffer);
-                Ok(())
-            })
-        }
+        Codec::Proto => encode(message),
         Codec::Json => Encoded::build(256, |buffer| {
             serde_json::to_writer(buffer.writer(), message).map_err(Status::internal)
         }),
     }
+}
+
+/// Encodes a message in protobuf's binary form.
+///
+/// # Errors
+/// [`antiphon_core::Code::Internal`] when it is larger than 2 GiB.
+pub(crate) fn encode<M: Message>(message: &M) -> Result<Encoded, Status> {
+    let mut sizes = buffa::SizeCache::default();
+    let length = message.compute_size(&mut sizes);
+    Encoded::build(length as usize, |buffer| {
+        message.write_to(&mut sizes, buffer);
+        Ok(())
+    })
 }
 
 /// A stream of one answer.

@@ -45,6 +45,11 @@ pub struct MethodInfo {
     pub idempotency: Idempotency,
     /// The time a call may take when the caller sets none, and the most that the caller may set.
     pub timeout: Option<Duration>,
+    /// Clients may try again what the server says that it did not take, even where `idempotency` does
+    /// not say that a second call is harmless.
+    pub retry: bool,
+    /// Clients may ask a second instance before the first has answered.
+    pub hedge: bool,
 }
 
 /// A message written down, with room in front for the envelope of gRPC and Connect streams, so that

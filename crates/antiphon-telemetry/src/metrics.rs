@@ -7,8 +7,13 @@ mod process;
 mod runtime;
 mod text;
 
-pub use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+pub use prometheus_client::collector::Collector;
+pub use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric,
+};
+pub use prometheus_client::metrics::MetricType;
 pub use prometheus_client::metrics::counter::Counter;
+pub use prometheus_client::metrics::gauge::ConstGauge;
 pub use prometheus_client::metrics::gauge::Gauge;
 pub use prometheus_client::registry::Registry;
 

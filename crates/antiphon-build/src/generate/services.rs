@@ -120,6 +120,7 @@ fn info(scope: &Scope<'_>, names: &Names<'_>) -> TokenStream {
                 quote!(::std::option::Option::Some(::std::time::Duration::new(#seconds, #nanos)))
             }
         };
+        let (retry, hedge) = (method.retry, method.hedge);
         quote! {
             #rt::rpc::MethodInfo {
                 service: #name,
@@ -128,6 +129,8 @@ fn info(scope: &Scope<'_>, names: &Names<'_>) -> TokenStream {
                 kind: #rt::rpc::MethodKind::#kind,
                 idempotency: #rt::rpc::Idempotency::#idempotency,
                 timeout: #timeout,
+                retry: #retry,
+                hedge: #hedge,
             }
         }
     });

@@ -5,12 +5,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use antiphon_core::Status;
+use antiphon_discovery::{Discovery, Target};
 use antiphon_telemetry::Telemetry;
 use buffa::HasMessageView;
 use connectrpc::{JsonDeserialize, JsonSerialize};
 
 use super::remote::Remote;
-use super::{ClientSettings, Target};
+use super::{ClientSettings, report};
 use crate::service::{MethodInfo, Streaming};
 
 /// A protobuf message as generated code makes it: what can be sent and received.
@@ -48,14 +49,17 @@ impl Channel {
     /// Outside of a tokio runtime.
     ///
     /// # Errors
-    /// [`Target::Inproc`] has no address: use [`Channel::inproc`].
+    /// The target cannot be watched: it is [`Target::Inproc`], for which there is
+    /// [`Channel::inproc`], or in a registry that `discovery` does not have.
     pub fn new(
         target: &Target,
         settings: ClientSettings,
+        discovery: &Discovery,
         telemetry: &Telemetry,
     ) -> Result<Self, Status> {
-        let remote = Remote::new(target, settings, telemetry)?;
-        Ok(Self { kind: Kind::Remote(Arc::new(remote)), idempotency_key: None })
+        let remote = Arc::new(Remote::new(target, settings, discovery, telemetry)?);
+        report::remember(telemetry, &remote);
+        Ok(Self { kind: Kind::Remote(remote), idempotency_key: None })
     }
 
     /// A channel to a service of this process. `T` is the generated object-safe twin of the service

@@ -1,208 +1,176 @@
-//! Calls that leave the process: instances, transport, context, metrics.
+//! Calls that leave the process: deadline, span and record of each, and the four shapes.
+//!
+//! Unary calls are made by [`attempts`](super::attempts), streams by connectrpc's client over
+//! [`Transport`](super::transport::Transport): once a stream is open it cannot be begun anew.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use antiphon_core::{BoxFuture, Context, Status};
+use antiphon_core::{Context, Status};
+use antiphon_discovery::{Discovery, Target};
+use antiphon_resilience::{Budget, Throttle};
 use antiphon_telemetry::{SpanKind, Telemetry};
 use buffa::HasMessageView;
-use connectrpc::client::{CallOptions, ClientBody, ClientConfig, ClientTransport};
+use connectrpc::client::{CallOptions, ClientConfig};
 use connectrpc::{ConnectError, Protocol, Spec, StreamType};
 use futures_util::{StreamExt, stream};
-use parking_lot::Mutex;
+use http::uri::Authority;
+use parking_lot::RwLock;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::connection::Instance;
-use super::local::with_timeout;
+use super::attempts::Call;
+use super::instance::Instance;
 use super::metrics::Metrics;
-use super::{ClientSettings, Target, Wire};
+use super::policy::MethodPolicy;
+use super::pool::Pool;
+use super::transport::Transport;
+use super::{CallError, ClientSettings, Wire};
 use crate::headers::HeadersMut;
 use crate::service::{MethodInfo, MethodKind, Streaming};
-use crate::status_wire;
+use crate::{message, status_wire};
 
-/// Why a call did not get an answer from any instance.
-#[derive(Debug, thiserror::Error)]
-#[error("{target}: instance {instance}: {cause}")]
-pub struct CallError {
-    /// The target as configured.
-    pub target: String,
-    /// The instance that was tried last; `none` when the target has none.
-    pub instance: String,
-    /// What went wrong.
-    pub cause: String,
-}
+/// A part of the time that a caller gave is kept for the way back, but no more than this: whoever
+/// calls in turn must hear that time is up before its own caller gives up.
+const MARGIN: (f64, Duration) = (0.02, Duration::from_millis(5));
 
-/// The instances of one target.
+/// One target, and what calls to it share.
 #[derive(Debug)]
 pub(super) struct Remote {
     target: Target,
-    settings: ClientSettings,
+    authority: Option<Authority>,
+    pub(super) settings: Arc<ClientSettings>,
     config: ClientConfig,
-    runtime: Handle,
-    instances: Mutex<Instances>,
-    next: AtomicUsize,
-    metrics: Metrics,
-    telemetry: Telemetry,
-}
-
-#[derive(Debug, Default)]
-struct Instances {
-    list: Vec<Arc<Instance>>,
-    looked_up: Option<Instant>,
+    pub(super) pool: Pool,
+    pub(super) budget: Budget,
+    pub(super) throttle: Throttle,
+    policies: RwLock<HashMap<&'static str, Arc<MethodPolicy>>>,
+    pub(super) metrics: Metrics,
+    pub(super) telemetry: Telemetry,
 }
 
 impl Remote {
     pub(super) fn new(
         target: &Target,
         settings: ClientSettings,
+        discovery: &Discovery,
         telemetry: &Telemetry,
     ) -> Result<Self, Status> {
+        let runtime = Handle::current();
+        let watch = discovery
+            .watch(target)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let now = Instant::now();
+        let settings = Arc::new(settings);
+        let metrics = Metrics::new(telemetry, &target.to_string());
         let authority = match target {
-            Target::Static(instances) => instances.first().map(ToString::to_string),
-            Target::Dns(name) => Some(name.to_string()),
-            Target::Inproc => None,
+            Target::Dns { name, .. } => name.to_string().parse().ok(),
+            _ => None,
         };
-        let uri = authority.and_then(|authority| format!("http://{authority}").parse().ok());
-        let uri = uri.ok_or_else(|| {
-            Status::invalid_argument(format!("the target `{target}` has no address to connect to"))
-        })?;
         Ok(Self {
-            target: target.clone(),
-            config: ClientConfig::new(uri).with_protocol(Protocol::Grpc),
-            runtime: Handle::current(),
-            instances: Mutex::default(),
-            next: AtomicUsize::new(0),
-            metrics: Metrics::new(telemetry, &target.to_string()),
+            authority,
+            config: ClientConfig::new(http::Uri::from_static("http://target"))
+                .with_protocol(Protocol::Grpc),
+            pool: Pool::new(watch, Arc::clone(&settings), runtime, metrics.clone()),
+            budget: Budget::new(settings.budget, now),
+            throttle: Throttle::new(settings.throttle, now),
+            policies: RwLock::default(),
+            metrics,
             telemetry: telemetry.clone(),
+            target: target.clone(),
             settings,
         })
     }
 
-    pub(super) fn target(&self) -> &Target {
+    pub(super) const fn target(&self) -> &Target {
         &self.target
     }
 
-    /// The instances, looked up anew when the last answer is old. The last good answer is kept when
-    /// the name cannot be looked up.
-    async fn instances(&self) -> Result<Vec<Arc<Instance>>, CallError> {
-        let addresses = match &self.target {
-            Target::Static(instances) => {
-                let known = self.instances.lock().list.clone();
-                if !known.is_empty() {
-                    return Ok(known);
-                }
-                instances.iter().map(ToString::to_string).collect()
-            }
-            Target::Dns(name) => {
-                {
-                    let known = self.instances.lock();
-                    let fresh = |at: Instant| at.elapsed() < self.settings.resolve_interval;
-                    if !known.list.is_empty() && known.looked_up.is_some_and(fresh) {
-                        return Ok(known.list.clone());
-                    }
-                }
-                match tokio::net::lookup_host((name.host.as_str(), name.port)).await {
-                    Ok(found) => found.map(|address| address.to_string()).collect(),
-                    Err(error) => {
-                        let known = self.instances.lock().list.clone();
-                        if known.is_empty() {
-                            return Err(self.failure("none", error.to_string()));
-                        }
-                        tracing::warn!(target.name = %self.target, %error, "keeping known instances");
-                        return Ok(known);
-                    }
-                }
-            }
-            Target::Inproc => Vec::new(),
-        };
-        Ok(self.keep(addresses))
-    }
-
-    /// Takes over a new set of addresses; connections to those that stay are kept.
-    fn keep(&self, addresses: Vec<String>) -> Vec<Arc<Instance>> {
-        let mut instances = self.instances.lock();
-        let list = addresses
-            .into_iter()
-            .map(|address| {
-                let known = instances.list.iter().find(|known| known.address() == address);
-                known.cloned().unwrap_or_else(|| {
-                    let settings = self.settings.clone();
-                    Arc::new(Instance::new(address, settings, self.runtime.clone()))
-                })
-            })
-            .collect();
-        instances.list = list;
-        instances.looked_up = Some(Instant::now());
-        instances.list.clone()
-    }
-
-    /// Names that resolve to nothing that answers are looked up again at the next call.
-    fn doubt(&self) {
-        self.instances.lock().looked_up = None;
-    }
-
-    fn failure(&self, instance: &str, cause: String) -> CallError {
-        CallError { target: self.target.to_string(), instance: instance.to_owned(), cause }
-    }
-
-    async fn send(
-        self: Arc<Self>,
-        request: http::Request<ClientBody>,
-    ) -> Result<http::Response<hyper::body::Incoming>, CallError> {
-        let instances = self.instances().await?;
-        let first = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut failed = None;
-        // Connecting has no effect on the other side, so another instance may be tried; a request
-        // that has left is never sent again here.
-        for at in 0..instances.len() {
-            let instance = &instances[(first + at) % instances.len()];
-            match instance.connection().await {
-                Ok(mut connection) => {
-                    return connection
-                        .send_request(request)
-                        .await
-                        .map_err(|error| self.failure(instance.address(), chain(&error)));
-                }
-                Err(failure) => {
-                    failed = Some(self.failure(instance.address(), failure.to_string()));
-                }
-            }
+    /// What holds for a method; worked out once.
+    pub(super) fn policy(&self, method: &MethodInfo) -> Arc<MethodPolicy> {
+        if let Some(policy) = self.policies.read().get(method.path) {
+            return Arc::clone(policy);
         }
-        self.doubt();
-        Err(failed.unwrap_or_else(|| self.failure("none", "the target has no instances".into())))
+        let policy = Arc::new(MethodPolicy::new(method, &self.settings));
+        self.policies.write().insert(method.path, Arc::clone(&policy));
+        policy
     }
 
-    /// Runs one call: its span, its context on the wire, its deadline, its record.
+    /// Whom a request names: the host that the target names, where it names one, for whoever stands
+    /// before the instances and tells services apart by it; else the instance itself.
+    pub(super) fn authority_for<'a>(&'a self, instance: &'a Instance) -> &'a Authority {
+        self.authority.as_ref().unwrap_or_else(|| instance.authority())
+    }
+
+    /// Runs one call: its span, its deadline, its record.
     async fn call<T, Fut>(
         self: &Arc<Self>,
         method: &'static MethodInfo,
+        policy: &MethodPolicy,
         key: Option<&str>,
-        call: impl FnOnce(CallOptions) -> Fut,
+        call: impl FnOnce(Context) -> Fut,
     ) -> Result<T, Status>
     where
-        Fut: Future<Output = Result<T, ConnectError>>,
+        Fut: Future<Output = Result<T, Status>>,
     {
         let caller = Context::current().without_idempotency_key();
         let (context, mut span) =
             self.telemetry.span(SpanKind::Client, &method.path[1..], &caller, &[]);
-        let mut context = with_timeout(context, method, self.settings.timeout);
+        let begun = Instant::now();
+        let mut context = with_timeout(context, policy.timeout, begun);
         if let Some(key) = key {
             context = context.with_idempotency_key(key);
         }
-        let begun = Instant::now();
-        let outcome = match options(&context, &self.settings) {
-            Some(options) => {
-                let work = call(options);
-                context.run(async { work.await.map_err(|error| self.status(method, error)) }).await
-            }
-            None => Err(Status::deadline_exceeded()),
+        let outcome = if context.is_expired() {
+            Err(Status::deadline_exceeded())
+        } else {
+            let work = call(context.clone());
+            context.run(work).await
         };
         if let Err(status) = &outcome {
             span.fail(status);
         }
         self.metrics.record(method, outcome.as_ref().err(), begun.elapsed());
         outcome
+    }
+
+    pub(super) async fn unary<Req: Wire, Res: Wire>(
+        self: &Arc<Self>,
+        method: &'static MethodInfo,
+        request: Req,
+        key: Option<&str>,
+    ) -> Result<Res, Status> {
+        let policy = self.policy(method);
+        let message = message::encode(&request)?.into_enveloped();
+        let answer = self
+            .call(method, &policy, key, |context| {
+                let policy = &policy;
+                async move { Call::new(self, method, policy, &context, message).run().await }
+            })
+            .await?;
+        Res::decode_from_slice(&answer).map_err(|error| {
+            Status::internal(format!("the answer of {} does not decode: {error}", method.path))
+        })
+    }
+
+    /// Opens a stream.
+    async fn open<T, Fut>(
+        self: &Arc<Self>,
+        method: &'static MethodInfo,
+        call: impl FnOnce(Transport, CallOptions) -> Fut,
+    ) -> Result<T, Status>
+    where
+        Fut: Future<Output = Result<T, ConnectError>>,
+    {
+        let policy = self.policy(method);
+        self.call(method, &policy, None, |context| {
+            let options = options(&context, &self.settings);
+            let transport = Transport::new(self, method, &policy);
+            let work = call(transport, options);
+            async move { work.await.map_err(|error| self.status(method, error)) }
+        })
+        .await
     }
 
     /// What the caller is told: the service's own status, or that it could not be reached.
@@ -215,38 +183,16 @@ impl Remote {
         status_wire::from_connect(&error)
     }
 
-    pub(super) async fn unary<Req: Wire, Res: Wire>(
-        self: &Arc<Self>,
-        method: &'static MethodInfo,
-        request: Req,
-        key: Option<&str>,
-    ) -> Result<Res, Status> {
-        let transport = Transport(Arc::clone(self));
-        self.call(method, key, |options| async move {
-            let answer = connectrpc::client::call_unary::<_, _, View<Res>>(
-                &transport,
-                &transport.0.config,
-                spec(method),
-                request,
-                options,
-            )
-            .await?;
-            Ok(answer.into_owned())
-        })
-        .await
-    }
-
     pub(super) async fn server_stream<Req: Wire, Res: Wire>(
         self: &Arc<Self>,
         method: &'static MethodInfo,
         request: Req,
     ) -> Result<Streaming<Res>, Status> {
-        let transport = Transport(Arc::clone(self));
         let answers = self
-            .call(method, None, |options| async move {
+            .open(method, |transport, options| async move {
                 connectrpc::client::call_server_stream::<_, _, View<Res>>(
                     &transport,
-                    &transport.0.config,
+                    &self.config,
                     spec(method),
                     request,
                     options,
@@ -268,7 +214,6 @@ impl Remote {
         method: &'static MethodInfo,
         requests: Streaming<Req>,
     ) -> Result<Res, Status> {
-        let transport = Transport(Arc::clone(self));
         let (abort, mut aborted) = tokio::sync::oneshot::channel();
         let requests =
             stream::unfold((requests, Some(abort)), |(mut requests, abort)| async move {
@@ -284,10 +229,10 @@ impl Remote {
                     }
                 }
             });
-        self.call(method, None, |options| async move {
+        self.open(method, |transport, options| async move {
             let call = connectrpc::client::call_client_stream::<_, Req, View<Res>>(
                 &transport,
-                &transport.0.config,
+                &self.config,
                 spec(method),
                 requests,
                 options,
@@ -306,12 +251,11 @@ impl Remote {
         method: &'static MethodInfo,
         requests: Streaming<Req>,
     ) -> Result<Streaming<Res>, Status> {
-        let transport = Transport(Arc::clone(self));
         let call = self
-            .call(method, None, |options| async move {
+            .open(method, |transport, options| async move {
                 connectrpc::client::call_bidi_stream::<_, Req, View<Res>>(
                     &transport,
-                    &transport.0.config,
+                    &self.config,
                     spec(method),
                     options,
                 )
@@ -386,8 +330,8 @@ fn spec(method: &'static MethodInfo) -> Spec {
     Spec::client(method.path, shape)
 }
 
-/// The context as call options; `None` when no time is left.
-fn options(context: &Context, settings: &ClientSettings) -> Option<CallOptions> {
+/// The context as call options.
+fn options(context: &Context, settings: &ClientSettings) -> CallOptions {
     let mut headers = http::HeaderMap::new();
     context.inject(&mut HeadersMut(&mut headers));
     let mut options = CallOptions::default().with_max_message_size(settings.message_bytes_max);
@@ -395,34 +339,44 @@ fn options(context: &Context, settings: &ClientSettings) -> Option<CallOptions> 
         options = options.with_header(name.clone(), value.clone());
     }
     match context.remaining() {
-        Some(remaining) if remaining.is_zero() => None,
-        Some(remaining) => Some(options.with_timeout(remaining)),
-        None => Some(options),
+        Some(remaining) => options.with_timeout(remaining),
+        None => options,
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
+/// Bounds the deadline by a time of its own, and what is inherited by the margin.
+fn with_timeout(context: Context, timeout: Option<Duration>, now: Instant) -> Context {
+    let inherited = context.deadline().map(|deadline| {
+        let remaining = deadline.saturating_duration_since(now);
+        remaining - remaining.mul_f64(MARGIN.0).min(MARGIN.1)
+    });
+    match [inherited, timeout].into_iter().flatten().min() {
+        Some(time) => context.with_deadline(now + time),
+        None => context,
     }
-    text
 }
 
-#[derive(Clone)]
-struct Transport(Arc<Remote>);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl ClientTransport for Transport {
-    type ResponseBody = hyper::body::Incoming;
-    type Error = CallError;
-
-    fn send(
-        &self,
-        request: http::Request<ClientBody>,
-    ) -> BoxFuture<'static, Result<http::Response<Self::ResponseBody>, CallError>> {
-        Box::pin(Arc::clone(&self.0).send(request))
+    #[tokio::test(start_paused = true)]
+    async fn a_call_ends_before_its_caller_does() {
+        let now = Instant::now();
+        let within = |inherited: Option<u64>, own: Option<u64>| {
+            let context = Context::root();
+            let context = match inherited {
+                Some(millis) => context.with_deadline(now + Duration::from_millis(millis)),
+                None => context,
+            };
+            let context = with_timeout(context, own.map(Duration::from_millis), now);
+            context.remaining().map(|remaining| remaining.as_micros())
+        };
+        assert_eq!(within(None, None), None);
+        assert_eq!(within(None, Some(100)), Some(100_000));
+        assert_eq!(within(Some(100), None), Some(98_000));
+        assert_eq!(within(Some(100), Some(50)), Some(50_000));
+        assert_eq!(within(Some(10_000), Some(20_000)), Some(9_995_000));
+        assert_eq!(within(Some(0), None), Some(0));
     }
 }

@@ -21,6 +21,7 @@ pub(super) struct Arrived<'a> {
     pub(super) grpc_timeout: Option<&'a HeaderValue>,
     /// What Connect callers ask for, in milliseconds.
     pub(super) connect_timeout: Option<&'a HeaderValue>,
+    previous_attempts: Option<&'a HeaderValue>,
 }
 
 impl<'a> Arrived<'a> {
@@ -36,11 +37,18 @@ impl<'a> Arrived<'a> {
                 "idempotency-key" => &mut arrived.idempotency_key,
                 "grpc-timeout" => &mut arrived.grpc_timeout,
                 "connect-timeout-ms" => &mut arrived.connect_timeout,
+                "grpc-previous-rpc-attempts" => &mut arrived.previous_attempts,
                 _ => continue,
             };
             place.get_or_insert(value);
         }
         arrived
+    }
+
+    /// How many attempts the caller made before this one; 0 where it says nothing that can be read.
+    pub(super) fn previous_attempts(&self) -> u32 {
+        let said = self.previous_attempts.and_then(|value| value.to_str().ok());
+        said.and_then(|text| text.parse().ok()).unwrap_or(0)
     }
 
     /// A key that cannot be kept is refused: to pass over it would be to do twice what the caller

@@ -33,6 +33,8 @@ static INFO: ServiceInfo = ServiceInfo {
             kind: MethodKind::Unary,
             idempotency: Idempotency::NoSideEffects,
             timeout: None,
+            retry: false,
+            hedge: false,
         },
         MethodInfo {
             service: SERVICE,
@@ -41,6 +43,8 @@ static INFO: ServiceInfo = ServiceInfo {
             kind: MethodKind::ServerStream,
             idempotency: Idempotency::NoSideEffects,
             timeout: None,
+            retry: false,
+            hedge: false,
         },
     ],
     descriptor_set: &[],

@@ -140,6 +140,10 @@ impl Calls {
         let shared = &self.0;
         let arrived = Arrived::new(headers);
         let mut context = Context::extract(&arrived);
+        let previous_attempts = arrived.previous_attempts();
+        if previous_attempts > 0 {
+            context = context.with_previous_attempts(previous_attempts);
+        }
         let time = deadline::asked(&arrived)
             .and_then(|asked| deadline::allowed(asked, method.info, &shared.settings.timeouts));
         if let Ok(Some(time)) = time {

@@ -34,6 +34,8 @@ const fn method(service: &'static str, path: &'static str) -> MethodInfo {
         kind: MethodKind::Bidi,
         idempotency: Idempotency::NoSideEffects,
         timeout: None,
+        retry: false,
+        hedge: false,
     }
 }
 

@@ -1,0 +1,107 @@
+//! One attempt under way at an instance: it is counted, timed and traced until it ends, however it ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_core::Context;
+use antiphon_resilience::Verdict;
+use antiphon_resilience::balance::InFlight;
+use antiphon_telemetry::{Span, SpanKind};
+use hyper::client::conn::http2::SendRequest;
+use tokio::time::Instant;
+
+use super::instance::{CallBody, Instance, Lease};
+use super::pool::Picked;
+use super::remote::Remote;
+use crate::service::MethodInfo;
+
+/// An attempt under way.
+///
+/// Dropped without [`Attempt::end`] its deadline has passed, which is held against the instance, or
+/// its caller has gone away, which is not.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    remote: Arc<Remote>,
+    picked: Picked,
+    in_flight: InFlight<Arc<Instance>>,
+    _lease: Lease,
+    sender: SendRequest<CallBody>,
+    context: Context,
+    span: Span,
+    is_over: bool,
+}
+
+impl Attempt {
+    /// Begins an attempt; `None` when the instance has just lost its last connection.
+    pub(super) fn begin(
+        remote: &Arc<Remote>,
+        method: &MethodInfo,
+        caller: &Context,
+        picked: Picked,
+    ) -> Option<Self> {
+        let instance = Arc::clone(&picked.instance);
+        let lease = instance.lease()?;
+        let name = &method.path[1..];
+        let (context, mut span) = remote.telemetry.span(SpanKind::Client, name, caller, &[]);
+        if span.is_recording() {
+            span.set("server.address", instance.address());
+        }
+        let sender = lease.sender();
+        let in_flight = InFlight::begin(instance, Instant::now());
+        in_flight.candidate().count_pick();
+        let remote = Arc::clone(remote);
+        Some(Self { remote, picked, in_flight, _lease: lease, sender, context, span, is_over: false })
+    }
+
+    pub(super) fn instance(&self) -> &Arc<Instance> {
+        &self.picked.instance
+    }
+
+    /// The context of the attempt: its span is the current one.
+    pub(super) const fn context(&self) -> &Context {
+        &self.context
+    }
+
+    pub(super) const fn sender(&mut self) -> &mut SendRequest<CallBody> {
+        &mut self.sender
+    }
+
+    /// It has ended, or, for a stream, begun to be answered. `pushback`: how long the server asks to
+    /// be left alone.
+    pub(super) fn end(&mut self, verdict: Verdict, pushback: Option<Duration>) {
+        self.is_over = true;
+        let now = Instant::now();
+        match verdict {
+            Verdict::Accepted => self.in_flight.answered(now),
+            Verdict::Failed => self.in_flight.failed(now, pushback),
+            // It takes calls, but not now.
+            Verdict::Neutral if pushback.is_some() => self.in_flight.failed(now, pushback),
+            Verdict::Neutral => {}
+        }
+        self.remote.throttle.record(verdict, now);
+        self.remote.pool.judge(&mut self.picked, verdict, now);
+        self.remote.metrics.attempted(verdict);
+        if verdict == Verdict::Failed && self.span.is_recording() {
+            self.span.set("error.type", "failed");
+        }
+    }
+}
+
+impl Attempt {
+    /// A stream gave a sign: the first one counts, and a failure after it.
+    pub(super) fn progressed(&mut self, verdict: Verdict) {
+        if !self.is_over || verdict == Verdict::Failed {
+            self.end(verdict, None);
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let expired = self.context.is_expired();
+        self.end(if expired { Verdict::Failed } else { Verdict::Neutral }, None);
+    }
+}

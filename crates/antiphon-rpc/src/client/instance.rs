@@ -1,0 +1,301 @@
+//! One instance of a target: the connections to it, and what is known of it.
+//!
+//! A task of its own makes the connections and makes them again; calls only take what is there. So a
+//! call never waits for an instance that does not answer while another one does.
+
+mod connection;
+mod state;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use antiphon_discovery as discovery;
+use antiphon_resilience::balance::{Candidate, Load, Standing};
+use antiphon_resilience::{Backoff, Health};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::ClientSettings;
+use super::report::InstanceReport;
+use connection::Connection;
+pub(super) use connection::{CallBody, Lease};
+pub(super) use state::State;
+use state::{Action, Event, Way};
+
+/// The part of the streams that a server allows on a connection above which another one is made.
+const CROWDED: f64 = 0.8;
+
+/// One instance.
+#[derive(Debug)]
+pub(super) struct Instance {
+    address: String,
+    weight: u32,
+    zone: Option<String>,
+    authority: http::uri::Authority,
+    pub(super) load: Load,
+    pub(super) health: Health,
+    picked: AtomicU64,
+    connections: Mutex<Vec<Arc<Connection>>>,
+    seen: Mutex<Seen>,
+    /// The last connection takes no more calls.
+    lost: Notify,
+    /// Another connection is wanted beside those that there are.
+    crowded: Notify,
+}
+
+/// What the task of the instance shows of itself.
+#[derive(Debug)]
+struct Seen {
+    state: State,
+    /// Why the last attempt to connect failed, until one succeeds.
+    failure: Option<Arc<str>>,
+}
+
+/// What the task of an instance works with.
+#[derive(Clone, Debug)]
+pub(super) struct Surroundings {
+    pub(super) settings: Arc<ClientSettings>,
+    /// How often calls have begun to wait for the target: a new one wakes idle instances.
+    pub(super) wanted: watch::Receiver<u64>,
+    /// Told of every change of a state.
+    pub(super) changed: Arc<dyn Changed>,
+}
+
+/// Hears of changes.
+pub(super) trait Changed: std::fmt::Debug + Send + Sync {
+    /// An instance has another state. `failed`: it could not be connected to.
+    fn changed(&self, failed: bool);
+}
+
+impl Instance {
+    /// One that nobody has connected to. `None` when its address cannot be an authority of HTTP.
+    pub(super) fn new(found: &discovery::Instance, now: Instant) -> Option<Self> {
+        let address = found.address.to_string();
+        Some(Self {
+            authority: address.parse().ok()?,
+            address,
+            weight: found.weight,
+            zone: found.zone.clone(),
+            load: Load::new(&antiphon_resilience::balance::EwmaSettings::default(), now),
+            health: Health::new(now),
+            picked: AtomicU64::new(0),
+            connections: Mutex::default(),
+            seen: Mutex::new(Seen { state: State::Idle, failure: None }),
+            lost: Notify::new(),
+            crowded: Notify::new(),
+        })
+    }
+
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub(super) const fn authority(&self) -> &http::uri::Authority {
+        &self.authority
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.seen.lock().state
+    }
+
+    /// Why it cannot be connected to, if that is so.
+    pub(super) fn failure(&self) -> Option<Arc<str>> {
+        self.seen.lock().failure.clone()
+    }
+
+    /// Whether it is the same in all that balancing goes by.
+    pub(super) fn is(&self, found: &discovery::Instance) -> bool {
+        self.weight == found.weight && self.zone == found.zone
+    }
+
+    /// The connection with the fewest calls. `None` when the last one has just been lost.
+    pub(super) fn lease(&self) -> Option<Lease> {
+        let mut connections = self.connections.lock();
+        connections.retain(|connection| connection.is_open());
+        let least = connections.iter().min_by_key(|connection| connection.calls())?;
+        let calls = least.calls();
+        let lease = Lease::new(Arc::clone(least));
+        drop(connections);
+        if calls as f64 >= lease.streams_max() as f64 * CROWDED {
+            self.crowded.notify_one();
+        }
+        Some(lease)
+    }
+
+    /// How many connections are open.
+    pub(super) fn connections(&self) -> usize {
+        self.connections.lock().len()
+    }
+
+    /// Keeps the way to the instance until `gone` resolves. Calls under way go on after that, on
+    /// connections that close with the last of them.
+    pub(super) async fn keep(self: Arc<Self>, around: Surroundings, gone: impl Future<Output = ()>) {
+        let mut gone = std::pin::pin!(gone);
+        let mut way = Way::new();
+        let mut wanted = around.wanted.clone();
+        let mut event = None;
+        loop {
+            let action = match event {
+                None => Action::Rest,
+                Some(event) => way.step(event, &Backoff::CONNECT, fastrand::f64()),
+            };
+            self.show(way.state(), &around);
+            event = Some(tokio::select! {
+                biased;
+                () = &mut gone, if action != Action::End => Event::Gone,
+                event = self.act(action, &around, &mut wanted) => match event {
+                    Some(event) => event,
+                    None => break,
+                },
+            });
+        }
+        self.connections.lock().clear();
+    }
+
+    /// Does what is to be done, and says what has happened; `None` at the end.
+    async fn act(
+        self: &Arc<Self>,
+        action: Action,
+        around: &Surroundings,
+        wanted: &mut watch::Receiver<u64>,
+    ) -> Option<Event> {
+        match action {
+            Action::Rest => Some(match wanted.changed().await {
+                Ok(()) => Event::Wanted,
+                Err(_) => Event::Gone,
+            }),
+            Action::Connect => Some(match self.connect(&around.settings).await {
+                Ok(()) => Event::Connected,
+                Err(failure) => {
+                    tracing::debug!(server.address = self.address, %failure, "cannot connect");
+                    self.seen.lock().failure = Some(failure.into());
+                    Event::Failed
+                }
+            }),
+            Action::Watch => Some(self.watch(&around.settings).await),
+            Action::Wait(time) => {
+                tokio::time::sleep(time).await;
+                Some(Event::Waited)
+            }
+            Action::End => None,
+        }
+    }
+
+    /// Makes one more connection.
+    async fn connect(self: &Arc<Self>, settings: &ClientSettings) -> Result<(), String> {
+        let (connection, ended) = connection::connect(&self.address, settings).await?;
+        self.connections.lock().push(Arc::new(connection));
+        let instance = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(error) = ended.await {
+                tracing::debug!(server.address = instance.address, %error, "a connection ended");
+            }
+            let mut connections = instance.connections.lock();
+            connections.retain(|connection| connection.is_open());
+            if connections.is_empty() {
+                instance.lost.notify_one();
+            }
+        });
+        Ok(())
+    }
+
+    /// Waits until the last connection is lost, or unused for long; makes others where those that
+    /// there are become crowded.
+    async fn watch(self: &Arc<Self>, settings: &ClientSettings) -> Event {
+        let since = Instant::now();
+        let mut look = tokio::time::interval(settings.idle_timeout.max(Duration::from_millis(1)));
+        look.tick().await;
+        let mut picked = self.picked.load(Relaxed);
+        loop {
+            tokio::select! {
+                () = self.lost.notified() => {
+                    if self.connections() == 0 {
+                        return Event::Lost(since.elapsed());
+                    }
+                }
+                () = self.crowded.notified() => {
+                    if self.connections() < settings.connections_max.max(1)
+                        && let Err(failure) = self.connect(settings).await
+                    {
+                        tracing::debug!(server.address = self.address, %failure, "no further connection");
+                    }
+                }
+                _ = look.tick() => {
+                    let now = self.picked.load(Relaxed);
+                    if now == picked && self.load.in_flight() == 0 {
+                        self.connections.lock().clear();
+                        return Event::Unused;
+                    }
+                    picked = now;
+                }
+            }
+        }
+    }
+
+    /// Makes known to those who pick whether it may be picked: that follows from its state, and from
+    /// whether it was set aside.
+    pub(super) fn stand(&self, now: Instant) {
+        let standing = match self.state() {
+            State::Ready if self.health.in_service() => Standing::Ready,
+            State::Ready => Standing::Ejected,
+            _ => Standing::Away,
+        };
+        self.load.set_standing(standing, now);
+    }
+
+    /// A call is given to it.
+    pub(super) fn count_pick(&self) {
+        self.picked.fetch_add(1, Relaxed);
+    }
+
+    /// How it stands.
+    pub(super) fn report(&self, now: Instant) -> InstanceReport {
+        let seen = self.seen.lock();
+        InstanceReport {
+            address: self.address.clone(),
+            zone: self.zone.clone(),
+            weight: self.weight,
+            state: seen.state.name(),
+            set_aside: !self.health.in_service(),
+            connections: self.connections(),
+            in_flight: self.load.in_flight(),
+            picked: self.picked.load(Relaxed),
+            latency_seconds: self.load.latency(now).as_secs_f64(),
+            failure: seen.failure.as_deref().map(str::to_owned),
+        }
+    }
+
+    /// Makes a state known.
+    fn show(&self, state: State, around: &Surroundings) {
+        let mut seen = self.seen.lock();
+        let before = std::mem::replace(&mut seen.state, state);
+        if state == State::Ready {
+            seen.failure = None;
+        }
+        drop(seen);
+        self.stand(Instant::now());
+        if state != before {
+            around.changed.changed(state == State::BackingOff);
+        }
+    }
+}
+
+impl Candidate for Instance {
+    fn load(&self) -> &Load {
+        &self.load
+    }
+
+    fn id(&self) -> &str {
+        &self.address
+    }
+
+    fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    fn zone(&self) -> Option<&str> {
+        self.zone.as_deref()
+    }
+}

@@ -1,0 +1,134 @@
+//! One HTTP/2 connection.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use connectrpc::ConnectError;
+use connectrpc::client::ClientBody;
+use http_body::{Body, Frame, SizeHint};
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+
+use super::super::ClientSettings;
+
+/// An open connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    sender: SendRequest<CallBody>,
+    /// How many calls the server allows at once.
+    streams_max: Arc<AtomicUsize>,
+}
+
+impl Connection {
+    /// Whether it takes calls: it is not broken, and the server has not asked to leave.
+    pub(super) fn is_open(&self) -> bool {
+        !self.sender.is_closed()
+    }
+
+    /// How many calls are under way: each holds a [`Lease`], one more reference beside the list's.
+    pub(super) fn calls(self: &Arc<Self>) -> usize {
+        Arc::strong_count(self) - 1
+    }
+}
+
+/// The right to make one call over a connection. The call is under way until this is dropped.
+#[derive(Debug)]
+pub(in super::super) struct Lease {
+    connection: Arc<Connection>,
+}
+
+impl Lease {
+    pub(super) const fn new(connection: Arc<Connection>) -> Self {
+        Self { connection }
+    }
+
+    /// How many calls the server allows at once on the connection.
+    pub(super) fn streams_max(&self) -> usize {
+        self.connection.streams_max.load(Relaxed)
+    }
+
+    /// What requests are sent with.
+    pub(in super::super) fn sender(&self) -> SendRequest<CallBody> {
+        self.connection.sender.clone()
+    }
+}
+
+/// Connects within the time that the settings give, all addresses of the host together.
+///
+/// The future that is returned besides ends when the connection takes no more calls.
+///
+/// # Errors
+/// Why that did not work, for people.
+pub(super) async fn connect(
+    address: &str,
+    settings: &ClientSettings,
+) -> Result<(Connection, impl Future<Output = Result<(), hyper::Error>> + use<>), String> {
+    let limit = settings.connect_timeout;
+    let connecting = async {
+        let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+        stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(settings.keep_alive_interval)
+            .keep_alive_timeout(settings.keep_alive_timeout)
+            .adaptive_window(true)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| error.to_string())
+    };
+    let (sender, mut connection) = match tokio::time::timeout(limit, connecting).await {
+        Ok(connected) => connected?,
+        Err(_) => return Err(format!("no connection within {limit:?}")),
+    };
+    let streams_max = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
+    let known = Arc::clone(&streams_max);
+    let ended = poll_fn(move |task| {
+        let ended = Pin::new(&mut connection).poll(task);
+        known.store(connection.current_max_send_streams(), Relaxed);
+        ended
+    });
+    Ok((Connection { sender, streams_max }, ended))
+}
+
+/// What is sent: a whole message, which can be sent again, or a stream, which cannot.
+pub(in super::super) enum CallBody {
+    /// `None` once it was sent.
+    Whole(Option<Bytes>),
+    Stream(ClientBody),
+}
+
+impl Body for CallBody {
+    type Data = Bytes;
+    type Error = ConnectError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ConnectError>>> {
+        match self.get_mut() {
+            Self::Whole(message) => Poll::Ready(message.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream(body) => Pin::new(body).poll_frame(task),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(message) => message.is_none(),
+            Self::Stream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(message) => {
+                SizeHint::with_exact(message.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Self::Stream(body) => body.size_hint(),
+        }
+    }
+}

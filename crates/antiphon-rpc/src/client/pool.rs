@@ -1,0 +1,340 @@
+//! The instances of one target: who they are, which of them takes the next call.
+//!
+//! A task watches discovery and keeps the set; each instance has a task that keeps the way to it. A
+//! call looks at one immutable roster and waits only where nobody is ready and somebody may soon be.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use antiphon_discovery::{self as discovery, Snapshot, Trust, Watch};
+use antiphon_resilience::balance::{self, PickInput, Roster, Standing};
+use antiphon_resilience::ejection::Probe;
+use antiphon_resilience::{Ejector, Verdict};
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::instance::{Changed, Instance, State, Surroundings};
+use super::error::{CallError, FailedAttempt};
+use super::metrics::Metrics;
+use super::ClientSettings;
+
+/// Those that can be picked, with the tasks behind them. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Pool(Arc<Shared>);
+
+struct Shared {
+    settings: Arc<ClientSettings>,
+    /// What makes this client differ from others, for its subset.
+    client: String,
+    /// Where connections live; calls come from any runtime.
+    runtime: Handle,
+    watch: Mutex<Watch>,
+    /// Whether the tasks run: the first call starts them.
+    runs: AtomicBool,
+    /// Whether discovery has answered.
+    known: AtomicBool,
+    roster: ArcSwap<Roster<Arc<Instance>>>,
+    members: Mutex<Members>,
+    wanted: watch::Sender<u64>,
+    /// Something is different: whoever waits looks again.
+    changed: Notify,
+    ejector: Ejector,
+    /// How many are set aside: none is the rule, and then a pick need not look for one to try.
+    ejected: AtomicUsize,
+    metrics: Metrics,
+}
+
+/// Who takes a call.
+#[derive(Debug)]
+pub(super) struct Picked {
+    pub(super) instance: Arc<Instance>,
+    /// The call tries whether one that was set aside works again.
+    pub(super) probe: Option<Probe>,
+}
+
+#[derive(Default)]
+struct Members(BTreeMap<String, Member>);
+
+struct Member {
+    instance: Arc<Instance>,
+    /// Its task ends when this is dropped.
+    _present: watch::Sender<()>,
+}
+
+impl Pool {
+    /// Nothing is connected before the first call.
+    pub(super) fn new(
+        watch: Watch,
+        settings: Arc<ClientSettings>,
+        runtime: Handle,
+        metrics: Metrics,
+    ) -> Self {
+        let now = Instant::now();
+        let roster = Roster::new(Vec::new(), settings.balance.clone(), now, fastrand::u64(..));
+        Self(Arc::new(Shared {
+            ejector: Ejector::new(settings.ejection),
+            settings,
+            client: format!("{:016x}", fastrand::u64(..)),
+            runtime,
+            watch: Mutex::new(watch),
+            runs: AtomicBool::new(false),
+            known: AtomicBool::new(false),
+            roster: ArcSwap::from_pointee(roster),
+            members: Mutex::default(),
+            wanted: watch::Sender::new(0),
+            changed: Notify::new(),
+            ejected: AtomicUsize::new(0),
+            metrics,
+        }))
+    }
+
+    /// An instance that is ready, other than `tried` where that is possible.
+    fn pick(&self, tried: &[Arc<Instance>], key: Option<u64>) -> Option<Picked> {
+        let now = Instant::now();
+        let roster = self.0.roster.load();
+        if self.0.ejected.load(Ordering::Relaxed) > 0 {
+            let due = roster.candidates().iter().find_map(|instance| {
+                let is_out = instance.load.standing() == Standing::Ejected;
+                let probe = is_out.then(|| self.0.ejector.try_probe(&instance.health, now))??;
+                Some(Picked { instance: Arc::clone(instance), probe: Some(probe) })
+            });
+            if due.is_some() {
+                return due;
+            }
+        }
+        let input = PickInput { tried, key, ..PickInput::new(now, fastrand::u64(..)) };
+        let instance = Arc::clone(roster.pick(&input)?);
+        Some(Picked { instance, probe: None })
+    }
+
+    /// As [`Self::pick`]; where nobody is ready, waits as long as somebody is about to be, or in any
+    /// case if `patient`. The caller bounds the wait by its deadline.
+    ///
+    /// # Errors
+    /// Nobody is ready, and what is known about each.
+    pub(super) async fn pick_ready(
+        &self,
+        tried: &[Arc<Instance>],
+        key: Option<u64>,
+        patient: bool,
+    ) -> Result<Picked, CallError> {
+        if let Some(picked) = self.pick(tried, key) {
+            return Ok(picked);
+        }
+        self.start();
+        loop {
+            let mut changed = std::pin::pin!(self.0.changed.notified());
+            changed.as_mut().enable();
+            self.0.wanted.send_modify(|count| *count += 1);
+            if let Some(picked) = self.pick(tried, key) {
+                return Ok(picked);
+            }
+            if !patient && let Some(error) = self.0.hopeless() {
+                return Err(error);
+            }
+            changed.await;
+        }
+    }
+
+    /// Takes in how an attempt ended: who fails too often is set aside, and whoever was tried with
+    /// success comes back.
+    pub(super) fn judge(&self, picked: &mut Picked, verdict: Verdict, now: Instant) {
+        let Shared { ejector, .. } = &*self.0;
+        let Picked { instance, probe } = picked;
+        if let Some(probe) = probe.take() {
+            if ejector.end_probe(&instance.health, probe, verdict, now, fastrand::f64()) {
+                tracing::info!(server.address = instance.address(), "an instance works again");
+                instance.stand(now);
+                self.0.refresh();
+            }
+        } else if ejector.record(&instance.health, verdict) {
+            let roster = self.0.roster.load();
+            let all = roster.candidates().iter().map(|one| &one.health);
+            if ejector.try_eject(&instance.health, all, now, fastrand::f64()) {
+                self.0.set_aside(instance, now, "it failed several calls in a row");
+                self.0.refresh();
+            }
+        }
+    }
+
+    pub(super) fn instances(&self) -> Vec<Arc<Instance>> {
+        self.0.members.lock().0.values().map(|member| Arc::clone(&member.instance)).collect()
+    }
+
+    /// How far the set can be trusted.
+    pub(super) fn trust(&self) -> Trust {
+        self.0.watch.lock().trust()
+    }
+
+    fn start(&self) {
+        if self.0.runs.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let shared = Arc::downgrade(&self.0);
+        let mut watch = self.0.watch.lock().clone();
+        let mut sweep = tokio::time::interval(self.0.ejector.settings().sweep_interval);
+        self.0.runtime.spawn(async move {
+            loop {
+                let snapshot = tokio::select! {
+                    snapshot = watch.changed() => Some(snapshot),
+                    _ = sweep.tick() => None,
+                };
+                let Some(shared) = shared.upgrade() else { break };
+                match snapshot {
+                    Some(snapshot) => shared.keep(&snapshot),
+                    None => shared.sweep(),
+                }
+            }
+        });
+    }
+}
+
+impl Shared {
+    /// Takes over a new set: those that stay keep their connections and what is known of them.
+    fn keep(self: &Arc<Self>, snapshot: &Snapshot) {
+        let now = Instant::now();
+        let wanted = self.wanted_of(snapshot);
+        let mut members = self.members.lock();
+        let Members(known) = &mut *members;
+        let mut kept = BTreeMap::new();
+        for found in wanted {
+            let address = found.address.to_string();
+            let member = match known.remove(&address) {
+                Some(member) if member.instance.is(found) => Some(member),
+                _ => self.begin(found, now),
+            };
+            if let Some(member) = member {
+                kept.insert(address, member);
+            }
+        }
+        // The others leave: their tasks end, and their calls.
+        *known = kept;
+        let instances: Vec<_> =
+            known.values().map(|member| Arc::clone(&member.instance)).collect();
+        drop(members);
+        let roster =
+            Roster::new(instances, self.settings.balance.clone(), now, fastrand::u64(..));
+        self.roster.store(Arc::new(roster));
+        self.known.store(true, Ordering::Release);
+        // Those that are new connect at once: calls need not wait for them later.
+        self.wanted.send_modify(|count| *count += 1);
+        self.changed.notify_waiters();
+    }
+
+    /// Those of a set that this client connects to.
+    fn wanted_of<'a>(&self, snapshot: &'a Snapshot) -> Vec<&'a discovery::Instance> {
+        let serving = |one: &&discovery::Instance| one.state == discovery::State::Serving;
+        let found: Vec<_> = snapshot.instances.iter().filter(serving).collect();
+        let size = self.settings.subset_size.unwrap_or(usize::MAX);
+        let ids: Vec<String> = found.iter().map(|found| found.address.to_string()).collect();
+        let chosen = balance::subset(&ids, &self.client, size);
+        chosen.into_iter().map(|at| found[at]).collect()
+    }
+
+    fn begin(self: &Arc<Self>, found: &discovery::Instance, now: Instant) -> Option<Member> {
+        let Some(instance) = Instance::new(found, now).map(Arc::new) else {
+            tracing::warn!(server.address = %found.address, "no such address can be called");
+            return None;
+        };
+        let (present, mut left) = watch::channel(());
+        let around = Surroundings {
+            settings: Arc::clone(&self.settings),
+            wanted: self.wanted.subscribe(),
+            changed: Arc::new(Told(Arc::downgrade(self))),
+        };
+        let gone = async move { while left.changed().await.is_ok() {} };
+        self.runtime.spawn(Arc::clone(&instance).keep(around, gone));
+        Some(Member { instance, _present: present })
+    }
+
+    fn refresh(&self) {
+        let now = Instant::now();
+        self.roster.rcu(|roster| roster.refreshed(now, fastrand::u64(..)));
+        let roster = self.roster.load();
+        let out = roster.candidates().iter().filter(|one| !one.health.in_service()).count();
+        self.ejected.store(out, Ordering::Relaxed);
+        self.changed.notify_waiters();
+    }
+
+    /// Compares the instances with each other.
+    fn sweep(&self) {
+        let now = Instant::now();
+        let roster = self.roster.load();
+        let all = || roster.candidates().iter().map(|one| &one.health);
+        if self.ejector.sweep(all(), now, fastrand::f64) == 0 {
+            return;
+        }
+        for instance in roster.candidates() {
+            if !instance.health.in_service() && instance.load.standing() == Standing::Ready {
+                self.set_aside(instance, now, "it fails far more calls than the others");
+            }
+        }
+        self.refresh();
+    }
+
+    fn set_aside(&self, instance: &Instance, now: Instant, reason: &str) {
+        tracing::warn!(server.address = instance.address(), reason, "an instance is set aside");
+        instance.stand(now);
+        self.metrics.ejected();
+    }
+
+    /// Why it makes no sense to wait: there is nobody, or nobody can be connected to.
+    fn hopeless(&self) -> Option<CallError> {
+        if !self.known.load(Ordering::Acquire) {
+            return None;
+        }
+        let members = self.members.lock();
+        let mut causes = Vec::new();
+        for member in members.0.values() {
+            match member.instance.state() {
+                State::BackingOff => {
+                    let cause = member.instance.failure();
+                    let cause = cause.as_deref().unwrap_or("it ended the connection at once");
+                    causes.push(FailedAttempt {
+                        instance: member.instance.address().to_owned(),
+                        took: Duration::ZERO,
+                        cause: cause.to_owned(),
+                    });
+                }
+                // One that is ready was not when it was looked for.
+                State::Idle | State::Connecting | State::Ready => return None,
+                State::Draining => {}
+            }
+        }
+        let problem = if causes.is_empty() { "it has no instances" } else { "no instance can be reached" };
+        Some(CallError { target: String::new(), problem, attempts: causes })
+    }
+}
+
+/// Whom the tasks of instances tell of changes: nobody once the pool is gone.
+#[derive(Debug)]
+struct Told(Weak<Shared>);
+
+impl Changed for Told {
+    fn changed(&self, failed: bool) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.refresh();
+            if failed {
+                shared.watch.lock().suspect();
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("roster", &self.roster.load().candidates()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

@@ -1,0 +1,162 @@
+//! What connectrpc's client sends streams over.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+
+use antiphon_core::{BoxFuture, Code, Context};
+use antiphon_resilience::{Origin, Verdict};
+use bytes::Bytes;
+use connectrpc::client::{ClientBody, ClientTransport};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::attempt::Attempt;
+use super::error::{CallError, FailedAttempt};
+use super::exchange::{Fault, fault, send};
+use super::instance::CallBody;
+use super::policy::MethodPolicy;
+use super::remote::Remote;
+use crate::service::MethodInfo;
+use crate::status_wire::GRPC_STATUS;
+
+/// How often a stream that never left is sent anew.
+const SENDS_MAX: usize = 5;
+
+/// Sends a stream to an instance of the target. One that did not leave goes to another one; one that
+/// left is never sent again, for it is not kept.
+#[derive(Clone)]
+pub(super) struct Transport {
+    remote: Arc<Remote>,
+    method: &'static MethodInfo,
+    waits: bool,
+}
+
+impl Transport {
+    pub(super) fn new(
+        remote: &Arc<Remote>,
+        method: &'static MethodInfo,
+        policy: &MethodPolicy,
+    ) -> Self {
+        Self { remote: Arc::clone(remote), method, waits: policy.wait_for_ready }
+    }
+
+    async fn open(
+        self,
+        request: http::Request<ClientBody>,
+    ) -> Result<http::Response<Answers>, CallError> {
+        let context = Context::current();
+        let remote = &self.remote;
+        let begun = Instant::now();
+        if !remote.throttle.try_admit(begun) {
+            remote.metrics.throttled();
+            let problem = "the client holds calls back, since most of the last ones failed";
+            return Err(self.failed(problem, Vec::new()));
+        }
+        let (head, body) = request.into_parts();
+        let mut request = http::Request::from_parts(head, CallBody::Stream(body));
+        let mut tried = Vec::new();
+        let mut causes = Vec::new();
+        for _ in 0..SENDS_MAX {
+            let picked = remote.pool.pick_ready(&tried, None, self.waits).await;
+            let picked = picked.map_err(|mut error| {
+                error.target = remote.target().to_string();
+                error
+            })?;
+            tried.push(Arc::clone(&picked.instance));
+            let address = picked.instance.address().to_owned();
+            let Some(mut attempt) = Attempt::begin(remote, self.method, &context, picked) else {
+                continue;
+            };
+            super::exchange::address(&mut request, remote.authority_for(attempt.instance()));
+            let cause = match send(attempt.sender(), request).await {
+                Ok(response) => {
+                    return Ok(response.map(|body| Answers { body, attempt }));
+                }
+                Err((Fault::NotSent(cause), Some(unsent))) => {
+                    attempt.end(Verdict::Neutral, None);
+                    request = unsent;
+                    causes.push(failed(address, begun, cause));
+                    continue;
+                }
+                Err((Fault::Refused(cause), _)) => {
+                    attempt.end(Verdict::Neutral, None);
+                    cause
+                }
+                Err((Fault::Broken(cause) | Fault::NotSent(cause), _)) => {
+                    attempt.end(Verdict::Failed, None);
+                    cause
+                }
+                Err((Fault::Answered(status), _)) => status.to_string(),
+            };
+            causes.push(failed(address, begun, cause));
+            return Err(self.failed("the stream could not be opened", causes));
+        }
+        Err(self.failed("no connection took the stream", causes))
+    }
+
+    fn failed(&self, problem: &'static str, attempts: Vec<FailedAttempt>) -> CallError {
+        CallError { target: self.remote.target().to_string(), problem, attempts }
+    }
+}
+
+fn failed(instance: String, begun: Instant, cause: String) -> FailedAttempt {
+    FailedAttempt { instance, took: begun.elapsed(), cause }
+}
+
+impl ClientTransport for Transport {
+    type ResponseBody = Answers;
+    type Error = CallError;
+
+    fn send(
+        &self,
+        request: http::Request<ClientBody>,
+    ) -> BoxFuture<'static, Result<http::Response<Answers>, CallError>> {
+        Box::pin(self.clone().open(request))
+    }
+}
+
+/// The answers of a stream: in flight until they end or are dropped. The first one tells how fast the
+/// instance is, the trailers whether it works.
+pub(super) struct Answers {
+    body: Incoming,
+    attempt: Attempt,
+}
+
+impl Body for Answers {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Self { body, attempt } = self.get_mut();
+        let polled = Pin::new(body).poll_frame(task);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                let verdict = frame.trailers_ref().map_or(Verdict::Accepted, |trailers| {
+                    let number = trailers.get(&GRPC_STATUS).and_then(|value| value.to_str().ok());
+                    let code = number.and_then(|text| text.parse().ok()).and_then(Code::from_number);
+                    Verdict::of(code, Origin::Target)
+                });
+                attempt.progressed(verdict);
+            }
+            Poll::Ready(Some(Err(error))) => attempt.progressed(match fault(error) {
+                Fault::Refused(_) => Verdict::Neutral,
+                _ => Verdict::Failed,
+            }),
+            Poll::Ready(None) | Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
