@@ -11,8 +11,9 @@ use antiphon_resilience::balance::{
 };
 use tokio::time::Instant;
 
-const PICKS: u64 = 1_000_000;
-const ROUNDS: usize = 7;
+/// Short rounds and many: what else runs on the machine then spoils few of them.
+const PICKS: u64 = 20_000;
+const ROUNDS: usize = 101;
 
 struct Instance {
     id: String,
@@ -56,20 +57,27 @@ fn roster(policy: Policy, count: u32, weighted: bool, now: Instant) -> Roster<Ar
     Roster::new(instances, settings, now, 7)
 }
 
-/// Nanoseconds per pick: the median of some rounds.
+/// Nanoseconds per pick.
 fn measure(roster: &Roster<Arc<Instance>>, now: Instant) -> f64 {
     let in_flight = roster.candidates().iter().map(|one| one.load().in_flight()).sum();
+    let mut call = 0_u64;
+    median(PICKS, || {
+        call += 1;
+        let random = call.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut input = PickInput::new(now + Duration::from_micros(call), random);
+        input.key = Some(random);
+        input.in_flight = Some(in_flight);
+        black_box(roster.pick(black_box(&input)));
+    })
+}
+
+/// Nanoseconds of one of `times`, in the median round.
+fn median(times: u64, mut what: impl FnMut()) -> f64 {
     let mut rounds: Vec<_> = (0..ROUNDS)
         .map(|_| {
             let begun = Instant::now();
-            for call in 0..PICKS {
-                let random = call.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                let mut input = PickInput::new(now + Duration::from_micros(call), random);
-                input.key = Some(random);
-                input.in_flight = Some(in_flight);
-                black_box(roster.pick(black_box(&input)));
-            }
-            begun.elapsed().as_nanos() as f64 / PICKS as f64
+            (0..times).for_each(|_| what());
+            begun.elapsed().as_nanos() as f64 / times as f64
         })
         .collect();
     rounds.sort_by(f64::total_cmp);
@@ -96,23 +104,17 @@ fn main() {
         println!();
     }
     let key = "a key of usual length: customer/4711";
-    let begun = Instant::now();
-    for _ in 0..PICKS {
-        black_box(stable_hash(black_box(key.as_bytes())));
-    }
-    println!("hash of a key: {:.1} ns", begun.elapsed().as_nanos() as f64 / PICKS as f64);
+    let hash = median(PICKS, || _ = black_box(stable_hash(black_box(key.as_bytes()))));
+    println!("hash of a key: {hash:.1} ns");
     for policy in [Policy::PeakEwma, Policy::ConsistentHash { bound: 1.25 }] {
         let old = roster(policy, 1_000, false, now);
-        let begun = Instant::now();
-        for call in 0..100 {
-            black_box(Roster::new(old.candidates(), old.settings().clone(), now, call));
-        }
-        let built = begun.elapsed() / 100;
-        let begun = Instant::now();
-        for call in 0..100 {
-            black_box(old.refreshed(now, call));
-        }
-        let refreshed = begun.elapsed() / 100;
-        println!("{policy:?}, 1,000 instances: built in {built:?}, refreshed in {refreshed:?}");
+        let settings = old.settings();
+        let built =
+            median(20, || _ = black_box(Roster::new(old.candidates(), settings.clone(), now, 7)));
+        let refreshed = median(20, || _ = black_box(old.refreshed(now, 7)));
+        let (built, refreshed) = (built / 1e3, refreshed / 1e3);
+        println!(
+            "{policy:?}, 1,000 instances: built in {built:.1} µs, refreshed in {refreshed:.1} µs"
+        );
     }
 }

@@ -154,3 +154,206 @@ impl<C: Candidate> Roster<C> {
         self.candidates.get(self.pool.candidate(member)).map(Candidate::load)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::super::testing::Instance;
+    use super::super::{BalanceSettings, InFlight, Standing, stable_hash};
+    use super::*;
+
+    const POLICIES: [Policy; 5] = [
+        Policy::PeakEwma,
+        Policy::RoundRobin,
+        Policy::WeightedRoundRobin,
+        Policy::LeastRequest { choices: 2 },
+        Policy::ConsistentHash { bound: 1.25 },
+    ];
+
+    fn roster(policy: Policy, weights: &[u32], now: Instant) -> Roster<Instance> {
+        let one = |(at, &weight): (usize, _)| {
+            let mut one = Instance::ready(format!("i-{at}"), now);
+            one.weight = weight;
+            one
+        };
+        let instances: Vec<_> = weights.iter().enumerate().map(one).collect();
+        let settings = BalanceSettings { policy, ..BalanceSettings::default() };
+        Roster::new(instances, settings, now, 7)
+    }
+
+    /// Who is ever picked.
+    fn picked(roster: &Roster<Instance>, tried: &[&Instance], now: Instant) -> BTreeSet<String> {
+        // The type of those tried is that of the candidates: tried ones are told by their load.
+        let mut seen = BTreeSet::new();
+        let by_reference = Roster::new(
+            roster.candidates().iter().collect::<Vec<_>>(),
+            roster.settings().clone(),
+            now,
+            7,
+        );
+        for random in 0..2_000 {
+            let input = PickInput { tried, ..PickInput::new(now, random) };
+            if let Some(one) = by_reference.pick(&input) {
+                seen.insert(one.id().to_owned());
+            }
+        }
+        seen
+    }
+
+    fn ids(numbers: &[usize]) -> BTreeSet<String> {
+        numbers.iter().map(|number| format!("i-{number}")).collect()
+    }
+
+    #[test]
+    fn every_policy_picks_only_who_may_have_the_call() {
+        let now = Instant::now();
+        for policy in POLICIES {
+            let roster = roster(policy, &[1, 2, 3, 1, 2], now);
+            let all = roster.candidates();
+            assert_eq!(picked(&roster, &[], now), ids(&[0, 1, 2, 3, 4]), "{policy:?}");
+            all[0].load().set_standing(Standing::Ejected, now);
+            all[3].load().set_standing(Standing::Away, now);
+            assert_eq!(picked(&roster, &[], now), ids(&[1, 2, 4]), "{policy:?}");
+            assert_eq!(picked(&roster, &[&all[1]], now), ids(&[2, 4]), "{policy:?}");
+            assert_eq!(picked(&roster, &[&all[1], &all[4]], now), ids(&[2]), "{policy:?}");
+            let tried = [&all[1], &all[4], &all[2]];
+            assert_eq!(picked(&roster, &tried, now), ids(&[1, 2, 4]), "{policy:?}: none else");
+            for one in all {
+                one.load().set_standing(Standing::Away, now);
+            }
+            assert_eq!(picked(&roster, &[], now), ids(&[]), "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn a_roster_made_before_an_instance_went_away_does_not_pick_it() {
+        let now = Instant::now();
+        for policy in POLICIES {
+            let roster = roster(policy, &[1; 50], now);
+            let all = roster.candidates();
+            all[1..].iter().for_each(|one| _ = one.load().set_standing(Standing::Away, now));
+            for random in 0..1_000 {
+                let one = roster.pick(&PickInput::new(now, random)).map(Candidate::id);
+                assert_eq!(one, Some("i-0"), "{policy:?}");
+            }
+            all[0].load().set_standing(Standing::Ejected, now);
+            let one = roster.pick(&PickInput::new(now, 1)).map(Candidate::id);
+            assert_eq!(one, Some("i-0"), "{policy:?}: ejected, and all that is connected");
+        }
+    }
+
+    #[test]
+    fn a_call_that_tried_its_own_zone_goes_to_another() {
+        let now = Instant::now();
+        let one = |at| {
+            let mut one = Instance::ready(format!("i-{at}"), now);
+            one.zone = if at < 2 { Some("a") } else { Some("b") };
+            one
+        };
+        let instances: Vec<_> = (0..4).map(one).collect();
+        let settings = BalanceSettings { zone: Some("a".into()), ..BalanceSettings::default() };
+        let roster = Roster::new(instances, settings, now, 7);
+        let all = roster.candidates();
+        assert_eq!(picked(&roster, &[], now), ids(&[0, 1]));
+        assert_eq!(picked(&roster, &[&all[0]], now), ids(&[1]));
+        assert_eq!(picked(&roster, &[&all[0], &all[1]], now), ids(&[2, 3]));
+    }
+
+    #[test]
+    fn picks_follow_the_weights_within_three_sigma() {
+        const PICKS: u32 = 100_000;
+        let now = Instant::now();
+        let weights = [1, 2, 3, 4, 90];
+        let policies =
+            [Policy::WeightedRoundRobin, Policy::LeastRequest { choices: 2 }, Policy::PeakEwma];
+        for policy in policies {
+            let roster = roster(policy, &weights, now);
+            // Idle, alike, and none of them due: weights alone decide.
+            for one in roster.candidates() {
+                InFlight::begin(one, now).answered(now);
+                one.load().picked(now, Duration::from_secs(5));
+            }
+            let mut seen = weights.map(|_| 0.0);
+            for random in 0..PICKS {
+                let input = PickInput::new(now, random.into());
+                let one = roster.pick(&input).expect("all are ready");
+                let at = roster.candidates().iter().position(|other| ptr::eq(one, other));
+                seen[at.expect("it is one of them")] += 1.0;
+            }
+            println!("{policy:?} by weights {weights:?}: {seen:?}");
+            for (weight, seen) in weights.into_iter().zip(seen) {
+                let part = f64::from(weight) / 100.0;
+                let (mean, picks) = (f64::from(PICKS) * part, f64::from(PICKS));
+                let sigma = (picks * part * (1.0 - part)).sqrt();
+                assert!((seen - mean).abs() < 3.0 * sigma, "{policy:?} {weight}: {seen}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_after_the_other() {
+        let now = Instant::now();
+        let roster = roster(Policy::RoundRobin, &[1, 5, 9], now);
+        let next = || roster.pick(&PickInput::new(now, 0)).map(Candidate::id);
+        let circle = [next(), next(), next()];
+        assert_eq!(circle.into_iter().flatten().collect::<BTreeSet<_>>().len(), 3);
+        assert_eq!([next(), next(), next()], circle);
+    }
+
+    #[test]
+    fn of_two_the_one_that_costs_less() {
+        let now = Instant::now();
+        let milli = Duration::from_millis(1);
+        let roster = roster(Policy::PeakEwma, &[1, 1], now);
+        let [fast, slow] = roster.candidates() else { unreachable!("there are two") };
+        for (one, took) in [(fast, milli), (slow, 10 * milli)] {
+            InFlight::begin(one, now).answered(now + took);
+            one.load().picked(now, Duration::from_secs(5));
+        }
+        let mut calls = Vec::new();
+        for random in 0..22 {
+            let one = roster.pick(&PickInput::new(now + 10 * milli, random)).expect("ready");
+            calls.push(InFlight::begin(one, now));
+        }
+        // One in flight to the slow one is worth ten to the fast one.
+        assert_eq!((fast.load().in_flight(), slow.load().in_flight()), (20, 2));
+        drop(calls);
+        assert_eq!((fast.load().in_flight(), slow.load().in_flight()), (0, 0));
+        // The slow one has not been picked for five seconds.
+        let later = now + Duration::from_secs(6);
+        fast.load().picked(later, Duration::from_secs(5));
+        slow.load().picked(now, Duration::from_secs(5));
+        let ids: Vec<_> = (0..3)
+            .map(|random| roster.pick(&PickInput::new(later, random)).map(Candidate::id))
+            .collect();
+        assert_eq!(ids, [Some("i-1"), Some("i-0"), Some("i-0")]);
+    }
+
+    #[test]
+    fn a_key_stays_with_its_instance_until_that_has_more_than_its_bound() {
+        let now = Instant::now();
+        let roster = roster(Policy::ConsistentHash { bound: 1.25 }, &[1; 5], now);
+        let key = Some(stable_hash(b"hot"));
+        let pick = |in_flight, random| {
+            let input = PickInput { key, in_flight, ..PickInput::new(now, random) };
+            roster.pick(&input).expect("all are ready")
+        };
+        let home = pick(None, 1);
+        let mut calls = Vec::new();
+        for call in 0..100 {
+            assert!(ptr::eq(pick(None, call.into()), home), "without a bound");
+            calls.push(InFlight::begin(pick(Some(call), call.into()), now));
+        }
+        // The hundredth call may go where fewer than 1.25 * 100 / 5 are.
+        let most = roster.candidates().iter().map(|one| one.load().in_flight()).max();
+        assert_eq!((most, home.load().in_flight()), (Some(25), 25));
+        drop(calls);
+        assert!(ptr::eq(pick(Some(0), 1), home));
+        let few: Vec<_> = (0..4).map(|call| InFlight::begin(pick(Some(call), 1), now)).collect();
+        assert!(few.iter().all(|call| ptr::eq(*call.candidate(), home)), "few calls stay together");
+    }
+}

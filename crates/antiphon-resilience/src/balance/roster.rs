@@ -185,3 +185,118 @@ impl SlowStart {
         (age.as_secs_f32() / self.length.as_secs_f32()).clamp(SHARE_MIN, 1.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Instance;
+    use super::super::{InFlight, PickInput};
+    use super::*;
+    use Standing::{Away, Ejected, Ready};
+
+    const OWN: Option<&str> = Some("a");
+
+    fn instances(standings: &[(Standing, Option<&'static str>)], now: Instant) -> Vec<Instance> {
+        let one = |(at, &(standing, zone)): (usize, &(Standing, _))| {
+            let mut one = Instance::ready(format!("i-{at}"), now);
+            one.load().set_standing(standing, now);
+            one.zone = zone;
+            one
+        };
+        standings.iter().enumerate().map(one).collect()
+    }
+
+    fn settings() -> BalanceSettings {
+        BalanceSettings { zone: Some("a".into()), ..BalanceSettings::default() }
+    }
+
+    #[test]
+    fn who_is_picked_from() {
+        let far = Some("b");
+        let cases: [(&str, &[_], _, _); 10] = [
+            ("nobody is known", &[], Scope::AllZones, 0),
+            ("nobody is connected", &[(Away, OWN), (Away, far)], Scope::AllZones, 0),
+            ("all are well", &[(Ready, OWN), (Ready, OWN), (Ready, far)], Scope::OwnZone, 2),
+            ("half of the zone is", &[(Ready, OWN), (Away, OWN), (Ready, far)], Scope::OwnZone, 1),
+            (
+                "less than half of the zone is",
+                &[(Ready, OWN), (Away, OWN), (Away, OWN), (Ready, far)],
+                Scope::AllZones,
+                2,
+            ),
+            ("nobody is near", &[(Ready, far), (Ready, None)], Scope::AllZones, 2),
+            ("half are ejected", &[(Ready, far), (Ejected, far)], Scope::AllZones, 1),
+            (
+                "more than half are ejected",
+                &[(Ready, OWN), (Ejected, OWN), (Ejected, far), (Away, far)],
+                Scope::Panic,
+                3,
+            ),
+            ("the only one is ejected", &[(Ejected, OWN)], Scope::Panic, 1),
+            (
+                "many are not connected, which ejecting did not do",
+                &[(Ready, far), (Ready, far), (Ejected, far), (Away, far), (Away, far)],
+                Scope::AllZones,
+                2,
+            ),
+        ];
+        let now = Instant::now();
+        for (name, standings, scope, usable) in cases {
+            let roster = Roster::new(instances(standings, now), settings(), now, 7);
+            assert_eq!((roster.scope(), roster.usable()), (scope, usable), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_refreshed_roster_knows_the_standings_of_now() {
+        let now = Instant::now();
+        let all = instances(&[(Ready, OWN), (Ready, OWN), (Ready, OWN)], now);
+        let roster = Roster::new(all, settings(), now, 7);
+        for one in &roster.candidates()[1..] {
+            assert!(one.load().set_standing(Ejected, now));
+        }
+        assert_eq!((roster.scope(), roster.usable()), (Scope::OwnZone, 3));
+        let roster = roster.refreshed(now, 7);
+        assert_eq!((roster.scope(), roster.usable()), (Scope::Panic, 3));
+        for one in roster.candidates() {
+            one.load().set_standing(Away, now);
+        }
+        assert_eq!(roster.refreshed(now, 7).usable(), 0);
+    }
+
+    /// Which part of the picks a new instance has among others that have been there for `before`.
+    fn share_of_a_new_one(others: usize, before: Duration, age: Duration) -> f64 {
+        const PICKS: u64 = 20_000;
+        let origin = Instant::now();
+        let mut all = instances(&vec![(Ready, None); others], origin);
+        let born = origin + before;
+        all.push(Instance::ready("new", born));
+        let policy = Policy::LeastRequest { choices: 2 };
+        let settings = BalanceSettings { policy, ..BalanceSettings::default() };
+        let roster = Roster::new(all, settings, born, 7);
+        let picks = (0..PICKS).filter(|&random| {
+            let input = PickInput::new(born + age, random);
+            let call = InFlight::begin(roster.pick(&input).expect("one is ready"), born);
+            call.candidate().id() == "new"
+        });
+        picks.count() as f64 / PICKS as f64
+    }
+
+    #[test]
+    fn a_new_instance_gets_its_share_over_ten_seconds() {
+        let seconds = Duration::from_secs;
+        let minute = seconds(60);
+        // Of four old ones and a new one, whose share is between a tenth and the whole of theirs.
+        for (age, part) in [(0, 0.1), (1, 0.1), (5, 0.5), (9, 0.9), (10, 1.0), (60, 1.0)] {
+            let share = share_of_a_new_one(4, minute, seconds(age));
+            let expected = part / (4.0 + part);
+            println!("{age} s old: {:.1} % of the picks", 100.0 * share);
+            assert!((share - expected).abs() < 0.02, "{age} s: {share} instead of {expected}");
+        }
+        let all_new = share_of_a_new_one(4, Duration::ZERO, seconds(1));
+        assert!((all_new - 0.2).abs() < 0.02, "{all_new}");
+        let nearly_as_new = share_of_a_new_one(4, seconds(4), seconds(4));
+        assert!((nearly_as_new - 0.5 / 4.5).abs() < 0.02, "{nearly_as_new}");
+        let of_two = share_of_a_new_one(1, minute, Duration::ZERO);
+        assert!((of_two - 0.5).abs() < 0.02, "{of_two}");
+    }
+}

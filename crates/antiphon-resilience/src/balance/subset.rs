@@ -34,3 +34,75 @@ pub fn subset<C: Candidate>(candidates: &[C], client: &str, size: usize) -> Vec<
     chosen.sort_unstable();
     chosen
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+    use tokio::time::Instant;
+
+    use super::super::testing::Instance;
+    use super::*;
+
+    fn instances(numbers: impl IntoIterator<Item = u32>) -> Vec<Instance> {
+        let now = Instant::now();
+        numbers.into_iter().map(|number| Instance::ready(format!("i-{number}"), now)).collect()
+    }
+
+    fn chosen(numbers: &BTreeSet<u32>, client: &str, size: usize) -> BTreeSet<String> {
+        let instances = instances(numbers.iter().copied());
+        let of = |at: usize| instances[at].id().to_owned();
+        subset(&instances, client, size).into_iter().map(of).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn an_instance_that_comes_or_goes_changes_at_most_one_member(
+            numbers in prop::collection::btree_set(0_u32..500, 1..80),
+            other in 500_u32..1_000,
+            client in "[a-z]{1,8}",
+            size in 0_usize..40,
+        ) {
+            let fewer = chosen(&numbers, &client, size);
+            prop_assert_eq!(fewer.len(), size.min(numbers.len()));
+            let mut grown = numbers;
+            grown.insert(other);
+            let more = chosen(&grown, &client, size);
+            prop_assert!(fewer.difference(&more).count() <= 1);
+            let newcomer = format!("i-{other}");
+            let others_come = more.difference(&fewer).any(|id| *id != newcomer);
+            prop_assert!(!others_come, "{:?} {:?}", fewer, more);
+        }
+
+        #[test]
+        fn the_order_of_the_candidates_does_not_count(
+            mut numbers in prop::collection::vec(0_u32..500, 1..80),
+            size in 0_usize..40,
+        ) {
+            numbers.sort_unstable();
+            numbers.dedup();
+            let set: BTreeSet<_> = numbers.iter().copied().collect();
+            numbers.reverse();
+            let reversed = instances(numbers);
+            let of = |at: usize| reversed[at].id().to_owned();
+            let picked: BTreeSet<_> = subset(&reversed, "me", size).into_iter().map(of).collect();
+            prop_assert_eq!(picked, chosen(&set, "me", size));
+        }
+    }
+
+    #[test]
+    fn every_instance_has_about_as_many_clients() {
+        let instances = instances(0..100);
+        let mut clients = vec![0_u32; instances.len()];
+        for client in 0..1_000 {
+            for at in subset(&instances, &format!("client-{client}"), 20) {
+                clients[at] += 1;
+            }
+        }
+        let (least, most) = (clients.iter().min(), clients.iter().max());
+        println!("1,000 clients take 20 of 100 instances: {least:?} to {most:?} clients on each");
+        // 200 each, and a standard deviation of 12.6.
+        assert!(clients.iter().all(|&count| count.abs_diff(200) < 50), "{clients:?}");
+    }
+}

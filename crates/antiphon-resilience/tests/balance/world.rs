@@ -81,7 +81,7 @@ struct Call {
 pub(crate) struct World {
     origin: Instant,
     settings: BalanceSettings,
-    pub(crate) roster: Roster<Arc<Instance>>,
+    roster: Roster<Arc<Instance>>,
     servers: Vec<Server>,
     calls: BTreeMap<(Duration, u64), Call>,
     sent: u64,
@@ -139,6 +139,11 @@ impl World {
         self.settle(Duration::MAX, &mut ended);
         ended.retain(|call| call.arrived >= from);
         ended
+    }
+
+    /// Calls that instances are said to be working on.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.roster.candidates().iter().map(|instance| instance.load.in_flight()).sum()
     }
 
     fn send(&mut self) {
