@@ -4,6 +4,7 @@
 //! callers hold add only counters around it.
 
 pub mod backoff;
+pub mod balance;
 pub mod budget;
 pub mod ejection;
 pub mod limit;

@@ -1,0 +1,120 @@
+//! Picking instances, as its users see it: where calls go and how long they take. Simulated, see
+//! [`world`]; the figures are printed with `--nocapture`.
+
+mod world;
+
+use std::time::Duration;
+
+use antiphon_resilience::balance::{BalanceSettings, Policy};
+
+use world::{Temper, World, p999, percent};
+
+const MILLI: Duration = Duration::from_millis(1);
+
+fn settings(policy: Policy) -> BalanceSettings {
+    BalanceSettings { policy, ..BalanceSettings::default() }
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[test]
+fn an_instance_that_fails_fast_gets_hardly_any_calls() {
+    for (name, failing_from_the_start) in [("from the start", true), ("after a minute", false)] {
+        let mut world = World::new(settings(Policy::PeakEwma), 7);
+        for _ in 0..5 {
+            world.add(Temper::Steady(5 * MILLI), 100, 1);
+        }
+        if !failing_from_the_start {
+            let before = world.run(seconds(60), 1_000.0);
+            let share = percent(&before, 4);
+            assert!((15.0..25.0).contains(&share), "{share} % while it works");
+        }
+        world.change(4, Temper::Failing(Duration::from_micros(50)));
+        let first = world.run(seconds(1), 1_000.0);
+        let later = world.run(seconds(60), 1_000.0);
+        let (first, later) = (percent(&first, 4), percent(&later, 4));
+        println!(
+            "failing {name}: {first:.2} % of the first second, {later:.3} % of the next minute"
+        );
+        assert!(first < 5.0 && later < 0.1, "{first} {later}");
+    }
+}
+
+/// Five instances, of which one is slow or not. Returns the p99.9 in milliseconds and what part of the
+/// calls the slow one had, without the first seconds, in which the client learns.
+fn with_one_slow(policy: Policy, slow: bool, workers: usize) -> (f64, f64) {
+    const LOAD: f64 = 0.5;
+    let mut world = World::new(settings(policy), 11);
+    let mean = 5 * MILLI;
+    for instance in 0..5 {
+        let mean = if slow && instance == 4 { mean * 20 } else { mean };
+        world.add(Temper::Exponential(mean), workers, 1);
+    }
+    let rate = LOAD * 5.0 * workers as f64 / mean.as_secs_f64();
+    world.run(seconds(5), rate);
+    let calls = world.run(seconds(30), rate);
+    assert_eq!(world.in_flight(), 0);
+    (p999(&calls), percent(&calls, 4))
+}
+
+#[test]
+fn a_slow_instance_does_not_slow_the_rest() {
+    println!("p99.9 at half of the capacity, one of five instances 20 times as slow or not:");
+    for workers in [4, 8] {
+        let figures = |policy| {
+            let (usual, _) = with_one_slow(policy, false, workers);
+            let (slowed, share) = with_one_slow(policy, true, workers);
+            println!(
+                "{workers} workers each, {policy:?}: {usual:.1} ms, {slowed:.1} ms with the slow \
+                 one ({:.2} times), which gets {share:.2} % of the calls",
+                slowed / usual,
+            );
+            slowed / usual
+        };
+        assert!(figures(Policy::PeakEwma) < 1.5);
+        assert!(figures(Policy::RoundRobin) > 20.0);
+    }
+}
+
+#[test]
+fn a_new_instance_is_neither_starved_nor_flooded() {
+    let usual = Temper::Exponential(5 * MILLI);
+    for policy in [Policy::PeakEwma, Policy::LeastRequest { choices: 2 }] {
+        let mut world = World::new(settings(policy), 5);
+        for _ in 0..5 {
+            world.add(usual, 8, 1);
+        }
+        world.run(seconds(30), 3_000.0);
+        world.add(usual, 8, 1);
+        let shares = [1, 4, 5, 10, 30].map(|length| {
+            let calls = world.run(seconds(length), 3_000.0);
+            let news: Vec<_> = calls.iter().filter(|call| call.instance == 5).copied().collect();
+            assert!(p999(&news) < 60.0, "the new one is overrun: {} ms", p999(&news));
+            percent(&calls, 5)
+        });
+        println!(
+            "{policy:?}: a sixth instance has {shares:.1?} % at 0-1, 1-5, 5-10, 10-20, 20-50 s"
+        );
+        assert!((0.5..6.0).contains(&shares[0]), "{shares:?}");
+        assert!((2.0..12.0).contains(&shares[1]), "{shares:?}");
+        assert!((7.0..18.0).contains(&shares[2]), "{shares:?}");
+        assert!(shares[3..].iter().all(|share| (12.0..22.0).contains(share)), "{shares:?}");
+    }
+}
+
+#[test]
+fn twice_the_weight_carries_twice_the_load() {
+    for policy in [Policy::PeakEwma, Policy::LeastRequest { choices: 2 }] {
+        let mut world = World::new(settings(policy), 3);
+        for (workers, weight) in [(4, 1), (4, 1), (8, 2), (8, 2)] {
+            world.add(Temper::Exponential(5 * MILLI), workers, weight);
+        }
+        world.run(seconds(5), 3_600.0);
+        let calls = world.run(seconds(30), 3_600.0);
+        let heavy = percent(&calls, 2) + percent(&calls, 3);
+        println!("{policy:?}: two of four with twice the weight have {heavy:.1} % at 75 % load");
+        assert!((60.0..73.0).contains(&heavy), "{heavy}");
+    }
+}
