@@ -58,10 +58,14 @@ pub(crate) fn to_trailers(status: &Status, trailers: &mut HeaderMap) {
 }
 
 fn write_pushback(status: &Status, trailers: &mut HeaderMap) {
-    if let Some(wait) = status.retry_after() {
-        let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        trailers.insert(GRPC_PUSHBACK.clone(), HeaderValue::from(millis));
-    }
+    let value = match status.retry_said() {
+        Some(Retry::After(wait)) => {
+            HeaderValue::from(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
+        }
+        Some(Retry::Never) => HeaderValue::from_static("-1"),
+        Some(Retry::Later | Retry::Outage) | None => return,
+    };
+    trailers.insert(GRPC_PUSHBACK.clone(), value);
 }
 
 /// Reads the trailers of gRPC. `None` when they hold no status: the answer broke off.

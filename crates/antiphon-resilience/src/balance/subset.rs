@@ -81,7 +81,7 @@ mod tests {
             let set: BTreeSet<_> = numbers.iter().copied().collect();
             numbers.reverse();
             let reversed = instances(numbers);
-            let of = |at: usize| reversed[at].id().to_owned();
+            let of = |at: usize| reversed[at].clone();
             let picked: BTreeSet<_> = subset(&reversed, "me", size).into_iter().map(of).collect();
             prop_assert_eq!(picked, chosen(&set, "me", size));
         }

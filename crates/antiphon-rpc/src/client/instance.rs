@@ -141,6 +141,10 @@ impl Instance {
                 None => Action::Rest,
                 Some(event) => way.step(event, &Backoff::CONNECT, fastrand::f64()),
             };
+            if event == Some(Event::Unused) {
+                // Only calls from now on, which find that nobody is ready, wake it again.
+                wanted.mark_unchanged();
+            }
             self.show(way.state(), &around);
             event = Some(tokio::select! {
                 biased;

@@ -4,22 +4,23 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
-use antiphon_core::{BoxFuture, Code, Context};
+use antiphon_core::{BoxFuture, Code, Context, Status};
 use antiphon_resilience::{Origin, Verdict};
 use bytes::Bytes;
 use connectrpc::client::{ClientBody, ClientTransport};
 use http_body::{Body, Frame, SizeHint};
+use http::HeaderMap;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::attempt::Attempt;
 use super::error::{CallError, FailedAttempt};
-use super::exchange::{Fault, fault, send};
+use super::exchange::{Fault, chain, fault, send};
 use super::instance::CallBody;
 use super::policy::MethodPolicy;
 use super::remote::Remote;
 use crate::service::MethodInfo;
-use crate::status_wire::GRPC_STATUS;
+use crate::status_wire::{self, GRPC_STATUS};
 
 /// How often a stream that never left is sent anew.
 const SENDS_MAX: usize = 5;
@@ -118,7 +119,8 @@ impl ClientTransport for Transport {
 }
 
 /// The answers of a stream: in flight until they end or are dropped. The first one tells how fast the
-/// instance is, the trailers whether it works.
+/// instance is, the trailers whether it works. Where they break off, trailers of our own say so: what
+/// connectrpc makes of an error in a body is INTERNAL, which blames the service.
 pub(super) struct Answers {
     body: Incoming,
     attempt: Attempt,
@@ -133,23 +135,30 @@ impl Body for Answers {
         task: &mut TaskContext<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let Self { body, attempt } = self.get_mut();
-        let polled = Pin::new(body).poll_frame(task);
-        match &polled {
-            Poll::Ready(Some(Ok(frame))) => {
-                let verdict = frame.trailers_ref().map_or(Verdict::Accepted, |trailers| {
-                    let number = trailers.get(&GRPC_STATUS).and_then(|value| value.to_str().ok());
-                    let code = number.and_then(|text| text.parse().ok()).and_then(Code::from_number);
-                    Verdict::of(code, Origin::Target)
-                });
+        let frame = match Pin::new(body).poll_frame(task) {
+            Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Ready(Some(Err(error))) => {
+                let (verdict, cause) = match fault(&error) {
+                    Fault::Refused(cause) => (Verdict::Neutral, cause),
+                    _ => (Verdict::Failed, chain(&error)),
+                };
                 attempt.progressed(verdict);
+                let mut trailers = HeaderMap::new();
+                status_wire::to_trailers(
+                    &Status::unavailable(format!("the stream broke off: {cause}")),
+                    &mut trailers,
+                );
+                return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
             }
-            Poll::Ready(Some(Err(error))) => attempt.progressed(match fault(error) {
-                Fault::Refused(_) => Verdict::Neutral,
-                _ => Verdict::Failed,
-            }),
-            Poll::Ready(None) | Poll::Pending => {}
-        }
-        polled
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Pending => return Poll::Pending,
+        };
+        attempt.progressed(frame.trailers_ref().map_or(Verdict::Accepted, |trailers| {
+            let number = trailers.get(&GRPC_STATUS).and_then(|value| value.to_str().ok());
+            let code = number.and_then(|text| text.parse().ok()).and_then(Code::from_number);
+            Verdict::of(code, Origin::Target)
+        }));
+        Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -5,16 +5,23 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use connectrpc::ConnectError;
 use connectrpc::client::ClientBody;
 use http_body::{Body, Frame, SizeHint};
-use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper::client::conn::http2::{self, Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
 use super::super::ClientSettings;
+use super::super::exchange::chain;
+
+/// How often it is looked whether the server has said its first word.
+const LOOK: Duration = Duration::from_millis(1);
+
+type Connected = http2::Connection<TokioIo<TcpStream>, CallBody, TokioExecutor>;
 
 /// An open connection.
 #[derive(Debug)]
@@ -58,7 +65,8 @@ impl Lease {
     }
 }
 
-/// Connects within the time that the settings give, all addresses of the host together.
+/// Connects within the time that the settings give, all addresses of the host together, and waits for
+/// the server's first word: whoever accepts connections and answers nothing is no instance to call.
 ///
 /// The future that is returned besides ends when the connection takes no more calls.
 ///
@@ -72,14 +80,18 @@ pub(super) async fn connect(
     let connecting = async {
         let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
-        Builder::new(TokioExecutor::new())
+        let (sender, mut connection) = Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(settings.keep_alive_interval)
             .keep_alive_timeout(settings.keep_alive_timeout)
             .adaptive_window(true)
+            // No calls before the server has said how many it allows.
+            .initial_max_send_streams(0)
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(|error| error.to_string())
+            .map_err(|error| error.to_string())?;
+        heard(&mut connection).await?;
+        Ok::<_, String>((sender, connection))
     };
     let (sender, mut connection) = match tokio::time::timeout(limit, connecting).await {
         Ok(connected) => connected?,
@@ -93,6 +105,26 @@ pub(super) async fn connect(
         ended
     });
     Ok((Connection { sender, streams_max }, ended))
+}
+
+/// Waits until the server has said how many calls it allows. That is heard by a task of hyper's own,
+/// which tells nobody: so it is looked at.
+async fn heard(connection: &mut Connected) -> Result<(), String> {
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        tokio::select! {
+            biased;
+            ended = &mut *connection => return Err(match ended {
+                Ok(()) => "it closed the connection".into(),
+                Err(error) => chain(&error),
+            }),
+            _ = look.tick() => {
+                if connection.current_max_send_streams() > 0 {
+                    return Ok(());
+                }
+            }
+        }
+    }
 }
 
 /// What is sent: a whole message, which can be sent again, or a stream, which cannot.

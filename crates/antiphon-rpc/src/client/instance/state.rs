@@ -84,7 +84,7 @@ pub(super) enum Action {
 
 /// A connection that was lost sooner than this was as good as none: servers that accept connections
 /// and close them must not be connected to without a pause.
-const READY_MIN: Duration = Duration::from_secs(1);
+const READY_MIN: Duration = Backoff::CONNECT.initial;
 
 /// The way to one instance.
 #[derive(Debug)]

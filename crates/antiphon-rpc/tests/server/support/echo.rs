@@ -16,7 +16,8 @@ const fn method(name: &'static str, path: &'static str, kind: MethodKind) -> Met
         b"Echo" => Idempotency::NoSideEffects,
         _ => Idempotency::Unknown,
     };
-    MethodInfo { service: "t.v1.Echo", name, path, kind, idempotency, timeout: None }
+    let (retry, hedge) = (false, false);
+    MethodInfo { service: "t.v1.Echo", name, path, kind, idempotency, timeout: None, retry, hedge }
 }
 
 static METHODS: &[MethodInfo] = &[

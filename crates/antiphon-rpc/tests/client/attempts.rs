@@ -1,0 +1,193 @@
+//! Which calls are tried again, how often, and what the caller hears at the end.
+
+use std::error::Error;
+use std::time::Duration;
+
+use antiphon_core::{Code, Context, Retry};
+use antiphon_resilience::BudgetSettings;
+use antiphon_rpc::client::{ClientSettings, MethodSettings};
+use antiphon_telemetry::Telemetry;
+
+use crate::support::{CONTEXT, COUNT, Fleet, GET, PUT, call, channel, soon, unavailable};
+use buffa_types::google::protobuf::StringValue;
+use futures_util::StreamExt;
+
+#[tokio::test]
+async fn a_failure_is_tried_again_at_another_instance_and_says_so() {
+    let fleet = Fleet::start(2, ClientSettings::default()).await;
+    fleet.instances[0].behaviour.fail_with(Some(unavailable(None)));
+    for _ in 0..20 {
+        assert_eq!(fleet.call(GET).await.unwrap(), "i-1");
+    }
+    let metrics = fleet.metrics();
+    let retried = metrics.lines().find(|line| line.starts_with("rpc_client_retries_total"));
+    assert!(retried.is_some_and(|line| line.contains("counted")), "{metrics}");
+    // Whoever is asked again knows that it is.
+    let mut seen: Vec<_> = Vec::new();
+    for _ in 0..20 {
+        let answer = fleet.call(CONTEXT).await.unwrap();
+        seen.push(answer.split(' ').next().unwrap().to_owned());
+    }
+    assert!(seen.iter().all(|previous| previous == "0" || previous == "1"), "{seen:?}");
+}
+
+#[tokio::test]
+async fn what_nobody_may_do_twice_is_not_tried_again() {
+    let fleet = Fleet::start(1, ClientSettings::default()).await;
+    fleet.instances[0].behaviour.fail_with(Some(unavailable(None)));
+    let status = fleet.call(PUT).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::Unavailable, "not now"));
+    assert_eq!(fleet.instances[0].behaviour.calls(), 1);
+}
+
+#[tokio::test]
+async fn what_fails_every_time_is_told_with_every_attempt() {
+    let fleet = Fleet::start(2, ClientSettings::default()).await;
+    for instance in &fleet.instances {
+        instance.behaviour.fail_with(Some(unavailable(None)));
+    }
+    let status = fleet.call(GET).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::Unavailable, "not now"));
+    assert_eq!(status.retry(), Retry::Never, "the layer above must not multiply it");
+    let source = status.source().unwrap().to_string();
+    assert!(source.contains("all attempts failed"), "{source}");
+    for instance in &fleet.instances {
+        assert!(source.contains(&instance.gate.address().to_string()), "{source}");
+    }
+    let calls: usize = fleet.instances.iter().map(|one| one.behaviour.calls()).sum();
+    assert_eq!(calls, 3);
+}
+
+#[tokio::test]
+async fn other_codes_and_the_servers_word_end_a_call() {
+    let fleet = Fleet::start(1, ClientSettings::default()).await;
+    let behaviour = &fleet.instances[0].behaviour;
+    behaviour.fail_with(Some(antiphon_core::Status::invalid_argument("no")));
+    assert_eq!(fleet.call(GET).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(behaviour.calls(), 1);
+    behaviour.fail_with(Some(unavailable(Some(Retry::Never))));
+    assert_eq!(fleet.call(GET).await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(behaviour.calls(), 2);
+}
+
+#[tokio::test]
+async fn the_server_chooses_the_wait() {
+    let fleet = Fleet::start(1, ClientSettings::default()).await;
+    let behaviour = &fleet.instances[0].behaviour;
+    let wait = Duration::from_millis(120);
+    behaviour.fail_with(Some(unavailable(Some(Retry::After(wait)))));
+    let begun = tokio::time::Instant::now();
+    let calling = fleet.call(GET);
+    let mending = async {
+        crate::support::until(|| behaviour.calls() == 1).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        behaviour.fail_with(None);
+    };
+    let (answer, ()) = tokio::join!(calling, mending);
+    assert_eq!(answer.unwrap(), "i-0");
+    assert!(begun.elapsed() >= wait, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_call_that_is_somebodys_second_attempt_makes_none_of_its_own() {
+    let fleet = Fleet::start(2, ClientSettings::default()).await;
+    for instance in &fleet.instances {
+        instance.behaviour.fail_with(Some(unavailable(None)));
+    }
+    let context = Context::root().with_previous_attempts(1);
+    let status = context.scope(fleet.call(GET)).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    let calls: usize = fleet.instances.iter().map(|one| one.behaviour.calls()).sum();
+    assert_eq!(calls, 1);
+}
+
+#[tokio::test]
+async fn the_budget_bounds_the_attempts_of_all_calls() {
+    let settings = ClientSettings {
+        budget: BudgetSettings { per_second_min: 0.0, ..BudgetSettings::RETRY },
+        ..ClientSettings::default()
+    };
+    let mut settings = settings;
+    // The throttle would end the calls before the budget does.
+    settings.throttle.requests_min = u64::MAX;
+    settings.ejection.consecutive_failures = 0;
+    let fleet = Fleet::start(2, settings).await;
+    for instance in &fleet.instances {
+        instance.behaviour.fail_with(Some(unavailable(None)));
+    }
+    for _ in 0..200 {
+        assert!(fleet.call(GET).await.is_err());
+    }
+    let calls: usize = fleet.instances.iter().map(|one| one.behaviour.calls()).sum();
+    assert!((201..=240).contains(&calls), "{calls}");
+}
+
+#[tokio::test]
+async fn a_target_that_fails_everything_is_left_alone() {
+    let mut settings = ClientSettings::default();
+    settings.ejection.consecutive_failures = 0;
+    let fleet = Fleet::start(1, settings).await;
+    let behaviour = &fleet.instances[0].behaviour;
+    behaviour.fail_with(Some(unavailable(None)));
+    let mut held_back = 0;
+    for _ in 0..300 {
+        let status = fleet.call(PUT).await.unwrap_err();
+        held_back += usize::from(status.message().contains("held back"));
+    }
+    assert!(held_back > 100, "{held_back}");
+    assert_eq!(behaviour.calls() + held_back, 300);
+    assert!(fleet.metrics().contains("rpc_client_throttled_total"));
+}
+
+#[tokio::test]
+async fn nobody_to_call_is_told_at_once_with_the_reason() {
+    let telemetry = Telemetry::new();
+    let fleet = Fleet::start(1, ClientSettings::default()).await;
+    fleet.instances[0].gate.kill();
+    let address = fleet.instances[0].gate.address();
+    let status = soon(fleet.call(GET)).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    let source = status.source().unwrap().to_string();
+    assert!(source.contains(&address.to_string()) && source.contains("refused"), "{source}");
+    let missing = channel("dns:///nothing.invalid:80", ClientSettings::default(), &telemetry);
+    let status = soon(call(&missing, GET)).await.unwrap_err();
+    assert!(matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded), "{status}");
+}
+
+#[tokio::test]
+async fn calls_wait_for_an_instance_where_they_are_told_to() {
+    let mut settings = ClientSettings::default();
+    let patient = MethodSettings { wait_for_ready: Some(true), ..MethodSettings::default() };
+    settings.methods.insert("t.v1.Fleet/Put".into(), patient);
+    let fleet = Fleet::start(1, settings).await;
+    fleet.instances[0].gate.kill();
+    assert_eq!(fleet.call(GET).await.unwrap_err().code(), Code::Unavailable);
+    let (answer, ()) = tokio::join!(fleet.call(PUT), async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        fleet.instances[0].gate.revive();
+    });
+    assert_eq!(answer.unwrap(), "i-0");
+}
+
+#[tokio::test]
+async fn streams_begin_where_they_can_and_are_not_begun_again() {
+    let fleet = Fleet::start(2, ClientSettings::default()).await;
+    let open = || fleet.channel.server_stream::<_, StringValue>(COUNT, StringValue::default());
+    let mut stream = soon(open()).await.unwrap();
+    for expected in 0..3 {
+        assert_eq!(stream.next().await.unwrap().unwrap().value, expected.to_string());
+    }
+    for instance in &fleet.instances {
+        instance.gate.kill();
+    }
+    let status = soon(async {
+        loop {
+            if let Err(status) = stream.next().await.unwrap() {
+                break status;
+            }
+        }
+    })
+    .await;
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert!(soon(open()).await.is_err());
+}

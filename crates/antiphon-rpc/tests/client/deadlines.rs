@@ -1,0 +1,65 @@
+//! Deadlines and cancellation across processes.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use antiphon_core::{Code, Context};
+use antiphon_rpc::client::ClientSettings;
+use tokio::time::Instant;
+
+use crate::support::{CONTEXT, Fleet, GET, PUT, soon, unavailable, until};
+
+#[tokio::test]
+async fn a_deadline_is_over_all_attempts_and_their_waits() {
+    let fleet = Fleet::start(1, ClientSettings::default()).await;
+    let behaviour = &fleet.instances[0].behaviour;
+    behaviour.fail_with(Some(unavailable(Some(antiphon_core::Retry::After(
+        Duration::from_millis(40),
+    )))));
+    let begun = Instant::now();
+    let context = Context::root().with_deadline(begun + Duration::from_millis(60));
+    let status = context.scope(fleet.call(GET)).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "there was time for one wait, not for two");
+    assert_eq!(behaviour.calls(), 2);
+    assert!(begun.elapsed() < Duration::from_millis(1_000));
+}
+
+#[tokio::test]
+async fn the_server_hears_how_much_time_is_left() {
+    let fleet = Fleet::start(1, ClientSettings::default()).await;
+    let context = Context::root().with_deadline(Instant::now() + Duration::from_secs(2));
+    let answer = context.scope(fleet.call(CONTEXT)).await.unwrap();
+    let remaining: u64 = answer.split(' ').nth(1).unwrap().parse().unwrap();
+    // Less the margin for the way back.
+    assert!((1_000..=1_995).contains(&remaining), "{remaining}");
+}
+
+#[tokio::test]
+async fn an_expired_deadline_is_not_sent() {
+    let fleet = Fleet::start(1, ClientSettings::default()).await;
+    let context = Context::root().with_deadline(Instant::now());
+    let status = context.scope(fleet.call(GET)).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert_eq!(fleet.instances[0].behaviour.calls(), 0);
+}
+
+#[tokio::test]
+async fn nothing_runs_on_after_the_caller_gave_up() {
+    let fleet = Fleet::start(1, ClientSettings::default()).await;
+    let behaviour = &fleet.instances[0].behaviour;
+    assert_eq!(fleet.call(GET).await.unwrap(), "i-0");
+    behaviour.delay(Duration::from_secs(60));
+    {
+        let calling = fleet.call(PUT);
+        tokio::pin!(calling);
+        tokio::select! {
+            _ = &mut calling => panic!("it takes a minute"),
+            () = until(|| behaviour.calls() == 2) => {}
+        }
+    }
+    until(|| behaviour.dropped.load(Ordering::SeqCst) == 1).await;
+    let context = Context::root().with_deadline(Instant::now() + Duration::from_millis(30));
+    let status = soon(context.scope(fleet.call(PUT))).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    until(|| behaviour.dropped.load(Ordering::SeqCst) == 2).await;
+}

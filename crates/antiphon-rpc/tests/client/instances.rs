@@ -1,0 +1,188 @@
+//! Instances that die, leave, restart and fail while calls go on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use antiphon_core::{Code, Status};
+use antiphon_rpc::MethodInfo;
+use antiphon_rpc::client::{ClientSettings, targets};
+use antiphon_rpc::server::ServerSettings;
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+
+use crate::support::{Fleet, GET, PUT, call, server_settings, soon, unavailable, until};
+
+/// Calls that go on in the background until they are stopped.
+struct Load {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicUsize>,
+    failed: Arc<Mutex<Vec<Status>>>,
+    tasks: JoinSet<()>,
+}
+
+impl Load {
+    fn start(fleet: &Fleet, method: &'static MethodInfo, tasks: usize) -> Self {
+        let mut load = Self {
+            stop: Arc::default(),
+            done: Arc::default(),
+            failed: Arc::default(),
+            tasks: JoinSet::new(),
+        };
+        for _ in 0..tasks {
+            let channel = fleet.channel.clone();
+            let (stop, done) = (Arc::clone(&load.stop), Arc::clone(&load.done));
+            let failed = Arc::clone(&load.failed);
+            load.tasks.spawn(async move {
+                while !stop.load(Ordering::SeqCst) {
+                    match call(&channel, method).await {
+                        Ok(_) => done.fetch_add(1, Ordering::SeqCst),
+                        Err(status) => {
+                            failed.lock().push(status);
+                            tokio::time::sleep(Duration::from_millis(5)).await;
+                            0
+                        }
+                    };
+                }
+            });
+        }
+        load
+    }
+
+    fn done(&self) -> usize {
+        self.done.load(Ordering::SeqCst)
+    }
+
+    /// Lets so many more calls succeed.
+    async fn more(&self, calls: usize) {
+        let goal = self.done() + calls;
+        until(|| self.done() >= goal).await;
+    }
+
+    async fn stop(self) -> Vec<Status> {
+        self.stop.store(true, Ordering::SeqCst);
+        soon(self.tasks.join_all()).await;
+        std::mem::take(&mut *self.failed.lock())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_death_of_an_instance_fails_no_call_that_may_be_tried_again() {
+    let fleet = Fleet::start(5, ClientSettings::default()).await;
+    let load = Load::start(&fleet, GET, 16);
+    load.more(500).await;
+    let dead = &fleet.instances[2];
+    dead.gate.kill();
+    load.more(2_000).await;
+    let calls = dead.behaviour.calls();
+    load.more(2_000).await;
+    assert_eq!(dead.behaviour.calls(), calls, "calls to an instance that is not there");
+    dead.gate.revive();
+    until(|| dead.behaviour.calls() > calls).await;
+    let failed = load.stop().await;
+    assert!(failed.is_empty(), "{} failed, the first: {:?}", failed.len(), failed[0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_death_of_an_instance_fails_at_most_the_calls_in_flight_on_it() {
+    let fleet = Fleet::start(5, ClientSettings::default()).await;
+    for instance in &fleet.instances {
+        instance.behaviour.delay(Duration::from_millis(2));
+    }
+    let load = Load::start(&fleet, PUT, 32);
+    load.more(500).await;
+    fleet.instances[2].gate.kill();
+    load.more(2_000).await;
+    let failed = load.stop().await;
+    assert!(failed.len() <= 32, "{}", failed.len());
+    for status in failed {
+        assert_eq!(status.code(), Code::Unavailable);
+        let source = std::error::Error::source(&status).unwrap().to_string();
+        let dead = fleet.instances[2].gate.address().to_string();
+        assert!(source.contains(&dead), "names the instance: {source}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_of_all_instances_fails_no_call() {
+    let mut fleet = Fleet::start(5, ClientSettings::default()).await;
+    // These may not be done twice: nothing but the order of leaving keeps them from failing.
+    let load = Load::start(&fleet, PUT, 16);
+    for number in 0..5 {
+        load.more(300).await;
+        let instance = &mut fleet.instances[number];
+        instance.restart().await;
+        let calls = instance.behaviour.calls();
+        until(|| instance.behaviour.calls() > calls).await;
+    }
+    let failed = load.stop().await;
+    assert!(failed.is_empty(), "{} failed, the first: {:?}", failed.len(), failed[0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_grow_old_fail_no_call() {
+    let server = ServerSettings {
+        connection_age_max: Duration::from_millis(150),
+        ..server_settings()
+    };
+    let fleet = Fleet::start_with(3, ClientSettings::default(), server).await;
+    let load = Load::start(&fleet, PUT, 16);
+    until(|| fleet.instances.iter().all(|instance| instance.gate.accepted() > 5)).await;
+    let failed = load.stop().await;
+    assert!(failed.is_empty(), "{} failed, the first: {:?}", failed.len(), failed[0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_that_fails_everything_is_set_aside_and_comes_back_when_it_works() {
+    let mut settings = ClientSettings::default();
+    settings.ejection.base = Duration::from_millis(200);
+    let fleet = Fleet::start(5, settings).await;
+    let load = Load::start(&fleet, GET, 8);
+    load.more(200).await;
+    let bad = &fleet.instances[1].behaviour;
+    bad.fail_with(Some(unavailable(None)));
+    let set_aside = || {
+        let report = targets(&fleet.telemetry).remove(0);
+        report.instances.iter().filter(|instance| instance.set_aside).count()
+    };
+    until(|| set_aside() == 1).await;
+    let before = bad.calls();
+    load.more(2_000).await;
+    // Only probes, one after each time out.
+    assert!(bad.calls() - before <= 10, "{}", bad.calls() - before);
+    bad.fail_with(None);
+    until(|| set_aside() == 0).await;
+    let calls = bad.calls();
+    until(|| bad.calls() > calls + 50).await;
+    let failed = load.stop().await;
+    assert!(failed.is_empty(), "{} failed, the first: {:?}", failed.len(), failed[0]);
+    assert!(fleet.metrics().contains("rpc_client_ejections_total"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_calls_at_once_open_further_connections() {
+    let server = ServerSettings { streams_max: 10, ..server_settings() };
+    let fleet = Fleet::start_with(1, ClientSettings::default(), server).await;
+    fleet.instances[0].behaviour.delay(Duration::from_millis(20));
+    let load = Load::start(&fleet, PUT, 60);
+    until(|| fleet.instances[0].gate.accepted() == 4).await;
+    load.more(300).await;
+    assert_eq!(fleet.instances[0].gate.accepted(), 4, "no more than the settings allow");
+    assert!(load.stop().await.is_empty());
+}
+
+#[tokio::test]
+async fn nobody_is_connected_to_before_the_first_call_and_again_when_nobody_calls() {
+    let settings =
+        ClientSettings { idle_timeout: Duration::from_millis(30), ..ClientSettings::default() };
+    let fleet = Fleet::start(1, settings).await;
+    let gate = &fleet.instances[0].gate;
+    assert_eq!(gate.accepted(), 0);
+    assert_eq!(fleet.call(GET).await.unwrap(), "i-0");
+    assert_eq!(gate.accepted(), 1);
+    let state = || targets(&fleet.telemetry)[0].instances[0].state;
+    assert_eq!(state(), "ready");
+    until(|| state() == "idle").await;
+    assert_eq!(fleet.call(GET).await.unwrap(), "i-0");
+    assert_eq!(gate.accepted(), 2);
+}

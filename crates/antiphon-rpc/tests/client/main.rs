@@ -1,0 +1,10 @@
+//! The client over real sockets: instances that die, fail, leave and come back while it calls.
+
+#[cfg(test)]
+mod attempts;
+#[cfg(test)]
+mod deadlines;
+#[cfg(test)]
+mod instances;
+#[cfg(test)]
+mod support;

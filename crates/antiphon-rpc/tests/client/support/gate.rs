@@ -1,0 +1,99 @@
+//! The network before an instance: it can be cut, as when the machine behind it dies.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
+
+/// Passes bytes on to an instance, from an address that stays the same.
+pub(crate) struct Gate {
+    address: SocketAddr,
+    behind: Arc<Mutex<SocketAddr>>,
+    /// Connections that came, whether they got through or not.
+    accepted: Arc<AtomicUsize>,
+    accepting: Mutex<Option<AbortHandle>>,
+    open: Arc<Mutex<JoinSet<()>>>,
+}
+
+impl Gate {
+    pub(crate) async fn open(behind: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let gate = Self {
+            address: listener.local_addr().unwrap(),
+            behind: Arc::new(Mutex::new(behind)),
+            accepted: Arc::default(),
+            accepting: Mutex::default(),
+            open: Arc::default(),
+        };
+        gate.pass(listener);
+        gate
+    }
+
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+
+    /// New connections lead there.
+    pub(crate) fn lead_to(&self, behind: SocketAddr) {
+        *self.behind.lock() = behind;
+    }
+
+    /// Refuses new connections; those that are open stay.
+    pub(crate) fn close(&self) {
+        if let Some(task) = self.accepting.lock().take() {
+            task.abort();
+        }
+    }
+
+    /// Resets every connection and refuses new ones: what `kill -9` looks like from afar.
+    pub(crate) fn kill(&self) {
+        self.close();
+        self.open.lock().abort_all();
+    }
+
+    /// Lets connections through again.
+    pub(crate) fn revive(&self) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(self.address).unwrap();
+        self.pass(socket.listen(64).unwrap());
+    }
+
+    fn pass(&self, listener: TcpListener) {
+        let (behind, accepted) = (Arc::clone(&self.behind), Arc::clone(&self.accepted));
+        let open = Arc::clone(&self.open);
+        let accepting = tokio::spawn(async move {
+            loop {
+                let (from, _) = listener.accept().await.unwrap();
+                accepted.fetch_add(1, Ordering::SeqCst);
+                let behind = *behind.lock();
+                let mut open = open.lock();
+                open.spawn(carry(from, behind));
+                while open.try_join_next().is_some() {}
+            }
+        });
+        *self.accepting.lock() = Some(accepting.abort_handle());
+    }
+}
+
+/// Carries bytes both ways. Dropped before the end it resets the connection.
+async fn carry(mut from: TcpStream, behind: SocketAddr) {
+    from.set_zero_linger().unwrap();
+    let Ok(mut to) = TcpStream::connect(behind).await else { return };
+    to.set_nodelay(true).unwrap();
+    from.set_nodelay(true).unwrap();
+    let _ = tokio::io::copy_bidirectional(&mut from, &mut to).await;
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
