@@ -1,0 +1,227 @@
+//! Which answers of a registry are believed.
+//!
+//! Registries fail in ways that look like answers: one that was restarted without its data knows
+//! nobody, one whose clients could not renew their leases loses all of them at once, a name server
+//! answers with half of the records. Callers lose more by believing that than by calling an instance
+//! that is gone, which their balancer notices with the first call. So the last good set is kept, and
+//! what would take much away has to prove itself:
+//!
+//! * An error changes nothing.
+//! * An empty answer is believed when the registry still says so after a grace time.
+//! * Whatever is missing from the answers after an outage has the same grace time to come back.
+//! * An answer that takes away more than half is believed when the registry, asked again twice, stays
+//!   with it.
+//! * Instances that said they were draining may go at any time: they are expected to.
+//!
+//! What an answer adds or changes holds at once in every case. The grace is after the panic threshold
+//! of Envoy's load balancing and what clients of Eureka call self-preservation.
+//!
+//! [`Settings::step`] decides; [`Watch`](crate::Watch) is what carries it out.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::{Authority, Instance, Snapshot, State};
+
+/// How much an answer must prove.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How long a registry must go on saying that there is nobody, and how long after an outage
+    /// instances have to come back.
+    pub empty_grace: Duration,
+    /// How often an answer that takes away more than half must be repeated.
+    pub confirmations: u32,
+    /// The time between two answers that count as a confirmation of each other.
+    pub confirm_interval: Duration,
+    /// The least time between two looks that callers ask for.
+    pub look_interval_min: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            empty_grace: Duration::from_secs(30),
+            confirmations: 2,
+            confirm_interval: Duration::from_secs(1),
+            look_interval_min: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What is known of one name.
+#[derive(Clone, Debug)]
+pub struct Known {
+    kept: Snapshot,
+    /// When the registry last said something that agrees with what is kept.
+    agreed: Option<Instant>,
+    doubt: Option<Doubt>,
+    /// Whether the last try failed.
+    failing: bool,
+    /// When callers last made us look.
+    looked: Option<Instant>,
+    look_at: Option<Instant>,
+}
+
+/// What the registry says and is not believed yet.
+#[derive(Clone, Copy, Debug)]
+struct Doubt {
+    /// Before this nothing is taken away.
+    grace_until: Option<Instant>,
+    /// How often it was said, far enough apart.
+    said: u32,
+    /// When it was last counted.
+    counted: Instant,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The registry answered.
+    Answer(Vec<Instance>),
+    /// It did not.
+    Failed,
+    /// A caller suspects that the set is out of date.
+    Asked,
+    /// Time went by.
+    Tick,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Default)]
+pub struct Decision {
+    /// Callers get this from now on.
+    pub publish: Option<Snapshot>,
+    /// The registry is to be asked again now.
+    pub look: bool,
+    /// When to come back with [`Input::Tick`].
+    pub wake: Option<Instant>,
+}
+
+impl Known {
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self {
+            kept: Snapshot::unknown(),
+            agreed: None,
+            doubt: None,
+            failing: false,
+            looked: None,
+            look_at: None,
+        }
+    }
+
+    /// What callers have.
+    #[must_use]
+    pub const fn snapshot(&self) -> &Snapshot {
+        &self.kept
+    }
+
+    /// When the registry last agreed with what callers have.
+    #[must_use]
+    pub const fn agreed(&self) -> Option<Instant> {
+        self.agreed
+    }
+
+    /// Whether callers have instances that the registry does not name any more.
+    #[must_use]
+    pub const fn is_doubting(&self) -> bool {
+        self.doubt.is_some()
+    }
+
+    /// Makes a set what callers have, unless they have it.
+    fn adopt(&mut self, instances: Vec<Instance>) -> Option<Snapshot> {
+        if self.kept.is_known() && *self.kept.instances == *instances {
+            return None;
+        }
+        self.kept = Snapshot { version: self.kept.version + 1, instances: Arc::from(instances) };
+        Some(self.kept.clone())
+    }
+}
+
+impl Settings {
+    /// Decides after `input` at `now`.
+    pub fn step(&self, known: &mut Known, input: Input, now: Instant) -> Decision {
+        let mut decision = Decision::default();
+        match input {
+            Input::Answer(instances) => {
+                decision.publish = self.answer(known, ordered(instances), now);
+            }
+            Input::Failed => {
+                known.failing = true;
+                // Trying again is up to whoever failed. What was said before has to be said again.
+                known.look_at = None;
+            }
+            Input::Asked => {
+                let free = known.looked.map_or(now, |looked| looked + self.look_interval_min);
+                let at = free.max(now);
+                known.look_at = Some(known.look_at.map_or(at, |planned| planned.min(at)));
+            }
+            Input::Tick => {}
+        }
+        if known.look_at.is_some_and(|at| at <= now) {
+            known.look_at = None;
+            known.looked = Some(now);
+            decision.look = true;
+        }
+        decision.wake = known.look_at;
+        decision
+    }
+
+    fn answer(&self, known: &mut Known, said: Vec<Instance>, now: Instant) -> Option<Snapshot> {
+        let recovering = std::mem::take(&mut known.failing);
+        let names: BTreeSet<&Authority> = said.iter().map(|instance| &instance.address).collect();
+        let missing: Vec<&Instance> = known
+            .kept
+            .instances
+            .iter()
+            .filter(|kept| kept.state == State::Serving && !names.contains(&kept.address))
+            .collect();
+        let many = missing.len() * 2 > known.kept.instances.len();
+        let nothing_lost = missing.is_empty();
+        let nobody = said.is_empty();
+        if nothing_lost || !(many || nobody || recovering || known.doubt.is_some()) {
+            known.doubt = None;
+            known.look_at = None;
+            known.agreed = Some(now);
+            return known.adopt(said);
+        }
+        let doubt = known.doubt.get_or_insert(Doubt { grace_until: None, said: 0, counted: now });
+        if nobody || recovering {
+            doubt.grace_until.get_or_insert(now + self.empty_grace);
+        }
+        if doubt.said == 0 || now.saturating_duration_since(doubt.counted) >= self.confirm_interval
+        {
+            doubt.said += 1;
+            doubt.counted = now;
+        }
+        let grace = doubt.grace_until.filter(|until| now < *until);
+        let confirmed = doubt.said > self.confirmations;
+        if grace.is_none() && (confirmed || !(many || nobody)) {
+            known.doubt = None;
+            known.look_at = None;
+            known.agreed = Some(now);
+            return known.adopt(said);
+        }
+        known.look_at = Some(match grace {
+            Some(until) if confirmed => until,
+            _ => doubt.counted + self.confirm_interval,
+        });
+        let stay: Vec<Instance> = missing.into_iter().cloned().collect();
+        known.adopt(ordered(said.into_iter().chain(stay).collect()))
+    }
+}
+
+/// By address, each address once: the last one counts.
+fn ordered(mut instances: Vec<Instance>) -> Vec<Instance> {
+    instances.reverse();
+    instances.sort_by(|a, b| a.address.cmp(&b.address));
+    instances.dedup_by(|a, b| a.address == b.address);
+    instances
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,248 @@
+//! Keeps an instance registered until it is told not to.
+//!
+//! Whatever happens to the registry — its lease runs out, its session expires, it is restarted without
+//! its data — the entry is written again, with growing waits, for as long as the [`Registration`]
+//! lives.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_core::{Retry, RetryPolicy, retry};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::{Entry, Held, Instance, Registrar, RegistryError, State};
+
+/// How a registration goes on after trouble, and how it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RegistrationSettings {
+    /// The wait after the first failure. It doubles with each.
+    pub retry_delay_initial: Duration,
+    /// The longest wait between two tries.
+    pub retry_delay_max: Duration,
+    /// How long deregistering may take; the lease ends by itself after that.
+    pub deregister_timeout: Duration,
+}
+
+impl Default for RegistrationSettings {
+    fn default() -> Self {
+        Self {
+            retry_delay_initial: Duration::from_millis(100),
+            retry_delay_max: Duration::from_secs(5),
+            deregister_timeout: Duration::from_secs(3),
+        }
+    }
+}
+
+/// How a registration is.
+#[derive(Clone, Debug)]
+pub enum Standing {
+    /// Others cannot see the instance, as far as is known; it is being written.
+    Missing {
+        /// Why the last try failed, if there was one.
+        trouble: Option<Arc<RegistryError>>,
+    },
+    /// Others can see the instance.
+    Held,
+    /// It was removed, or the time for that is over; nothing is done any more.
+    Over {
+        /// Why it could not be removed, if it could not. Its lease ends by itself.
+        trouble: Option<Arc<RegistryError>>,
+    },
+}
+
+/// One instance that is kept registered. Dropping it removes the instance in the background.
+#[derive(Debug)]
+pub struct Registration {
+    wanted: watch::Sender<Wanted>,
+    standing: watch::Receiver<Standing>,
+}
+
+#[derive(Clone, Debug)]
+struct Wanted {
+    instance: Instance,
+    gone: bool,
+}
+
+impl Registration {
+    /// Registers an instance of `service`, on the runtime that is current here. Returns at once:
+    /// [`Self::held`] tells when others can see it.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    #[must_use]
+    pub fn start(
+        registrar: &dyn Registrar,
+        service: &str,
+        instance: Instance,
+        settings: RegistrationSettings,
+    ) -> Self {
+        let (wanted, wanted_receiver) = watch::channel(Wanted { instance, gone: false });
+        let (sender, standing) = watch::channel(Standing::Missing { trouble: None });
+        let driver = Driver {
+            service: service.to_owned(),
+            entry: registrar.entry(service),
+            wanted: wanted_receiver,
+            held: Held(sender),
+            settings,
+            failures: 0,
+        };
+        tokio::spawn(driver.run());
+        Self { wanted, standing }
+    }
+
+    /// How it is.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.standing.borrow().clone()
+    }
+
+    /// Waits until others can see the instance.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing is lost.
+    pub async fn held(&self) {
+        self.wait_for(|standing| matches!(standing, Standing::Held)).await;
+    }
+
+    /// Follows how it is.
+    #[must_use]
+    pub fn follow(&self) -> watch::Receiver<Standing> {
+        self.standing.clone()
+    }
+
+    /// Changes what others see. The address must stay: another address is another registration.
+    pub fn update(&self, change: impl FnOnce(&mut Instance)) {
+        self.wanted.send_if_modified(|wanted| {
+            let before = wanted.instance.clone();
+            change(&mut wanted.instance);
+            wanted.instance.address = before.address.clone();
+            wanted.instance != before
+        });
+    }
+
+    /// Tells others that the instance takes nothing new and will be gone soon.
+    pub fn drain(&self) {
+        self.update(|instance| instance.state = State::Draining);
+    }
+
+    /// Removes the instance from the registry and waits until that is done, or until
+    /// [`RegistrationSettings::deregister_timeout`] has passed. Calling it again changes nothing.
+    ///
+    /// # Errors
+    /// It could not be removed in time; its lease ends by itself.
+    ///
+    /// # Cancel safety
+    /// It goes on in the background.
+    pub async fn deregister(&self) -> Result<(), Arc<RegistryError>> {
+        self.wanted.send_if_modified(|wanted| !std::mem::replace(&mut wanted.gone, true));
+        match self.wait_for(|standing| matches!(standing, Standing::Over { .. })).await {
+            Some(Standing::Over { trouble: Some(trouble) }) => Err(trouble),
+            _ => Ok(()),
+        }
+    }
+
+    async fn wait_for(&self, wanted: impl FnMut(&Standing) -> bool) -> Option<Standing> {
+        let mut standing = self.standing.clone();
+        // An error means that the runtime is ending.
+        standing.wait_for(wanted).await.ok().map(|standing| standing.clone())
+    }
+}
+
+struct Driver {
+    service: String,
+    entry: Box<dyn Entry>,
+    wanted: watch::Receiver<Wanted>,
+    held: Held,
+    settings: RegistrationSettings,
+    failures: u32,
+}
+
+impl Driver {
+    async fn run(mut self) {
+        let mut not_before = Instant::now();
+        loop {
+            let Wanted { instance, gone } = self.wanted.borrow_and_update().clone();
+            if gone {
+                break;
+            }
+            let over = {
+                let mut over = pin!(async {
+                    sleep_until(not_before).await;
+                    self.entry.hold(&instance, &self.held).await
+                });
+                tokio::select! {
+                    biased;
+                    changed = self.wanted.changed() => match changed {
+                        Ok(()) => None,
+                        // Dropped.
+                        Err(_) => break,
+                    },
+                    error = &mut over => Some(error),
+                }
+            };
+            not_before = Instant::now();
+            // What others see may be changed at once, also in the middle of an outage.
+            if let Some(error) = over {
+                not_before += self.failed(&instance, error);
+            }
+        }
+        self.end().await;
+    }
+
+    /// Remembers a failure; how long to wait.
+    fn failed(&mut self, instance: &Instance, error: RegistryError) -> Duration {
+        let was_held = matches!(*self.held.0.borrow(), Standing::Held);
+        self.failures = if was_held { 1 } else { self.failures.saturating_add(1) };
+        let (service, address, words) = (&self.service, &instance.address, error.chain());
+        if error.is_refused() && self.failures == 1 {
+            tracing::error!(service, %address, error = words, "the instance cannot be registered");
+        } else if self.failures == 1 {
+            tracing::warn!(
+                service,
+                %address,
+                error = words,
+                "the instance is not registered any more, or not yet; it is being registered again"
+            );
+        } else {
+            tracing::debug!(service, %address, error = words, "the instance is not registered");
+        }
+        let lost = matches!(error, RegistryError::Lost { .. });
+        self.held.0.send_replace(Standing::Missing { trouble: Some(Arc::new(error)) });
+        if lost && was_held {
+            return Duration::ZERO;
+        }
+        let policy = RetryPolicy::exponential(
+            self.settings.retry_delay_initial,
+            self.settings.retry_delay_max,
+        );
+        match policy.decide(self.failures, Retry::Outage, fastrand::f64()) {
+            retry::Decision::RetryAfter(wait) => wait,
+            retry::Decision::GiveUp => policy.delay_max,
+        }
+    }
+
+    async fn end(mut self) {
+        let limit = self.settings.deregister_timeout;
+        let trouble = match timeout(limit, self.entry.remove()).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error),
+            Err(_) => Some(RegistryError::silent(format!(
+                "{} could not be deregistered within {limit:?}; its lease ends by itself",
+                self.service
+            ))),
+        };
+        if let Some(error) = &trouble {
+            tracing::warn!(
+                service = self.service,
+                error = error.chain(),
+                "the instance stays registered until its lease ends"
+            );
+        }
+        self.held.0.send_replace(Standing::Over { trouble: trouble.map(Arc::new) });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,172 @@
+//! The driver, over a registrar that does what it is told, in simulated time.
+
+use antiphon_core::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A registrar that holds one instance.
+#[derive(Clone, Default)]
+struct Desk(Arc<Mutex<Inner>>, Arc<Notify>);
+
+#[derive(Default)]
+struct Inner {
+    written: Option<Instance>,
+    writes: usize,
+    removes: usize,
+    down: bool,
+    hangs: bool,
+}
+
+impl Desk {
+    fn start(&self) -> Registration {
+        let instance = Instance::new("a:1".parse().unwrap());
+        Registration::start(self, "orders", instance, RegistrationSettings::default())
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Inner)) {
+        change(&mut self.0.lock());
+        self.1.notify_waiters();
+    }
+
+    fn written(&self) -> Option<Instance> {
+        self.0.lock().written.clone()
+    }
+}
+
+impl Registrar for Desk {
+    fn entry(&self, _service: &str) -> Box<dyn Entry> {
+        Box::new(self.clone())
+    }
+}
+
+impl Entry for Desk {
+    fn hold<'a>(
+        &'a mut self,
+        instance: &'a Instance,
+        held: &'a Held,
+    ) -> BoxFuture<'a, RegistryError> {
+        Box::pin(async move {
+            {
+                let mut inner = self.0.lock();
+                if inner.down {
+                    return RegistryError::silent("down");
+                }
+                inner.written = Some(instance.clone());
+                inner.writes += 1;
+            }
+            held.yes();
+            loop {
+                self.1.notified().await;
+                let inner = self.0.lock();
+                if inner.down {
+                    return RegistryError::silent("down");
+                }
+                if inner.written.is_none() {
+                    return RegistryError::lost("forgotten");
+                }
+            }
+        })
+    }
+
+    fn remove(&mut self) -> BoxFuture<'_, Result<(), RegistryError>> {
+        Box::pin(async move {
+            if self.0.lock().hangs {
+                std::future::pending::<()>().await;
+            }
+            let mut inner = self.0.lock();
+            inner.written = None;
+            inner.removes += 1;
+            Ok(())
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_registry_forgets_is_written_again_at_once() {
+    let desk = Desk::default();
+    let registration = desk.start();
+    registration.held().await;
+    desk.change(|inner| inner.written = None);
+    tokio::time::sleep(SECOND / 100).await;
+    assert!(matches!(registration.standing(), Standing::Held));
+    assert!(desk.written().is_some());
+    assert_eq!(desk.0.lock().writes, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_ten_minutes_is_outlived_with_growing_waits() {
+    let desk = Desk::default();
+    let registration = desk.start();
+    registration.held().await;
+    desk.change(|inner| {
+        inner.down = true;
+        inner.written = None;
+    });
+    tokio::time::sleep(600 * SECOND).await;
+    assert!(matches!(registration.standing(), Standing::Missing { trouble: Some(_) }));
+    desk.change(|inner| inner.down = false);
+    let begun = Instant::now();
+    registration.held().await;
+    assert!(begun.elapsed() <= RegistrationSettings::default().retry_delay_max);
+    assert_eq!(desk.0.lock().writes, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_see_can_be_changed_but_not_the_address() {
+    let desk = Desk::default();
+    let registration = desk.start();
+    registration.held().await;
+    registration.update(|instance| {
+        instance.weight = 5;
+        instance.address = "b:2".parse().unwrap();
+    });
+    registration.drain();
+    tokio::time::sleep(SECOND).await;
+    let written = desk.written().unwrap();
+    assert_eq!((written.weight, written.state), (5, State::Draining));
+    assert_eq!(written.address.to_string(), "a:1");
+    let writes = desk.0.lock().writes;
+    registration.drain();
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(desk.0.lock().writes, writes, "nothing changed, nothing is written");
+}
+
+#[tokio::test(start_paused = true)]
+async fn deregistering_is_done_once_and_can_be_asked_for_again() {
+    let desk = Desk::default();
+    let registration = desk.start();
+    registration.held().await;
+    let (first, second) = tokio::join!(registration.deregister(), registration.deregister());
+    assert!(first.is_ok() && second.is_ok());
+    registration.deregister().await.unwrap();
+    assert_eq!((desk.written(), desk.0.lock().removes), (None, 1));
+    registration.update(|instance| instance.weight = 9);
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(desk.written(), None, "it stays removed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn deregistering_takes_three_seconds_at_most() {
+    let desk = Desk::default();
+    let registration = desk.start();
+    registration.held().await;
+    desk.change(|inner| inner.hangs = true);
+    let begun = Instant::now();
+    let error = registration.deregister().await.unwrap_err();
+    assert_eq!(begun.elapsed(), RegistrationSettings::default().deregister_timeout);
+    assert!(error.to_string().contains("its lease ends by itself"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_a_registration_removes_the_instance() {
+    let desk = Desk::default();
+    let registration = desk.start();
+    registration.held().await;
+    drop(registration);
+    tokio::time::sleep(SECOND).await;
+    assert_eq!((desk.written(), desk.0.lock().removes), (None, 1));
+}
