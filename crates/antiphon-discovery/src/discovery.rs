@@ -30,7 +30,7 @@ pub enum WatchError {
     )]
     NoRegistry(String, Option<String>),
     /// There is no such registry.
-    #[error("there is no registry `{scheme}` for `{target}`; there is: {}", .known.join(", "))]
+    #[error("there is no registry `{scheme}` for `{target}`; there is: {}", listed(.known))]
     UnknownRegistry {
         /// The target.
         target: String,
@@ -41,7 +41,7 @@ pub enum WatchError {
     },
 }
 
-fn known(schemes: &[String]) -> String {
+fn listed(schemes: &[String]) -> String {
     if schemes.is_empty() { "none".to_owned() } else { schemes.join(", ") }
 }
 

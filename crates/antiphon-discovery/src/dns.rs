@@ -8,7 +8,8 @@
 mod ask;
 mod memory;
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use antiphon_core::BoxFuture;
@@ -89,6 +90,12 @@ impl Lookup {
     }
 }
 
+impl fmt::Debug for Lookup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lookup").field("question", &self.question).finish_non_exhaustive()
+    }
+}
+
 impl Answers for Lookup {
     fn next(&mut self) -> BoxFuture<'_, Result<Vec<Instance>, RegistryError>> {
         Box::pin(self.answer())
@@ -104,7 +111,7 @@ async fn addresses(
     server: &Server,
     memory: &mut Memory,
     host: &str,
-) -> Result<(Vec<std::net::IpAddr>, Duration), RegistryError> {
+) -> Result<(Vec<IpAddr>, Duration), RegistryError> {
     let (v4, v6) =
         tokio::join!(server.addresses(host, Family::V4), server.addresses(host, Family::V6));
     memory.addresses(host, v4, v6)

@@ -8,6 +8,7 @@
 
 mod list;
 
+use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,7 +29,22 @@ const DEBOUNCE_MAX: u32 = 10;
 /// How often the time of the file is looked at.
 const POLL: Duration = Duration::from_secs(2);
 
-/// What a list of a file says, whenever the file changes. `README.md` of the crate has its format.
+/// What a list of a file says, whenever the file changes.
+///
+/// The file is JSON when its name ends with `.json`, else TOML: lists by name, of addresses or of
+/// tables that say more. Fields that are not known are mistakes.
+///
+/// ```toml
+/// points = ["10.0.0.1:8080", "10.0.0.2:8080"]
+///
+/// [[orders]]
+/// address = "10.0.1.1:8080"
+/// weight = 2                        # 1 unless said
+/// priority = 0                      # those with lower numbers first
+/// zone = "a"
+/// state = "draining"                # "serving" unless said
+/// metadata = { version = "7" }
+/// ```
 pub struct Listed {
     path: PathBuf,
     list: String,
@@ -86,6 +102,15 @@ impl Listed {
                 Err(RegistryError::away(context, error))
             }
         }
+    }
+}
+
+impl fmt::Debug for Listed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listed")
+            .field("path", &self.path)
+            .field("list", &self.list)
+            .finish_non_exhaustive()
     }
 }
 

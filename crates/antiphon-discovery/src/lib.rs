@@ -14,6 +14,7 @@ pub mod dns;
 mod error;
 pub mod file;
 pub mod fixed;
+pub mod http;
 mod instance;
 pub mod keeper;
 mod record;

@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(Record::read(later), Ok(Instance::new("a:1".parse().unwrap())));
         for (bytes, reason) in [
             (&b"\xff"[..], "expected value"),
-            (b"[]", "address"),
+            (b"7", "Record"),
             (b"{}", "address"),
             (br#"{"address":"a"}"#, "port is missing"),
             (br#"{"address":"a:1","weight":0}"#, "at least 1"),

@@ -167,22 +167,25 @@ impl Driver {
             if gone {
                 break;
             }
-            let error = tokio::select! {
-                biased;
-                changed = self.wanted.changed() => match changed {
-                    Ok(()) => None,
-                    // Dropped.
-                    Err(_) => break,
-                },
-                error = async {
+            let over = {
+                let mut over = pin!(async {
                     sleep_until(not_before).await;
                     self.entry.hold(&instance, &self.held).await
-                } => Some(error),
+                });
+                tokio::select! {
+                    biased;
+                    changed = self.wanted.changed() => match changed {
+                        Ok(()) => None,
+                        // Dropped.
+                        Err(_) => break,
+                    },
+                    error = &mut over => Some(error),
+                }
             };
-            match error {
-                Some(error) => not_before = Instant::now() + self.failed(&instance, error),
-                // What others see may be changed at once, also in the middle of an outage.
-                None => not_before = Instant::now(),
+            not_before = Instant::now();
+            // What others see may be changed at once, also in the middle of an outage.
+            if let Some(error) = over {
+                not_before += self.failed(&instance, error);
             }
         }
         self.end().await;

@@ -8,13 +8,18 @@ use super::Violation;
 use super::workspace::Package;
 
 /// Crate, what it may depend on, and why.
-const ARROWS: [(&str, &[&str], &str); 13] = [
+const ARROWS: [(&str, &[&str], &str); 14] = [
     ("antiphon-core", &[], "the words everybody shares know nobody"),
     ("antiphon-config", &[], "settings are read before there is anything else"),
     ("antiphon-contract", &[], "contracts are read at build time, without the framework"),
     ("antiphon-build", &["antiphon-contract"], "generates what the model says"),
     ("antiphon-telemetry", &["antiphon-config", "antiphon-core"], "settings; ids of contexts"),
     ("antiphon-resilience", &["antiphon-core"], "policies decide by statuses and deadlines"),
+    (
+        "antiphon-discovery",
+        &["antiphon-config", "antiphon-core"],
+        "registries are set up by settings and fail like everything else",
+    ),
     (
         "antiphon-rpc",
         &[
@@ -56,6 +61,7 @@ const ARROWS: [(&str, &[&str], &str); 13] = [
         "antiphon-testing",
         &[
             "antiphon-core",
+            "antiphon-discovery",
             "antiphon-messaging",
             "antiphon-outbox",
             "antiphon-saga",
@@ -91,9 +97,10 @@ const ARROWS: [(&str, &[&str], &str); 13] = [
 ];
 
 /// What an adapter may depend on: where the ports are.
-const PORTS: [&str; 7] = [
+const PORTS: [&str; 8] = [
     "antiphon-config",
     "antiphon-core",
+    "antiphon-discovery",
     "antiphon-messaging",
     "antiphon-outbox",
     "antiphon-saga",
@@ -102,7 +109,7 @@ const PORTS: [&str; 7] = [
 ];
 
 /// Foreign client, and the folders of the packages that may name it.
-const CLIENTS: [(&str, &[&str]); 9] = [
+const CLIENTS: [(&str, &[&str]); 10] = [
     // The facade re-exports it: what users write in their transactions is plain sqlx.
     (
         "sqlx",
@@ -121,7 +128,8 @@ const CLIENTS: [(&str, &[&str]); 9] = [
     ("async-nats", &["adapters/antiphon-broker-nats"]),
     ("rumqttc", &["adapters/antiphon-broker-mqtt"]),
     ("redis", &["adapters/antiphon-broker-redis"]),
-    ("etcd-client", &["adapters/antiphon-registry-etcd"]),
+    ("hickory-resolver", &["crates/antiphon-discovery"]),
+    ("zookeeper-client", &["adapters/antiphon-registry-zookeeper"]),
     ("kube", &["adapters/antiphon-registry-kubernetes"]),
 ];
 

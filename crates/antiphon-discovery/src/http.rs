@@ -1,0 +1,318 @@
+//! A small client for registries that speak JSON over HTTP.
+//!
+//! It knows one or several servers of the same registry, asks one of them, and goes on with the next
+//! when that one is away. Requests have a limit in time and answers one in size; what a status means
+//! is up to the adapter.
+
+mod tls;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::time::timeout;
+
+use crate::RegistryError;
+
+/// The largest answer that is taken, in bytes: some ten thousand instances.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// For how long a connection that is not used is kept.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// Whom to trust, and how to be trusted.
+#[derive(Clone, Debug, Default)]
+pub struct Tls {
+    /// The certificates that the servers' certificates must be signed with, as a PEM file. Those of
+    /// the system unless set.
+    pub ca_file: Option<PathBuf>,
+    /// This client's certificate, as a PEM file. Goes with [`Self::key_file`].
+    pub certificate_file: Option<PathBuf>,
+    /// The key of this client's certificate, as a PEM file.
+    pub key_file: Option<PathBuf>,
+}
+
+/// The servers of a registry. Cheap to clone.
+#[derive(Clone)]
+pub struct HttpClient(Arc<Inner>);
+
+struct Inner {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    /// `scheme://host:port` of each server.
+    servers: Vec<String>,
+    /// Which of them is asked.
+    current: AtomicUsize,
+}
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// `GET`, `PUT`, …
+    pub method: Method,
+    /// Path and query, from the first `/`.
+    pub path: String,
+    /// Headers besides those that every request has.
+    pub headers: HeaderMap,
+    /// The body; JSON, or empty.
+    pub body: String,
+}
+
+/// What was answered.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// An answer that goes on and on, line by line.
+pub struct Lines {
+    body: Incoming,
+    buffer: Vec<u8>,
+}
+
+impl Question {
+    /// A question without a body.
+    pub fn new(method: Method, path: impl Into<String>) -> Self {
+        Self { method, path: path.into(), headers: HeaderMap::new(), body: String::new() }
+    }
+
+    /// With this body.
+    #[must_use]
+    pub fn with_body(mut self, body: impl Into<String>) -> Self {
+        self.body = body.into();
+        self
+    }
+}
+
+impl HttpClient {
+    /// A client of the servers at these addresses, `http://host:port` or `https://host:port`. Connects
+    /// when it is asked something.
+    ///
+    /// # Errors
+    /// An address or a file makes no sense; the text says which and what to write.
+    pub fn new(servers: &[String], tls: &Tls, connect_timeout: Duration) -> Result<Self, String> {
+        let servers: Vec<String> =
+            servers.iter().map(|server| origin(server)).collect::<Result<_, _>>()?;
+        if servers.is_empty() {
+            return Err("there is no address of a server".to_owned());
+        }
+        let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
+        connector.set_connect_timeout(Some(connect_timeout));
+        connector.set_nodelay(true);
+        let connector = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(tls::settings(tls)?)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .build(connector);
+        Ok(Self(Arc::new(Inner { client, servers, current: AtomicUsize::new(0) })))
+    }
+
+    /// The server that is asked now.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        let at = self.0.current.load(Relaxed) % self.0.servers.len();
+        &self.0.servers[at]
+    }
+
+    /// Asks the next server from now on: this one is of no use.
+    pub fn turn(&self) {
+        self.0.current.fetch_add(1, Relaxed);
+    }
+
+    /// Asks one server, and yields what it answers within `limit`, whatever its status.
+    ///
+    /// # Errors
+    /// It did not answer; the next question goes to the next server.
+    ///
+    /// # Cancel safety
+    /// Whether the question had an effect is unknown.
+    pub async fn ask(&self, question: Question, limit: Duration) -> Result<Answer, RegistryError> {
+        let what = Asking::new(self, &question);
+        let answer = timeout(limit, async {
+            let answer = self.send(question).await.map_err(|error| what.away(error))?;
+            let (head, body) = answer.into_parts();
+            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+            let body = body.map_err(|error| what.away(error))?.to_bytes();
+            Ok(Answer { status: head.status, headers: head.headers, body })
+        });
+        let answer = answer.await.unwrap_or_else(|_| Err(what.silent(limit)));
+        if answer.is_err() {
+            self.turn();
+        }
+        answer
+    }
+
+    /// Asks one server for an answer that goes on, and yields it when it begins within `limit`.
+    ///
+    /// # Errors
+    /// It did not answer, or with another status than 200; the next question goes to the next server.
+    ///
+    /// # Cancel safety
+    /// Whether the question had an effect is unknown.
+    pub async fn follow(
+        &self,
+        question: Question,
+        limit: Duration,
+    ) -> Result<Lines, RegistryError> {
+        let what = Asking::new(self, &question);
+        let answer = timeout(limit, self.send(question)).await;
+        let lines = match answer {
+            Err(_) => Err(what.silent(limit)),
+            Ok(Err(error)) => Err(what.away(error)),
+            Ok(Ok(answer)) if answer.status() != StatusCode::OK => {
+                let status = answer.status();
+                Err(RegistryError::away(what.0.clone(), format!("it answers {status}")))
+            }
+            Ok(Ok(answer)) => Ok(Lines { body: answer.into_body(), buffer: Vec::new() }),
+        };
+        if lines.is_err() {
+            self.turn();
+        }
+        lines
+    }
+
+    async fn send(
+        &self,
+        question: Question,
+    ) -> Result<http::Response<Incoming>, antiphon_core::BoxError> {
+        let uri = format!("{}{}", self.server(), question.path);
+        let mut request = Request::builder().method(question.method).uri(uri);
+        if let Some(headers) = request.headers_mut() {
+            headers.extend(question.headers);
+            if !question.body.is_empty() {
+                let json = http::HeaderValue::from_static("application/json");
+                headers.entry(http::header::CONTENT_TYPE).or_insert(json);
+            }
+        }
+        let request = request.body(Full::new(Bytes::from(question.body)))?;
+        Ok(self.0.client.request(request).await?)
+    }
+}
+
+impl fmt::Debug for HttpClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpClient").field("servers", &self.0.servers).finish_non_exhaustive()
+    }
+}
+
+impl Answer {
+    /// The body as text, for people: its first line, shortened.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let text = String::from_utf8_lossy(&self.body);
+        text.lines().next().unwrap_or_default().chars().take(200).collect()
+    }
+}
+
+impl Lines {
+    /// The next line, without its end; `None` when the answer is over.
+    ///
+    /// # Errors
+    /// The connection is lost, or the line is longer than answers may be.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing is lost.
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, antiphon_core::BoxError> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let rest = self.buffer.split_off(end + 1);
+                let mut line = std::mem::replace(&mut self.buffer, rest);
+                line.pop();
+                return Ok(Some(line));
+            }
+            if self.buffer.len() > ANSWER_BYTES_MAX {
+                return Err("a line is too long".into());
+            }
+            match self.body.frame().await {
+                Some(frame) => {
+                    if let Ok(data) = frame?.into_data() {
+                        self.buffer.extend_from_slice(&data);
+                    }
+                }
+                None if self.buffer.is_empty() => return Ok(None),
+                None => return Ok(Some(std::mem::take(&mut self.buffer))),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Lines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lines").field("buffered", &self.buffer.len()).finish_non_exhaustive()
+    }
+}
+
+/// What is being asked, for messages.
+struct Asking(String);
+
+impl Asking {
+    fn new(client: &HttpClient, question: &Question) -> Self {
+        let path = question.path.split('?').next().unwrap_or_default();
+        Self(format!("no answer from {} to {} {path}", client.server(), question.method))
+    }
+
+    fn away(&self, error: impl Into<antiphon_core::BoxError>) -> RegistryError {
+        RegistryError::away(self.0.clone(), error)
+    }
+
+    fn silent(&self, limit: Duration) -> RegistryError {
+        RegistryError::silent(format!("{} within {limit:?}", self.0))
+    }
+}
+
+/// Scheme, host and port of an address.
+fn origin(address: &str) -> Result<String, String> {
+    let wrong = |why: &str| Err(format!("`{address}` is not http://HOST:PORT: {why}"));
+    let Ok(uri) = address.parse::<Uri>() else { return wrong("it is no URL") };
+    let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+        return wrong("scheme and host are missing");
+    };
+    if !matches!(scheme, "http" | "https") {
+        return wrong("its scheme is neither http nor https");
+    }
+    if authority.as_str().contains('@') {
+        return Err("an address has no user and password; there are settings for them".to_owned());
+    }
+    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+        return wrong("nothing follows the port");
+    }
+    Ok(format!("{scheme}://{authority}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_servers_and_nothing_else() {
+        assert_eq!(origin("http://a:1/").as_deref(), Ok("http://a:1"));
+        assert_eq!(origin("https://[::1]:2379").as_deref(), Ok("https://[::1]:2379"));
+        for (address, reason) in [
+            ("a:1", "missing"),
+            ("ftp://a", "neither"),
+            ("http://a/path", "nothing follows"),
+            ("http://user:secret@a", "settings"),
+        ] {
+            let error = origin(address).unwrap_err();
+            assert!(error.contains(reason) && !error.contains("secret"), "{error}");
+        }
+    }
+}
