@@ -5,8 +5,11 @@
 
 pub mod backoff;
 pub mod budget;
+pub mod bulkhead;
 pub mod ejection;
+pub mod hedge;
 pub mod limit;
+mod quantile;
 pub mod retry;
 pub mod throttle;
 pub mod verdict;
@@ -14,7 +17,9 @@ mod window;
 
 pub use backoff::Backoff;
 pub use budget::{Budget, BudgetSettings};
+pub use bulkhead::{Bulkhead, BulkheadSettings, Permit, Refused};
 pub use ejection::{EjectionSettings, Ejector, Health, Probe};
+pub use hedge::{Hedge, HedgeError, HedgeSettings};
 pub use limit::{AdaptiveLimit, LimitSettings, Outcome};
 pub use retry::{Attempts, Permission, RetryPolicy};
 pub use throttle::{Throttle, ThrottleSettings};
