@@ -14,6 +14,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::Priority;
 pub use gradient::{Estimate, LimitSettings, Window};
 
 /// The least number of calls that a window is judged by.
@@ -33,7 +34,7 @@ pub enum Outcome {
 
 /// An adaptive limit. Shared between threads by reference.
 ///
-/// Each `true` of [`Self::try_enter`] is answered by exactly one [`Self::leave`].
+/// Each `true` of [`Self::try_enter`] and [`Self::try_enter_as`] is answered by exactly one [`Self::leave`].
 #[derive(Debug)]
 pub struct AdaptiveLimit {
     settings: LimitSettings,
@@ -77,10 +78,21 @@ impl AdaptiveLimit {
     /// Lets one more call in, or refuses it because as many as the limit are in progress.
     #[must_use]
     pub fn try_enter(&self) -> bool {
+        self.try_enter_as(Priority::Default)
+    }
+
+    /// Lets one more call in, or refuses it because as many are in progress as calls of its priority
+    /// may find.
+    #[must_use]
+    pub fn try_enter_as(&self, priority: Priority) -> bool {
         let now_in_flight = self.in_flight.fetch_add(1, Relaxed) + 1;
-        if now_in_flight > self.limit.load(Relaxed) {
+        let limit = self.limit.load(Relaxed);
+        if now_in_flight > priority.places(limit) {
             self.in_flight.fetch_sub(1, Relaxed);
-            self.window.shed.store(true, Relaxed);
+            // What is refused below the limit is no sign that the service has too much.
+            if now_in_flight > limit {
+                self.window.shed.store(true, Relaxed);
+            }
             return false;
         }
         if now_in_flight > self.window.in_flight_max.load(Relaxed) {
@@ -165,6 +177,19 @@ mod tests {
         assert_eq!(limit.in_flight(), 2);
         limit.leave(Duration::from_millis(1), Instant::now(), Outcome::Ignored);
         assert!(limit.try_enter());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lower_priorities_are_refused_while_there_is_room_for_higher_ones() {
+        let limit = AdaptiveLimit::new(LimitSettings { initial: 10, min: 10, ..settings() });
+        let fill = |priority| (0..100).filter(|_| limit.try_enter_as(priority)).count();
+        assert_eq!(fill(Priority::Probe), 5);
+        assert_eq!(fill(Priority::Sheddable), 2);
+        assert!(!limit.window.shed.load(Relaxed));
+        assert_eq!(fill(Priority::Default), 3);
+        assert!(limit.window.shed.load(Relaxed));
+        assert_eq!(fill(Priority::Critical), 2);
+        assert_eq!(limit.in_flight(), 12);
     }
 
     #[tokio::test(start_paused = true)]

@@ -86,7 +86,10 @@ impl Default for RetryPolicy {
 /// How an attempt failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// No byte of it left this process: there was no connection, or it took no further stream.
+    /// No byte of it left this process: the connection was gone, or took no further stream.
+    ///
+    /// Not for a target that has no instance to send to: whether a call waits for one or fails is for
+    /// the balancer to say.
     NotSent,
     /// The server did not look at it: REFUSED_STREAM, or GOAWAY with a last stream before this one.
     Refused,

@@ -128,6 +128,34 @@ mod tests {
     }
 
     #[test]
+    fn any_course_of_counting_agrees_with_a_list_of_all_counts() {
+        let mut random = fastrand::Rng::with_seed(2);
+        let start = Instant::now();
+        let window = Window::new(10 * SECOND, start);
+        let mut counted: Vec<u64> = Vec::new();
+        let mut at = Duration::ZERO;
+        for _ in 0..50_000 {
+            let pause = if random.u8(..) == 0 { 30_000 } else { 90 };
+            at += Duration::from_millis(random.u64(0..pause));
+            let now = at.as_secs();
+            let within = |counted: &[u64]| {
+                counted.iter().rev().take_while(|second| **second + 10 > now).count() as u64
+            };
+            let max = random.u64(0..400);
+            if random.bool() {
+                window.count(start + at);
+                counted.push(now);
+            } else if window.count_up_to(max as f64, start + at) {
+                assert!(within(&counted) < max);
+                counted.push(now);
+            } else {
+                assert!(within(&counted) >= max);
+            }
+            assert_eq!(window.sum(start + at), within(&counted));
+        }
+    }
+
+    #[test]
     fn a_count_with_an_old_time_does_not_destroy_a_new_bucket() {
         let start = Instant::now();
         let window = Window::new(10 * SECOND, start);

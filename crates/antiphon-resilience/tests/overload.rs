@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use antiphon_resilience::{AdaptiveLimit, LimitSettings, Outcome};
+use antiphon_resilience::{AdaptiveLimit, CpuGuard, CpuLoad, CpuSettings, LimitSettings, Outcome};
 use tokio::time::Instant;
 
 /// What the service can work on at the same time.
@@ -28,11 +28,58 @@ struct Seen {
     late: u32,
 }
 
+/// What lets calls in.
+trait Gate {
+    /// `cpu_time` is what the workers have used until now.
+    fn enter(&self, in_flight: usize, cpu_time: Duration, now: Instant) -> bool;
+    fn leave(&self, took: Duration, in_time: bool, now: Instant);
+}
+
+impl Gate for AdaptiveLimit {
+    fn enter(&self, _: usize, _: Duration, _: Instant) -> bool {
+        self.try_enter()
+    }
+
+    fn leave(&self, took: Duration, in_time: bool, now: Instant) {
+        let outcome = if in_time { Outcome::Done } else { Outcome::TimedOut };
+        AdaptiveLimit::leave(self, took, now, outcome);
+    }
+}
+
+/// The processor is looked at with each call, which is more often than needed.
+struct Cpu {
+    load: CpuLoad,
+    guard: CpuGuard,
+}
+
+impl Gate for Cpu {
+    fn enter(&self, in_flight: usize, cpu_time: Duration, now: Instant) -> bool {
+        self.load.note(cpu_time, WORKERS as f64, now);
+        self.guard.admits(&self.load, in_flight as u32, now)
+    }
+
+    fn leave(&self, took: Duration, _: bool, now: Instant) {
+        self.guard.record(took, now);
+    }
+}
+
+struct Open;
+
+impl Gate for Open {
+    fn enter(&self, _: usize, _: Duration, _: Instant) -> bool {
+        true
+    }
+
+    fn leave(&self, _: Duration, _: bool, _: Instant) {}
+}
+
 /// First come, first served, `WORKERS` at a time. A caller who has given up is still worked for: the
 /// service does not know.
 struct Service<'a> {
-    limit: Option<&'a AdaptiveLimit>,
+    gate: &'a dyn Gate,
     origin: Instant,
+    /// All work that was taken on.
+    taken: Duration,
     /// When each worker is free.
     free: BinaryHeap<Reverse<Duration>>,
     /// Calls that were let in, by when they end.
@@ -40,9 +87,15 @@ struct Service<'a> {
 }
 
 impl<'a> Service<'a> {
-    fn new(limit: Option<&'a AdaptiveLimit>) -> Self {
+    fn new(gate: &'a dyn Gate, origin: Instant) -> Self {
         let free = (0..WORKERS).map(|_| Reverse(Duration::ZERO)).collect();
-        Self { limit, origin: Instant::now(), free, ending: BinaryHeap::new() }
+        Self { gate, origin, taken: Duration::ZERO, free, ending: BinaryHeap::new() }
+    }
+
+    /// The work that was done by `now`.
+    fn cpu_time(&self, now: Duration) -> Duration {
+        let ahead = self.free.iter().map(|Reverse(free)| free.saturating_sub(now));
+        self.taken - ahead.sum::<Duration>()
     }
 
     /// Ends the calls that are over by `now`.
@@ -59,21 +112,19 @@ impl<'a> Service<'a> {
             } else {
                 seen.late += 1
             }
-            if let Some(limit) = self.limit {
-                let outcome = if in_time { Outcome::Done } else { Outcome::TimedOut };
-                limit.leave(took, self.origin + end, outcome);
-            }
+            self.gate.leave(took, in_time, self.origin + end);
         }
     }
 
     fn call(&mut self, now: Duration, seen: &mut Seen) {
         self.settle(now, seen);
-        if self.limit.is_some_and(|limit| !limit.try_enter()) {
+        if !self.gate.enter(self.ending.len(), self.cpu_time(now), self.origin + now) {
             seen.refused += 1;
             return;
         }
         let Reverse(free) = self.free.pop().expect("there is a worker");
         let end = free.max(now) + SERVICE;
+        self.taken += SERVICE;
         self.free.push(Reverse(end));
         self.ending.push(Reverse((end, now)));
     }
@@ -103,7 +154,7 @@ fn settings() -> LimitSettings {
 #[tokio::test(start_paused = true)]
 async fn goodput_is_kept_under_three_times_the_load() {
     let limit = AdaptiveLimit::new(settings());
-    let mut service = Service::new(Some(&limit));
+    let mut service = Service::new(&limit, Instant::now());
     let mut random = fastrand::Rng::with_seed(7);
     let secs = Duration::from_secs;
     let normal = service.phase(secs(0), secs(30), 0.7, &mut random);
@@ -118,8 +169,29 @@ async fn goodput_is_kept_under_three_times_the_load() {
 
 #[tokio::test(start_paused = true)]
 async fn without_a_limit_goodput_collapses() {
-    let mut service = Service::new(None);
+    let mut service = Service::new(&Open, Instant::now());
     let mut random = fastrand::Rng::with_seed(7);
     let overload = service.phase(Duration::ZERO, Duration::from_secs(60), 3.0, &mut random);
     assert!(f64::from(overload.good) / 60.0 < 0.05 * CAPACITY, "{overload:?}");
+}
+
+#[test]
+fn a_guard_of_the_processor_alone_keeps_the_goodput() {
+    let start = Instant::now();
+    let load = CpuLoad::new(CpuSettings::default(), Duration::ZERO, start);
+    let gate = Cpu { load, guard: CpuGuard::new(start) };
+    let mut service = Service::new(&gate, start);
+    let mut random = fastrand::Rng::with_seed(7);
+    let secs = Duration::from_secs;
+    let normal = service.phase(secs(0), secs(30), 0.6, &mut random);
+    assert_eq!((normal.refused, normal.late), (0, 0), "{normal:?}");
+    // The time in which the load is seen.
+    service.phase(secs(30), secs(5), 3.0, &mut random);
+    let overload = service.phase(secs(35), secs(60), 3.0, &mut random);
+    let goodput = f64::from(overload.good) / 60.0;
+    println!("{goodput:.0} of {CAPACITY} calls/s answered in time, {} late", overload.late);
+    assert!(goodput > 0.95 * CAPACITY, "{goodput} {overload:?}");
+    assert!(f64::from(overload.late) < 0.02 * f64::from(overload.good), "{overload:?}");
+    let after = service.phase(secs(95), secs(30), 0.6, &mut random);
+    assert!(f64::from(after.refused + after.late) < 0.02 * f64::from(after.good), "{after:?}");
 }

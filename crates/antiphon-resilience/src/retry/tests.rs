@@ -180,3 +180,53 @@ fn callers_are_told_not_to_retry_what_was_retried_or_must_not_be() {
         assert_eq!(stop.pushback(), None, "{stop:?}");
     }
 }
+
+#[test]
+fn whatever_fails_attempts_stay_within_the_policy_the_budget_and_the_deadline() {
+    let mut random = fastrand::Rng::with_seed(4);
+    let failures = [
+        UNAVAILABLE,
+        unavailable(Pushback::After(3 * MS)),
+        unavailable(Pushback::Never),
+        Failure::Answered(Code::Aborted, None),
+        Failure::NotSent,
+        Failure::Refused,
+        Failure::Rejected,
+        Failure::Committed,
+        Failure::ReplayOverflow,
+    ];
+    let mut most = 0;
+    for _ in 0..20_000 {
+        let attempts_max = random.u32(0..8);
+        let policy = RetryPolicy { attempts_max, ..RetryPolicy::default() };
+        let mut attempts = Attempts::new(Permission::Idempotent, 0);
+        let (mut remaining, mut tokens, mut counting, mut refused) = (2 * SECOND, 2, 0, 0);
+        loop {
+            let usual = random.f64() < 0.9;
+            let failure = failures[if usual { random.usize(0..6) } else { random.usize(0..9) }];
+            let before = tokens;
+            let reserve = || {
+                let some = tokens > 0;
+                tokens -= i32::from(some);
+                some
+            };
+            match policy.decide(&mut attempts, failure, remaining, random.f64(), reserve) {
+                Decision::Retry { after, transparent } => {
+                    assert!(after < remaining);
+                    assert_eq!(before - tokens, i32::from(!transparent));
+                    counting += u32::from(!transparent);
+                    refused += u32::from(transparent && failure == Failure::Refused);
+                    remaining = remaining.saturating_sub(after + MS);
+                }
+                Decision::Stop(_) => {
+                    assert_eq!(before, tokens);
+                    break;
+                }
+            }
+        }
+        assert_eq!(attempts.previous(), counting);
+        assert!(counting <= attempts_max.saturating_sub(1).min(2) && refused <= 1);
+        most = most.max(counting);
+    }
+    assert_eq!(most, 2, "some calls used all that they were given");
+}

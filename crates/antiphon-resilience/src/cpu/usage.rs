@@ -1,0 +1,136 @@
+//! How much processor time this process has used, and how much it may use.
+//!
+//! Reads the files of Linux's control groups. Where there are none, the cores that the process may
+//! run on are the limit.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The processor time that this process has used since it began, of all threads together.
+#[must_use]
+pub fn cpu_time() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::try_from(used).unwrap_or_default()
+}
+
+/// How many cores this process may keep busy: the smallest quota of its control group and of those
+/// above it, no more than the cores it may run on. May be a part of a core.
+///
+/// A quota can be changed while the process runs, so this is worth asking again now and then.
+#[must_use]
+pub fn cores() -> f64 {
+    // The standard library counts whole cores, and takes quotas into account as such.
+    let whole = std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64);
+    quota(Path::new("/")).map_or(whole, |quota| if whole < quota.floor() { whole } else { quota })
+}
+
+/// The smallest quota that holds for this process, in cores. `root` is where `/proc` and `/sys` are.
+fn quota(root: &Path) -> Option<f64> {
+    let groups = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
+    let quotas = groups.lines().filter_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        let below =
+            |mount: &str, read| smallest(&root.join("sys/fs/cgroup").join(mount), path, read);
+        if controllers.is_empty() {
+            below("", quota_v2).or_else(|| below("unified", quota_v2))
+        } else if controllers.split(',').any(|controller| controller == "cpu") {
+            below("cpu", quota_v1).or_else(|| below("cpu,cpuacct", quota_v1))
+        } else {
+            None
+        }
+    });
+    quotas.reduce(f64::min)
+}
+
+/// The smallest quota of the group and of all groups around it. In a container the path may be that of
+/// the host, and not there: the mount itself is the container's group then.
+fn smallest(mount: &Path, path: &str, read: fn(&Path) -> Option<f64>) -> Option<f64> {
+    let path = PathBuf::from(path.trim_start_matches('/'));
+    path.ancestors().filter_map(|group| read(&mount.join(group))).reduce(f64::min)
+}
+
+/// `cpu.max` says "quota period", or "max period" where there is none.
+fn quota_v2(group: &Path) -> Option<f64> {
+    let line = fs::read_to_string(group.join("cpu.max")).ok()?;
+    let (quota, period) = line.trim().split_once(' ')?;
+    part(quota, period)
+}
+
+/// Two files; the quota is -1 where there is none.
+fn quota_v1(group: &Path) -> Option<f64> {
+    let read = |name| fs::read_to_string(group.join(name)).ok();
+    part(read("cpu.cfs_quota_us")?.trim(), read("cpu.cfs_period_us")?.trim())
+}
+
+fn part(quota: &str, period: &str) -> Option<f64> {
+    let (quota, period) = (quota.parse::<u32>().ok()?, period.parse::<u32>().ok()?);
+    (quota > 0 && period > 0).then(|| f64::from(quota) / f64::from(period))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A root with these files.
+    fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (path, content) in files {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        root
+    }
+
+    #[test]
+    fn the_smallest_quota_of_the_group_and_those_around_it_holds() {
+        let cgroup = ("proc/self/cgroup", "0::/pod/app\n");
+        let app = "sys/fs/cgroup/pod/app/cpu.max";
+        let cases = [
+            (vec![], None),
+            (vec![cgroup], None),
+            (vec![cgroup, (app, "max 100000\n")], None),
+            (vec![cgroup, (app, "150000 100000\n")], Some(1.5)),
+            (
+                vec![
+                    cgroup,
+                    (app, "150000 100000\n"),
+                    ("sys/fs/cgroup/pod/cpu.max", "50000 100000\n"),
+                ],
+                Some(0.5),
+            ),
+            // A container that sees the path of its host.
+            (vec![cgroup, ("sys/fs/cgroup/cpu.max", "200000 100000\n")], Some(2.0)),
+            (vec![cgroup, ("sys/fs/cgroup/cpu.max", "nonsense")], None),
+        ];
+        for (files, expected) in cases {
+            assert_eq!(quota(root(&files).path()), expected, "{files:?}");
+        }
+    }
+
+    #[test]
+    fn groups_of_the_first_version_are_read_too() {
+        let cgroup = ("proc/self/cgroup", "4:memory:/m\n3:cpu,cpuacct:/pod\n0::/\n");
+        let group = "sys/fs/cgroup/cpu,cpuacct/pod";
+        let with = |quota: &str| {
+            let (one, other) =
+                (format!("{group}/cpu.cfs_quota_us"), format!("{group}/cpu.cfs_period_us"));
+            super::quota(root(&[cgroup, (&one, quota), (&other, "100000\n")]).path())
+        };
+        assert_eq!(with("250000\n"), Some(2.5));
+        assert_eq!(with("-1\n"), None);
+        assert_eq!(with("0\n"), None);
+    }
+
+    #[test]
+    fn this_process_uses_time_and_may_use_some() {
+        assert!(cores() > 0.0);
+        let before = cpu_time();
+        let mut work = 1_u64;
+        while cpu_time() == before {
+            work = std::hint::black_box(work.wrapping_mul(31));
+        }
+        assert!(cpu_time() > before);
+    }
+}

@@ -1,0 +1,230 @@
+//! So many calls a second, and a few more at once.
+//!
+//! The generic cell rate algorithm (ITU-T I.371): one number, the time at which a steady stream of
+//! calls would have used up what was let in. It needs no timer, no count and no refilling, and an
+//! idle limit is no different from a new one, so a table of limits can forget what is idle.
+//!
+//! The `governor` crate has the algorithm, too. It asks its own clock, where everything here is told
+//! the time, and its table of keys grows with what strangers send.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+/// The parts of a table, each with a lock of its own.
+const SHARDS: usize = 16;
+
+/// How much is let in.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RateSettings {
+    /// Calls per second; what is not more than 0 counts as one in a year.
+    pub per_second: f64,
+    /// Calls that may come at once after a pause; at least 1.
+    pub burst: u32,
+}
+
+impl RateSettings {
+    /// Decides about a call at `now`, in nanoseconds after any origin. `used_up` is what the last
+    /// call that was let in left, 0 at first: the result is what this one leaves.
+    ///
+    /// # Errors
+    /// Over the limit: in how many nanoseconds a call would be let in.
+    pub fn step(&self, used_up: u64, now: u64) -> Result<u64, u64> {
+        let interval = self.interval_nanos();
+        let next = used_up.max(now).saturating_add(interval);
+        match next.saturating_sub(now).checked_sub(self.ahead_nanos()) {
+            None | Some(0) => Ok(next),
+            Some(wait) => Err(wait),
+        }
+    }
+
+    /// How far ahead of the steady stream a burst may be: after so much time any key is idle.
+    fn ahead_nanos(&self) -> u64 {
+        self.interval_nanos().saturating_mul(u64::from(self.burst.max(1)))
+    }
+
+    /// The time between two calls of a steady stream.
+    fn interval_nanos(&self) -> u64 {
+        const YEAR: Duration = Duration::from_secs(365 * 24 * 3_600);
+        let interval = Duration::try_from_secs_f64(1.0 / self.per_second.max(0.0));
+        nanos(interval.unwrap_or(YEAR).min(YEAR)).max(1)
+    }
+}
+
+/// One limit for all calls that come to it. Shared between threads by reference, without a lock.
+#[derive(Debug)]
+pub struct RateLimit {
+    settings: RateSettings,
+    origin: Instant,
+    used_up: AtomicU64,
+}
+
+impl RateLimit {
+    /// A limit that has let in nothing yet.
+    #[must_use]
+    pub fn new(settings: RateSettings, now: Instant) -> Self {
+        Self { settings, origin: now, used_up: AtomicU64::new(0) }
+    }
+
+    /// Lets a call in.
+    ///
+    /// # Errors
+    /// Over the limit: after how much time to come again.
+    pub fn check(&self, now: Instant) -> Result<(), Duration> {
+        let now = nanos(now.saturating_duration_since(self.origin));
+        let mut seen = self.used_up.load(Relaxed);
+        loop {
+            let next = self.settings.step(seen, now).map_err(Duration::from_nanos)?;
+            match self.used_up.compare_exchange_weak(seen, next, Relaxed, Relaxed) {
+                Ok(_) => return Ok(()),
+                Err(now_there) => seen = now_there,
+            }
+        }
+    }
+}
+
+/// One limit for each key (a client, a tenant, an address), for as many keys as fit.
+///
+/// When the table is full of keys that are all in use, all further keys share one limit: strangers who
+/// make up keys get little, and no memory.
+#[derive(Debug)]
+pub struct KeyedRateLimit {
+    settings: RateSettings,
+    origin: Instant,
+    hashing: RandomState,
+    shards: [Mutex<Shard>; SHARDS],
+    keys_per_shard: usize,
+    others: RateLimit,
+}
+
+/// Some of the keys, by their hash.
+#[derive(Debug, Default)]
+struct Shard {
+    used_up: HashMap<u64, u64>,
+    /// When it is worth looking again for keys that are idle: else every made-up key would cost a
+    /// walk through all others.
+    sweep_at: u64,
+}
+
+impl KeyedRateLimit {
+    /// For at most `keys_max` keys at once.
+    #[must_use]
+    pub fn new(settings: RateSettings, keys_max: usize, now: Instant) -> Self {
+        Self {
+            settings,
+            origin: now,
+            hashing: RandomState::new(),
+            shards: Default::default(),
+            keys_per_shard: keys_max.div_ceil(SHARDS),
+            others: RateLimit::new(settings, now),
+        }
+    }
+
+    /// Lets a call of this key in.
+    ///
+    /// # Errors
+    /// Over the limit of the key: after how much time to come again.
+    pub fn check(&self, key: impl Hash, now: Instant) -> Result<(), Duration> {
+        // Keys are kept by their hash, which takes no copy of them. It cannot be foreseen.
+        let key = self.hashing.hash_one(key);
+        let since = nanos(now.saturating_duration_since(self.origin));
+        let mut shard = self.shards[usize::try_from(key).unwrap_or(0) % SHARDS].lock();
+        let is_full = |shard: &Shard| shard.used_up.len() >= self.keys_per_shard;
+        if is_full(&shard) && !shard.used_up.contains_key(&key) {
+            if since >= shard.sweep_at {
+                // What is not used up is as good as new.
+                shard.used_up.retain(|_, used_up| *used_up > since);
+                shard.sweep_at = since.saturating_add(self.settings.ahead_nanos());
+            }
+            if is_full(&shard) {
+                drop(shard);
+                return self.others.check(now);
+            }
+        }
+        let used_up = shard.used_up.entry(key).or_insert(0);
+        *used_up = self.settings.step(*used_up, since).map_err(Duration::from_nanos)?;
+        Ok(())
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const TEN: RateSettings = RateSettings { per_second: 10.0, burst: 3 };
+
+    #[test]
+    fn a_burst_is_let_in_and_then_one_each_interval() {
+        let start = Instant::now();
+        let limit = RateLimit::new(TEN, start);
+        for _ in 0..3 {
+            assert_eq!(limit.check(start), Ok(()));
+        }
+        assert_eq!(limit.check(start), Err(100 * MS));
+        assert_eq!(limit.check(start + 60 * MS), Err(40 * MS));
+        assert_eq!(limit.check(start + 100 * MS), Ok(()));
+        assert_eq!(limit.check(start + 100 * MS), Err(100 * MS));
+        let much_later = start + Duration::from_secs(60);
+        let let_in = (0..10).filter(|_| limit.check(much_later).is_ok()).count();
+        assert_eq!(let_in, 3, "a pause does not save up more than the burst");
+    }
+
+    #[test]
+    fn the_rate_is_kept_by_threads_together() {
+        let start = Instant::now();
+        let limit = RateLimit::new(RateSettings { per_second: 1_000.0, burst: 50 }, start);
+        let let_in: usize = std::thread::scope(|scope| {
+            let work = || (0..2_000).filter(|n| limit.check(start + MS * *n / 2).is_ok()).count();
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(work)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        assert!((1_000..=1_050).contains(&let_in), "{let_in}");
+    }
+
+    #[test]
+    fn settings_without_sense_let_in_next_to_nothing_and_do_not_panic() {
+        for per_second in [0.0, -1.0, f64::NAN, f64::INFINITY, f64::MIN_POSITIVE, f64::MAX] {
+            let settings = RateSettings { per_second, burst: 0 };
+            assert!(settings.step(0, 5).is_ok(), "{per_second}");
+            let second = settings.step(settings.step(0, 5).unwrap(), 5);
+            assert!(second.is_err(), "{per_second}");
+        }
+        assert_eq!(
+            RateSettings { burst: u32::MAX, ..TEN }.step(u64::MAX - 1, 0),
+            Err(u64::MAX - 429_496_729_500_000_000)
+        );
+    }
+
+    #[test]
+    fn each_key_has_its_own_limit() {
+        let start = Instant::now();
+        let limit = KeyedRateLimit::new(TEN, 1_000, start);
+        let let_in = |key: &str| (0..10).filter(|_| limit.check(key, start).is_ok()).count();
+        assert_eq!((let_in("one"), let_in("other"), let_in("one")), (3, 3, 0));
+    }
+
+    #[test]
+    fn made_up_keys_take_neither_memory_nor_the_limit_of_others() {
+        let start = Instant::now();
+        let limit = KeyedRateLimit::new(TEN, 160, start);
+        let kept = || limit.shards.iter().map(|shard| shard.lock().used_up.len()).sum::<usize>();
+        assert_eq!(limit.check("regular", start), Ok(()));
+        let let_in = (0..100_000_u32).filter(|key| limit.check(key, start).is_ok()).count();
+        assert!(kept() <= 160);
+        assert_eq!(let_in, 159 + 3, "one for each key that fits, and a burst for all the others");
+        assert_eq!(limit.check("regular", start), Ok(()));
+        // Later the table has room again: what is idle is forgotten.
+        let later = start + Duration::from_secs(1);
+        let let_in = (0..100_000_u32).filter(|key| limit.check(key, later).is_ok()).count();
+        assert!(let_in > 100 && kept() <= 160, "{let_in}");
+    }
+}
