@@ -38,6 +38,8 @@ static METHODS: &[MethodInfo] = &[MethodInfo {
     kind: MethodKind::Unary,
     idempotency: Idempotency::Unknown,
     timeout: None,
+    retry: false,
+    hedge: false,
 }];
 
 static INFO: LazyLock<ServiceInfo> = LazyLock::new(|| ServiceInfo {

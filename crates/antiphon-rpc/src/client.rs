@@ -26,7 +26,6 @@ pub use local::local;
 pub use policy::{MethodSettings, MethodTable};
 pub use report::{InstanceReport, TargetReport, targets};
 
-
 use std::time::Duration;
 
 use antiphon_resilience::balance::BalanceSettings;

@@ -50,7 +50,16 @@ impl Attempt {
         let in_flight = InFlight::begin(instance, Instant::now());
         in_flight.candidate().count_pick();
         let remote = Arc::clone(remote);
-        Some(Self { remote, picked, in_flight, _lease: lease, sender, context, span, is_over: false })
+        Some(Self {
+            remote,
+            picked,
+            in_flight,
+            _lease: lease,
+            sender,
+            context,
+            span,
+            is_over: false,
+        })
     }
 
     pub(super) fn instance(&self) -> &Arc<Instance> {

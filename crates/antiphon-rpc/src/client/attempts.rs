@@ -24,8 +24,7 @@ use crate::headers::HeadersMut;
 use crate::service::MethodInfo;
 
 /// How many attempts came before this one, those of the callers before us included (gRFC A6).
-static PREVIOUS_ATTEMPTS: HeaderName =
-    HeaderName::from_static("grpc-previous-rpc-attempts");
+static PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 
 /// A call under way.
 pub(super) struct Call<'a> {
@@ -120,15 +119,13 @@ impl<'a> Call<'a> {
         };
         let body = CallBody::Whole(Some(self.message.clone()));
         let authority = remote.authority_for(attempt.instance());
-        let mut request =
-            request(authority, self.method.path, attempt.context().remaining(), body);
+        let mut request = request(authority, self.method.path, attempt.context().remaining(), body);
         let headers = request.headers_mut();
         attempt.context().inject(&mut HeadersMut(headers));
         if attempts.previous() > 0 {
             headers.insert(PREVIOUS_ATTEMPTS.clone(), HeaderValue::from(attempts.previous()));
         }
-        let answer =
-            exchange(attempt.sender(), request, remote.settings.message_bytes_max).await;
+        let answer = exchange(attempt.sender(), request, remote.settings.message_bytes_max).await;
         match &answer {
             Ok(_) => attempt.end(Verdict::Accepted, None),
             Err(Fault::NotSent(_)) => attempt.end(Verdict::Neutral, None),
@@ -179,8 +176,7 @@ impl<'a> Call<'a> {
         let mut attempts = self.failed;
         attempts.append(&mut error.attempts);
         error.attempts = attempts;
-        Status::unavailable(format!("{} cannot be reached", self.method.service))
-            .with_source(error)
+        Status::unavailable(format!("{} cannot be reached", self.method.service)).with_source(error)
     }
 
     fn throttled(self) -> Status {

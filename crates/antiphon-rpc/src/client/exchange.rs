@@ -125,9 +125,7 @@ pub(super) async fn send(
     request: Request<CallBody>,
 ) -> Result<Response<Incoming>, (Fault, Option<Request<CallBody>>)> {
     sender.try_send_request(request).await.map_err(|mut error| match error.take_message() {
-        Some(request) => {
-            (Fault::NotSent("the connection was closing".into()), Some(request))
-        }
+        Some(request) => (Fault::NotSent("the connection was closing".into()), Some(request)),
         None => (fault(error.error()), None),
     })
 }

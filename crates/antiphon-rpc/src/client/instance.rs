@@ -131,7 +131,11 @@ impl Instance {
 
     /// Keeps the way to the instance until `gone` resolves. Calls under way go on after that, on
     /// connections that close with the last of them.
-    pub(super) async fn keep(self: Arc<Self>, around: Surroundings, gone: impl Future<Output = ()>) {
+    pub(super) async fn keep(
+        self: Arc<Self>,
+        around: Surroundings,
+        gone: impl Future<Output = ()>,
+    ) {
         let mut gone = std::pin::pin!(gone);
         let mut way = Way::new();
         let mut wanted = around.wanted.clone();

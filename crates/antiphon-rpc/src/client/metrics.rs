@@ -32,9 +32,8 @@ struct Instruments {
 
 impl Instruments {
     fn register(registry: &mut Registry) -> Self {
-        let durations = Family::new_with_constructor(
-            (|| Histogram::new(SECONDS)) as fn() -> Histogram,
-        );
+        let durations =
+            Family::new_with_constructor((|| Histogram::new(SECONDS)) as fn() -> Histogram);
         let instruments = Self {
             durations: durations.clone(),
             attempts: Family::default(),
@@ -97,8 +96,9 @@ impl Metrics {
     pub(super) fn new(telemetry: &Telemetry, target: &str) -> Self {
         let instruments = telemetry.instruments(Instruments::register);
         let target: Arc<str> = target.into();
-        let attempts = ["accepted", "failed", "neutral"]
-            .map(|outcome| instruments.attempts.get_or_create(&labels(&target, "outcome", outcome)));
+        let attempts = ["accepted", "failed", "neutral"].map(|outcome| {
+            instruments.attempts.get_or_create(&labels(&target, "outcome", outcome))
+        });
         Self { target, instruments, cached: Arc::default(), attempts }
     }
 

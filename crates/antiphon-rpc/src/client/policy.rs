@@ -119,7 +119,12 @@ mod tests {
             (Idempotency::Unknown, true, Permission::Unavailable, Permission::Unavailable),
             (Idempotency::ByKey, false, Permission::NotExecuted, Permission::Idempotent),
             (Idempotency::Idempotent, false, Permission::Idempotent, Permission::Idempotent),
-            (Idempotency::NoSideEffects, false, Permission::NoSideEffects, Permission::NoSideEffects),
+            (
+                Idempotency::NoSideEffects,
+                false,
+                Permission::NoSideEffects,
+                Permission::NoSideEffects,
+            ),
         ] {
             let method = MethodInfo { idempotency, retry, ..METHOD };
             let policy = MethodPolicy::new(&method, &ClientSettings::default());

@@ -19,10 +19,10 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::instance::{Changed, Instance, State, Surroundings};
-use super::error::{CallError, FailedAttempt};
-use super::metrics::Metrics;
 use super::ClientSettings;
+use super::error::{CallError, FailedAttempt};
+use super::instance::{Changed, Instance, State, Surroundings};
+use super::metrics::Metrics;
 
 /// Those that can be picked, with the tasks behind them. Cheap to clone.
 #[derive(Clone)]
@@ -215,11 +215,9 @@ impl Shared {
         }
         // The others leave: their tasks end, and their calls.
         *known = kept;
-        let instances: Vec<_> =
-            known.values().map(|member| Arc::clone(&member.instance)).collect();
+        let instances: Vec<_> = known.values().map(|member| Arc::clone(&member.instance)).collect();
         drop(members);
-        let roster =
-            Roster::new(instances, self.settings.balance.clone(), now, fastrand::u64(..));
+        let roster = Roster::new(instances, self.settings.balance.clone(), now, fastrand::u64(..));
         self.roster.store(Arc::new(roster));
         self.known.store(true, Ordering::Release);
         // Those that are new connect at once: calls need not wait for them later.
@@ -307,7 +305,8 @@ impl Shared {
                 State::Draining => {}
             }
         }
-        let problem = if causes.is_empty() { "it has no instances" } else { "no instance can be reached" };
+        let problem =
+            if causes.is_empty() { "it has no instances" } else { "no instance can be reached" };
         Some(CallError { target: String::new(), problem, attempts: causes })
     }
 }
@@ -329,7 +328,9 @@ impl Changed for Told {
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("roster", &self.roster.load().candidates()).finish_non_exhaustive()
+        f.debug_struct("Pool")
+            .field("roster", &self.roster.load().candidates())
+            .finish_non_exhaustive()
     }
 }
 

@@ -58,9 +58,8 @@ impl Remote {
         telemetry: &Telemetry,
     ) -> Result<Self, Status> {
         let runtime = Handle::current();
-        let watch = discovery
-            .watch(target)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let watch =
+            discovery.watch(target).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let now = Instant::now();
         let settings = Arc::new(settings);
         let metrics = Metrics::new(telemetry, &target.to_string());

@@ -128,14 +128,20 @@ impl Collector for Targets {
         gauges("rpc_client_instance_in_flight", "Calls under way at an instance", &|one| {
             f64::from(one.in_flight)
         })?;
-        gauges("rpc_client_instance_latency_seconds", "How long an instance takes to answer, its decaying peak", &|one| {
-            one.latency_seconds
-        })?;
-        gauges("rpc_client_instance_set_aside", "Whether an instance is set aside because it failed", &|one| {
-            f64::from(u8::from(one.set_aside))
-        })?;
-        gauges("rpc_client_instance_picked", "Calls given to an instance since it is known", &|one| {
-            one.picked as f64
-        })
+        gauges(
+            "rpc_client_instance_latency_seconds",
+            "How long an instance takes to answer, its decaying peak",
+            &|one| one.latency_seconds,
+        )?;
+        gauges(
+            "rpc_client_instance_set_aside",
+            "Whether an instance is set aside because it failed",
+            &|one| f64::from(u8::from(one.set_aside)),
+        )?;
+        gauges(
+            "rpc_client_instance_picked",
+            "Calls given to an instance since it is known",
+            &|one| one.picked as f64,
+        )
     }
 }

@@ -8,8 +8,8 @@ use antiphon_core::{BoxFuture, Code, Context, Status};
 use antiphon_resilience::{Origin, Verdict};
 use bytes::Bytes;
 use connectrpc::client::{ClientBody, ClientTransport};
-use http_body::{Body, Frame, SizeHint};
 use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 

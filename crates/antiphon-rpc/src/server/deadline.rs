@@ -168,6 +168,8 @@ mod tests {
             kind,
             idempotency: Idempotency::Unknown,
             timeout,
+            retry: false,
+            hedge: false,
         }
     }
 

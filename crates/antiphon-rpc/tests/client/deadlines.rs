@@ -13,9 +13,8 @@ use crate::support::{CONTEXT, Fleet, GET, PUT, soon, unavailable, until};
 async fn a_deadline_is_over_all_attempts_and_their_waits() {
     let fleet = Fleet::start(1, ClientSettings::default()).await;
     let behaviour = &fleet.instances[0].behaviour;
-    behaviour.fail_with(Some(unavailable(Some(antiphon_core::Retry::After(
-        Duration::from_millis(40),
-    )))));
+    behaviour
+        .fail_with(Some(unavailable(Some(antiphon_core::Retry::After(Duration::from_millis(40))))));
     let begun = Instant::now();
     let context = Context::root().with_deadline(begun + Duration::from_millis(60));
     let status = context.scope(fleet.call(GET)).await.unwrap_err();

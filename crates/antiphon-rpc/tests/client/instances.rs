@@ -121,10 +121,8 @@ async fn a_rolling_restart_of_all_instances_fails_no_call() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_grow_old_fail_no_call() {
-    let server = ServerSettings {
-        connection_age_max: Duration::from_millis(150),
-        ..server_settings()
-    };
+    let server =
+        ServerSettings { connection_age_max: Duration::from_millis(150), ..server_settings() };
     let fleet = Fleet::start_with(3, ClientSettings::default(), server).await;
     let load = Load::start(&fleet, PUT, 16);
     until(|| fleet.instances.iter().all(|instance| instance.gate.accepted() > 5)).await;

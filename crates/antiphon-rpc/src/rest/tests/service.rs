@@ -63,6 +63,8 @@ fn pool() -> &'static (Arc<DescriptorPool>, &'static ServiceInfo) {
                 },
                 idempotency: Idempotency::Unknown,
                 timeout: None,
+                retry: false,
+                hedge: false,
             })
             .collect();
         let info = ServiceInfo { name: NAME, methods: methods.leak(), descriptor_set: set };
