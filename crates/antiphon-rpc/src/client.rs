@@ -29,7 +29,9 @@ pub use report::{InstanceReport, TargetReport, targets};
 use std::time::Duration;
 
 use antiphon_resilience::balance::BalanceSettings;
-use antiphon_resilience::{BudgetSettings, EjectionSettings, RetryPolicy, ThrottleSettings};
+use antiphon_resilience::{
+    BudgetSettings, BulkheadSettings, EjectionSettings, HedgeSettings, RetryPolicy, ThrottleSettings,
+};
 
 use crate::service::Service;
 
@@ -79,6 +81,10 @@ pub struct ClientSettings {
     pub retry: RetryPolicy,
     /// How many calls may be tried again.
     pub budget: BudgetSettings,
+    /// When a second attempt begins beside the first, for methods that allow it.
+    pub hedge: HedgeSettings,
+    /// How many calls may be in progress and wait.
+    pub bulkhead: BulkheadSettings,
     /// When calls are held back because most of the last ones failed.
     pub throttle: ThrottleSettings,
     /// What differs for single methods.
@@ -101,6 +107,8 @@ impl Default for ClientSettings {
             ejection: EjectionSettings::default(),
             retry: RetryPolicy::default(),
             budget: BudgetSettings::RETRY,
+            hedge: HedgeSettings::default(),
+            bulkhead: BulkheadSettings::default(),
             throttle: ThrottleSettings::default(),
             methods: MethodTable::new(),
         }

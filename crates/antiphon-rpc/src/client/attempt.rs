@@ -1,6 +1,7 @@
 //! One attempt under way at an instance: it is counted, timed and traced until it ends, however it ends.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use antiphon_core::Context;
@@ -28,6 +29,8 @@ pub(super) struct Attempt {
     sender: SendRequest<CallBody>,
     context: Context,
     span: Span,
+    /// Whether another attempt of the same call was faster.
+    overtaken: Option<Arc<AtomicBool>>,
     is_over: bool,
 }
 
@@ -58,8 +61,14 @@ impl Attempt {
             sender,
             context,
             span,
+            overtaken: None,
             is_over: false,
         })
+    }
+
+    /// Another attempt goes on beside it: one of them is overtaken.
+    pub(super) fn races(&mut self, overtaken: Arc<AtomicBool>) {
+        self.overtaken = Some(overtaken);
     }
 
     pub(super) fn instance(&self) -> &Arc<Instance> {
@@ -109,6 +118,9 @@ impl Drop for Attempt {
     fn drop(&mut self) {
         if self.is_over {
             return;
+        }
+        if self.overtaken.as_ref().is_some_and(|overtaken| overtaken.load(Relaxed)) {
+            self.in_flight.overtaken(Instant::now());
         }
         let expired = self.context.is_expired();
         self.end(if expired { Verdict::Failed } else { Verdict::Neutral }, None);

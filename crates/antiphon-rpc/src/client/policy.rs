@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use antiphon_resilience::{Permission, RetryPolicy};
+use antiphon_resilience::{Hedge, Permission, RetryPolicy};
+use tokio::time::Instant;
 
 use super::ClientSettings;
 use crate::service::{Idempotency, MethodInfo, MethodKind};
@@ -26,7 +27,7 @@ pub struct MethodSettings {
 pub type MethodTable = BTreeMap<String, MethodSettings>;
 
 /// What holds for the calls of one method.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub(super) struct MethodPolicy {
     /// What may be tried again.
     pub(super) permission: Permission,
@@ -36,13 +37,14 @@ pub(super) struct MethodPolicy {
     pub(super) timeout: Option<Duration>,
     pub(super) retry: RetryPolicy,
     pub(super) wait_for_ready: bool,
-    pub(super) hedge: bool,
+    /// Where a second attempt may begin before the first has ended.
+    pub(super) hedge: Option<Hedge>,
 }
 
 impl MethodPolicy {
     /// What the settings of the method say, else those of its service, else the contract, else the
     /// settings of the target.
-    pub(super) fn new(method: &MethodInfo, settings: &ClientSettings) -> Self {
+    pub(super) fn new(method: &MethodInfo, settings: &ClientSettings, now: Instant) -> Self {
         let of = |name: &str| settings.methods.get(name).cloned().unwrap_or_default();
         let own = of(method.path.trim_start_matches('/'));
         let service = of(method.service);
@@ -64,7 +66,7 @@ impl MethodPolicy {
                 ..settings.retry
             },
             wait_for_ready: waits.unwrap_or(settings.wait_for_ready),
-            hedge: hedge && allowed == Permission::NoSideEffects,
+            hedge: hedge.then(|| Hedge::new(settings.hedge, allowed, now).ok()).flatten(),
         }
     }
 }
@@ -97,9 +99,9 @@ mod tests {
     #[test]
     fn the_nearest_word_holds() {
         let mut settings = ClientSettings::default();
-        let policy = |settings: &ClientSettings| MethodPolicy::new(&METHOD, settings);
+        let policy = |settings: &ClientSettings| MethodPolicy::new(&METHOD, settings, Instant::now());
         assert_eq!(policy(&settings).timeout, METHOD.timeout);
-        assert!(policy(&settings).hedge);
+        assert!(policy(&settings).hedge.is_some());
         let of = |timeout, attempts_max| MethodSettings {
             timeout: Some(Duration::from_secs(timeout)),
             attempts_max,
@@ -127,15 +129,15 @@ mod tests {
             ),
         ] {
             let method = MethodInfo { idempotency, retry, ..METHOD };
-            let policy = MethodPolicy::new(&method, &ClientSettings::default());
+            let policy = MethodPolicy::new(&method, &ClientSettings::default(), Instant::now());
             assert_eq!((policy.permission, policy.permission_with_key), (plain, keyed));
-            assert_eq!(policy.hedge, idempotency == Idempotency::NoSideEffects);
+            assert_eq!(policy.hedge.is_some(), idempotency == Idempotency::NoSideEffects);
         }
     }
 
     #[test]
     fn streams_have_no_time_of_their_own() {
         let method = MethodInfo { kind: MethodKind::Bidi, timeout: None, ..METHOD };
-        assert_eq!(MethodPolicy::new(&method, &ClientSettings::default()).timeout, None);
+        assert_eq!(MethodPolicy::new(&method, &ClientSettings::default(), Instant::now()).timeout, None);
     }
 }

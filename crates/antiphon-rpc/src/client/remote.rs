@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use antiphon_core::{Context, Status};
 use antiphon_discovery::{Discovery, Target};
-use antiphon_resilience::{Budget, Throttle};
+use antiphon_resilience::{Budget, Bulkhead, Permit, Refused, Throttle};
 use antiphon_telemetry::{SpanKind, Telemetry};
 use buffa::HasMessageView;
 use connectrpc::client::{CallOptions, ClientConfig};
@@ -45,6 +45,7 @@ pub(super) struct Remote {
     pub(super) pool: Pool,
     pub(super) budget: Budget,
     pub(super) throttle: Throttle,
+    bulkhead: Arc<Bulkhead>,
     policies: RwLock<HashMap<&'static str, Arc<MethodPolicy>>>,
     pub(super) metrics: Metrics,
     pub(super) telemetry: Telemetry,
@@ -74,6 +75,7 @@ impl Remote {
             pool: Pool::new(watch, Arc::clone(&settings), runtime, metrics.clone()),
             budget: Budget::new(settings.budget, now),
             throttle: Throttle::new(settings.throttle, now),
+            bulkhead: Bulkhead::new(settings.bulkhead),
             policies: RwLock::default(),
             metrics,
             telemetry: telemetry.clone(),
@@ -91,7 +93,7 @@ impl Remote {
         if let Some(policy) = self.policies.read().get(method.path) {
             return Arc::clone(policy);
         }
-        let policy = Arc::new(MethodPolicy::new(method, &self.settings));
+        let policy = Arc::new(MethodPolicy::new(method, &self.settings, Instant::now()));
         self.policies.write().insert(method.path, Arc::clone(&policy));
         policy
     }
@@ -100,6 +102,17 @@ impl Remote {
     /// before the instances and tells services apart by it; else the instance itself.
     pub(super) fn authority_for<'a>(&'a self, instance: &'a Instance) -> &'a Authority {
         self.authority.as_ref().unwrap_or_else(|| instance.authority())
+    }
+
+    /// Takes a place among the calls to the target, or waits for one.
+    pub(super) async fn enter(&self, deadline: Option<Instant>) -> Result<Permit, Refused> {
+        match self.bulkhead.try_enter() {
+            Some(permit) => Ok(permit),
+            None => {
+                let patience = Instant::now() + self.settings.timeout;
+                self.bulkhead.enter(deadline.unwrap_or(patience)).await
+            }
+        }
     }
 
     /// Runs one call: its span, its deadline, its record.
@@ -145,7 +158,9 @@ impl Remote {
         let answer = self
             .call(method, &policy, key, |context| {
                 let policy = &policy;
-                async move { Call::new(self, method, policy, &context, message).run().await }
+                async move {
+                    Call { remote: self, method, policy, context: &context, message }.run().await
+                }
             })
             .await?;
         Res::decode_from_slice(&answer).map_err(|error| {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
 use antiphon_core::{BoxFuture, Code, Context, Status};
-use antiphon_resilience::{Origin, Verdict};
+use antiphon_resilience::{Origin, Permit, Refused, Verdict};
 use bytes::Bytes;
 use connectrpc::client::{ClientBody, ClientTransport};
 use http::HeaderMap;
@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::attempt::Attempt;
+use super::attempts::HELD_BACK;
 use super::error::{CallError, FailedAttempt};
 use super::exchange::{Fault, chain, fault, send};
 use super::instance::CallBody;
@@ -50,10 +51,16 @@ impl Transport {
         let context = Context::current();
         let remote = &self.remote;
         let begun = Instant::now();
+        let place = match remote.enter(context.deadline()).await {
+            Ok(place) => place,
+            Err(Refused::Full) => return Err(self.failed("too many calls at once", Vec::new())),
+            Err(Refused::Expired) => {
+                return Err(self.failed("no time was left when it was its turn", Vec::new()));
+            }
+        };
         if !remote.throttle.try_admit(begun) {
             remote.metrics.throttled();
-            let problem = "the client holds calls back, since most of the last ones failed";
-            return Err(self.failed(problem, Vec::new()));
+            return Err(self.failed(HELD_BACK, Vec::new()));
         }
         let (head, body) = request.into_parts();
         let mut request = http::Request::from_parts(head, CallBody::Stream(body));
@@ -73,7 +80,7 @@ impl Transport {
             super::exchange::address(&mut request, remote.authority_for(attempt.instance()));
             let cause = match send(attempt.sender(), request).await {
                 Ok(response) => {
-                    return Ok(response.map(|body| Answers { body, attempt }));
+                    return Ok(response.map(|body| Answers { body, attempt, _place: place }));
                 }
                 Err((Fault::NotSent(cause), Some(unsent))) => {
                     attempt.end(Verdict::Neutral, None);
@@ -124,6 +131,7 @@ impl ClientTransport for Transport {
 pub(super) struct Answers {
     body: Incoming,
     attempt: Attempt,
+    _place: Permit,
 }
 
 impl Body for Answers {
@@ -134,7 +142,7 @@ impl Body for Answers {
         self: Pin<&mut Self>,
         task: &mut TaskContext<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Self { body, attempt } = self.get_mut();
+        let Self { body, attempt, .. } = self.get_mut();
         let frame = match Pin::new(body).poll_frame(task) {
             Poll::Ready(Some(Ok(frame))) => frame,
             Poll::Ready(Some(Err(error))) => {

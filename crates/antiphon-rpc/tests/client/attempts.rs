@@ -191,3 +191,50 @@ async fn streams_begin_where_they_can_and_are_not_begun_again() {
     assert_eq!(status.code(), Code::Unavailable, "{status}");
     assert!(soon(open()).await.is_err());
 }
+
+#[tokio::test]
+async fn a_slow_call_is_asked_of_a_second_instance() {
+    let mut settings = ClientSettings::default();
+    settings.hedge.delay = Duration::from_millis(10);
+    settings.hedge.budget.ratio = 1.0;
+    let hedged = MethodSettings { hedge: Some(true), ..MethodSettings::default() };
+    settings.methods.insert("t.v1.Fleet".into(), hedged);
+    let fleet = Fleet::start(2, settings).await;
+    let slow = &fleet.instances[0].behaviour;
+    for _ in 0..10 {
+        assert!(fleet.call(GET).await.is_ok());
+    }
+    slow.delay(Duration::from_secs(30));
+    for _ in 0..10 {
+        assert_eq!(soon(fleet.call(GET)).await.unwrap(), "i-1");
+    }
+    let metrics = fleet.metrics();
+    let hedges = metrics.lines().find(|line| line.starts_with("rpc_client_hedges_total"));
+    assert!(hedges.is_some(), "{metrics}");
+    // Those that were overtaken are cancelled at the server.
+    let dropped = || slow.dropped.load(std::sync::atomic::Ordering::SeqCst);
+    crate::support::until(|| dropped() > 0).await;
+    // What may have effects is never sent twice, whatever the settings say.
+    let begun = slow.calls() + fleet.instances[1].behaviour.calls();
+    let context = Context::root()
+        .with_deadline(tokio::time::Instant::now() + Duration::from_millis(100));
+    let _ = context.scope(fleet.call(PUT)).await;
+    assert_eq!(slow.calls() + fleet.instances[1].behaviour.calls(), begun + 1);
+}
+
+#[tokio::test]
+async fn more_calls_than_places_wait_and_then_are_refused() {
+    let mut settings = ClientSettings::default();
+    settings.bulkhead.in_flight_max = 2;
+    settings.bulkhead.waiting_max = 1;
+    let fleet = Fleet::start(1, settings).await;
+    let behaviour = &fleet.instances[0].behaviour;
+    assert!(fleet.call(GET).await.is_ok());
+    behaviour.delay(Duration::from_millis(30));
+    let (a, b, c, d) =
+        tokio::join!(fleet.call(PUT), fleet.call(PUT), fleet.call(PUT), fleet.call(PUT));
+    assert!(a.is_ok() && b.is_ok() && c.is_ok());
+    let refused = d.unwrap_err();
+    assert!(refused.message().contains("too many calls"), "{refused}");
+    assert_eq!(behaviour.calls(), 4);
+}
