@@ -12,8 +12,8 @@ use antiphon_resilience::balance::{
 use tokio::time::Instant;
 
 /// Short rounds and many: what else runs on the machine then spoils few of them.
-const PICKS: u64 = 20_000;
-const ROUNDS: usize = 101;
+const PICKS: u64 = 1_000;
+const ROUNDS: usize = 2_001;
 
 struct Instance {
     id: String,

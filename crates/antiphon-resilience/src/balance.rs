@@ -95,7 +95,8 @@ pub enum Policy {
     /// fast ones without herding to the fastest, and leaves those that fail.
     ///
     /// Mitzenmacher, "The power of two choices in randomized load balancing" (2001), over the peak
-    /// latency of Finagle's `p2cPeakEwma`. Weights are shares of the draws, and an instance of
+    /// latency of Finagle's `p2cPeakEwma`; one that is more than twice as slow is handicapped, since
+    /// its cost flatters it where instances work on many calls at a time. Weights are shares of the draws, and an instance of
     /// twice the weight carries twice the calls in flight at the same cost.
     #[default]
     PeakEwma,

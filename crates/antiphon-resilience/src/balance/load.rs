@@ -13,6 +13,9 @@ use tokio::time::Instant;
 use super::Candidate;
 use super::ewma::{EwmaSettings, PeakEwma};
 
+/// Peak latencies of like instances differ by so many times at most, nearly always.
+const NOISE: f32 = 2.0;
+
 /// Whether an instance may be picked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -23,6 +26,27 @@ pub enum Standing {
     Ready,
     /// Connected, and set aside because it failed too often.
     Ejected,
+}
+
+/// What one more call to an instance would cost, in microseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cost {
+    latency: f32,
+    /// The latency, once for the call itself and once for each that is there before it.
+    total: f32,
+}
+
+impl Cost {
+    /// Of the two, which is to be picked.
+    ///
+    /// The total takes calls in flight for a queue, one behind the other. But instances work on many
+    /// at a time, so with many in flight everywhere it makes a slow instance look better than it is:
+    /// one that is twenty times as slow as four others would get a call or two in a thousand, which
+    /// is the whole p99.9. So the slower one is handicapped by as much as it is slower than noise.
+    pub(super) fn is_less_than(self, other: Self) -> bool {
+        let handicap = |mine: Self, its: Self| (mine.latency / its.latency / NOISE).max(1.0);
+        self.total * handicap(self, other) < other.total * handicap(other, self)
+    }
 }
 
 /// What is known of one instance. Shared between threads by reference.
@@ -102,10 +126,10 @@ impl Load {
         self.at(now).saturating_sub(Duration::from_nanos(self.since.load(Relaxed)))
     }
 
-    /// What one more call would cost, in microseconds: its latency, once for itself and once for
-    /// each call that is there before it. `share` is its weight against the average weight.
-    pub(super) fn cost(&self, share: f32, now: Instant) -> f32 {
-        self.ewma.micros(self.at(now)) * (self.in_flight() as f32 / share + 1.0)
+    /// What one more call would cost. `share` is its weight against the average weight.
+    pub(super) fn cost(&self, share: f32, now: Instant) -> Cost {
+        let latency = self.ewma.micros(self.at(now));
+        Cost { latency, total: latency * (self.in_flight() as f32 / share + 1.0) }
     }
 
     /// It is picked at `now`, and is due again after `unpicked_max` without a pick.
@@ -287,6 +311,23 @@ mod tests {
         InFlight::begin(&instance, origin).failed(origin + 8 * second, Some(20 * second));
         assert!(!load.take_due(origin + 27 * second, limit), "asked to be left alone");
         assert!(load.take_due(origin + 28 * second, limit), "not any more");
+    }
+
+    #[test]
+    fn of_two_costs_the_slower_is_handicapped_by_more_than_noise() {
+        let cost = |latency, in_flight: f32| Cost { latency, total: latency * (in_flight + 1.0) };
+        let cases = [
+            ("as fast, fewer in flight", (5.0, 1.0), (5.0, 2.0), true),
+            ("as fast, as many in flight", (5.0, 2.0), (5.0, 2.0), false),
+            ("within the noise: by total alone", (9.0, 0.0), (5.0, 1.0), true),
+            ("20 times as slow, against a queue of 30", (100.0, 0.0), (5.0, 30.0), false),
+            ("20 times as slow, against a queue of 300", (100.0, 0.0), (5.0, 300.0), true),
+            ("the fast one with a queue of 30", (5.0, 30.0), (100.0, 0.0), true),
+        ];
+        for (name, mine, its, less) in cases {
+            let (mine, its) = (cost(mine.0, mine.1), cost(its.0, its.1));
+            assert_eq!(mine.is_less_than(its), less, "{name}");
+        }
     }
 
     #[test]
