@@ -156,7 +156,7 @@ impl Default for BalanceSettings {
 }
 
 /// What one pick depends on besides the roster.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct PickInput<'a, C> {
     /// The moment of the pick.
     pub now: Instant,
