@@ -193,12 +193,15 @@ impl<C: Candidate> InFlight<C> {
     /// flight.
     pub fn answered(&self, now: Instant) {
         let load = self.candidate.load();
-        load.ewma.observe(self.took(now), load.at(now));
+        load.ewma.answered(load.at(self.begun), load.at(now));
     }
 
     /// The call failed at `now` by a fault of the instance or of the way there, or ran into its
     /// deadline; a stream may fail after it has answered. `pushback` is how long the server asks to
     /// be left alone, from `grpc-retry-pushback-ms` or `Retry-After`.
+    ///
+    /// The instance is then left to the others until it is due again, and gets its share back with
+    /// the first good answer to a call that begins later.
     pub fn failed(&self, now: Instant, pushback: Option<Duration>) {
         let load = self.candidate.load();
         let at = load.at(now);
@@ -206,7 +209,7 @@ impl<C: Candidate> InFlight<C> {
             Some(asked) => asked.min(Duration::from_millis(load.penalty_millis_max.into())),
             None => Duration::from_millis(load.penalty_millis.into()),
         };
-        load.ewma.observe(self.took(now).max(penalty), at);
+        load.ewma.failed(penalty.max(now.saturating_duration_since(self.begun)), at);
         // It is not picked for the sake of knowing while it asks to be left alone.
         load.due.fetch_max(nanos(at + penalty), Relaxed);
     }
@@ -215,11 +218,7 @@ impl<C: Candidate> InFlight<C> {
     /// have taken at least this long.
     pub fn overtaken(&self, now: Instant) {
         let load = self.candidate.load();
-        load.ewma.observe_at_least(self.took(now), load.at(now));
-    }
-
-    fn took(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.begun)
+        load.ewma.given_up(load.at(self.begun), load.at(now));
     }
 }
 
@@ -289,8 +288,9 @@ mod tests {
         ];
         for (name, took, pushback, expected) in cases {
             let instance = Instance::ready("a", origin);
-            let now = origin + took;
-            InFlight::begin(&instance, origin).failed(now, pushback);
+            InFlight::begin(&instance, origin).answered(origin + MILLI);
+            let now = origin + MILLI + took;
+            InFlight::begin(&instance, origin + MILLI).failed(now, pushback);
             let latency = instance.load().latency(now);
             assert!(latency.abs_diff(expected) < MILLI, "{name}: {latency:?}");
         }
