@@ -139,7 +139,8 @@ pub struct BalanceSettings {
     /// gives it the whole at once. Not done where there are fewer than three to pick from.
     pub slow_start: Duration,
     /// [`Policy::PeakEwma`] picks an instance that was drawn and has not been picked for this long
-    /// whatever its cost, so that what is known of it does not become too old.
+    /// whatever its cost, so that what is known of it does not become too old. One that failed is
+    /// asked again sooner, see [`InFlight::failed`].
     pub unpicked_max: Duration,
 }
 

@@ -13,6 +13,11 @@ use tokio::time::Instant;
 use super::Candidate;
 use super::ewma::{EwmaSettings, PeakEwma};
 
+/// How soon an instance is asked again that failed once; twice as late after each further failure
+/// without a good answer in between. A longer pause after the first would take a part of the
+/// capacity away for each failure that means nothing.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// Peak latencies of like instances differ by so many times at most, nearly always.
 const NOISE: f32 = 2.0;
 
@@ -60,10 +65,12 @@ pub struct Load {
     penalty_millis_max: u32,
     in_flight: AtomicU32,
     standing: AtomicU8,
+    /// Since the last good answer.
+    failures: AtomicU8,
     /// When it became ready, in nanoseconds.
     since: AtomicU64,
     /// When it is picked next whatever its cost, in nanoseconds; at once when it is new, since
-    /// nothing else would tell how it answers.
+    /// nothing else would tell how it answers, and after a pause when it has failed.
     due: AtomicU64,
 }
 
@@ -78,6 +85,7 @@ impl Load {
             penalty_millis_max: millis(settings.penalty_max),
             in_flight: AtomicU32::new(0),
             standing: AtomicU8::new(Standing::Away as u8),
+            failures: AtomicU8::new(0),
             since: AtomicU64::new(0),
             due: AtomicU64::new(0),
         }
@@ -103,6 +111,7 @@ impl Load {
         if standing == Standing::Ready && self.standing() != Standing::Ready {
             self.ewma.forget(at);
             self.since.store(nanos(at), Relaxed);
+            self.failures.store(0, Relaxed);
             self.due.store(0, Relaxed);
         }
         self.standing.swap(standing as u8, Relaxed) != standing as u8
@@ -194,24 +203,32 @@ impl<C: Candidate> InFlight<C> {
     pub fn answered(&self, now: Instant) {
         let load = self.candidate.load();
         load.ewma.answered(load.at(self.begun), load.at(now));
+        if load.failures.load(Relaxed) > 0 {
+            load.failures.store(0, Relaxed);
+        }
     }
 
     /// The call failed at `now` by a fault of the instance or of the way there, or ran into its
     /// deadline; a stream may fail after it has answered. `pushback` is how long the server asks to
     /// be left alone, from `grpc-retry-pushback-ms` or `Retry-After`.
     ///
-    /// The instance is then left to the others until it is due again, and gets its share back with
-    /// the first good answer to a call that begins later.
+    /// The instance is then left alone as long as others can be had, but for one call after a tenth
+    /// of a second, or after twice as long as the last time if it failed then, up to the penalty. The
+    /// first good answer to a call that began later gives it its share back.
     pub fn failed(&self, now: Instant, pushback: Option<Duration>) {
         let load = self.candidate.load();
         let at = load.at(now);
-        let penalty = match pushback {
-            Some(asked) => asked.min(Duration::from_millis(load.penalty_millis_max.into())),
-            None => Duration::from_millis(load.penalty_millis.into()),
-        };
+        let longest = Duration::from_millis(load.penalty_millis_max.into());
+        let usual = Duration::from_millis(load.penalty_millis.into());
+        let penalty = pushback.map_or(usual, |asked| asked.min(longest));
         load.ewma.failed(penalty.max(now.saturating_duration_since(self.begun)), at);
+
+        let failures = load.failures.load(Relaxed);
+        load.failures.store(failures.saturating_add(1), Relaxed);
+        let pause = PAUSE.saturating_mul(1 << failures.min(16)).min(usual);
         // It is not picked for the sake of knowing while it asks to be left alone.
-        load.due.fetch_max(nanos(at + penalty), Relaxed);
+        let pause = pushback.map_or(pause, |_| pause.max(penalty));
+        load.due.store(nanos(at + pause), Relaxed);
     }
 
     /// The caller stopped waiting at `now` because another attempt was faster: the instance would
@@ -328,6 +345,29 @@ mod tests {
             let (mine, its) = (cost(mine.0, mine.1), cost(its.0, its.1));
             assert_eq!(mine.is_less_than(its), less, "{name}");
         }
+    }
+
+    #[test]
+    fn an_instance_that_failed_is_due_after_pauses_that_grow() {
+        let origin = Instant::now();
+        let instance = Instance::ready("a", origin);
+        let load = instance.load();
+        let limit = Duration::from_secs(5);
+        let fail = |now| {
+            let call = InFlight::begin(&instance, now);
+            load.picked(now, limit);
+            call.failed(now, None);
+        };
+        let mut now = origin;
+        for pause in [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000] {
+            fail(now);
+            assert!(!load.take_due(now + (pause - 1) * MILLI, limit), "{pause}");
+            now += pause * MILLI;
+            assert!(load.take_due(now, limit), "{pause}");
+        }
+        InFlight::begin(&instance, now).answered(now + MILLI);
+        fail(now);
+        assert!(load.take_due(now + 100 * MILLI, limit), "it was well in between");
     }
 
     #[test]
