@@ -12,8 +12,8 @@ use antiphon_resilience::balance::{
 use tokio::time::Instant;
 
 /// Short rounds and many: what else runs on the machine then spoils few of them.
-const PICKS: u64 = 20_000;
-const ROUNDS: usize = 101;
+const PICKS: u64 = 1_000;
+const ROUNDS: usize = 2_001;
 
 struct Instance {
     id: String,
@@ -103,6 +103,25 @@ fn main() {
         }
         println!();
     }
+    for policy in [Policy::PeakEwma, Policy::ConsistentHash { bound: 1.25 }] {
+        let stale = roster(policy, 1_000, false, now);
+        for one in stale.candidates().iter().step_by(2) {
+            one.load().set_standing(Standing::Away, now);
+        }
+        let picks = measure(&stale, now);
+        println!("{policy:?}, 1,000 instances of which half went away since: {picks:.1} ns");
+    }
+    let all = roster(Policy::PeakEwma, 1_000, false, now);
+    let mut call = 0;
+    let whole = median(PICKS, || {
+        call += 1;
+        let begun = now + Duration::from_micros(call);
+        if let Some(instance) = all.pick(&PickInput::new(begun, call)) {
+            let flight = InFlight::begin(Arc::clone(instance), begun);
+            flight.answered(begun + Duration::from_millis(2));
+        }
+    });
+    println!("peak EWMA, 1,000 instances, from the pick to the end of the call: {whole:.1} ns");
     let key = "a key of usual length: customer/4711";
     let hash = median(PICKS, || _ = black_box(stable_hash(black_box(key.as_bytes()))));
     println!("hash of a key: {hash:.1} ns");

@@ -95,7 +95,8 @@ pub enum Policy {
     /// fast ones without herding to the fastest, and leaves those that fail.
     ///
     /// Mitzenmacher, "The power of two choices in randomized load balancing" (2001), over the peak
-    /// latency of Finagle's `p2cPeakEwma`. Weights are shares of the draws, and an instance of
+    /// latency of Finagle's `p2cPeakEwma`; one that is more than twice as slow is handicapped, since
+    /// its cost flatters it where instances work on many calls at a time. Weights are shares of the draws, and an instance of
     /// twice the weight carries twice the calls in flight at the same cost.
     #[default]
     PeakEwma,
@@ -138,7 +139,8 @@ pub struct BalanceSettings {
     /// gives it the whole at once. Not done where there are fewer than three to pick from.
     pub slow_start: Duration,
     /// [`Policy::PeakEwma`] picks an instance that was drawn and has not been picked for this long
-    /// whatever its cost, so that what is known of it does not become too old.
+    /// whatever its cost, so that what is known of it does not become too old. One that failed is
+    /// asked again sooner, see [`InFlight::failed`].
     pub unpicked_max: Duration,
 }
 
@@ -155,7 +157,7 @@ impl Default for BalanceSettings {
 }
 
 /// What one pick depends on besides the roster.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct PickInput<'a, C> {
     /// The moment of the pick.
     pub now: Instant,

@@ -7,6 +7,9 @@
 //!
 //! * A failure is not a fast answer. It counts as at least a penalty, or as long as the server asks
 //!   to be left alone: else an instance that fails at once looks like the best of all.
+//! * The first good answer to a call that began after the failure takes the penalty away. One that
+//!   only decays keeps an instance without calls for a minute because of a single failure; and an
+//!   instance that fails often meets its next failure soon.
 //! * An instance of which nothing is known counts as moderately slow, for a while, and its first
 //!   answer replaces the guess: a guess of a second starves it, and a guess that only decays hides
 //!   how fast it is.
@@ -54,7 +57,7 @@ pub struct PeakEwma {
 /// The average as it was at a moment.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Estimate {
-    /// Negative as long as it is the seed.
+    /// Negative as long as it is a guess, which the next good answer replaces: the seed or a penalty.
     micros: f32,
     /// Of the moment. Wraps after 49 days, when a value of long ago looks like one of just now: it
     /// is forgotten later than it should be, and the next answer corrects it.
@@ -84,15 +87,27 @@ impl Estimate {
         (-(elapsed as f32) / decay_millis).exp()
     }
 
-    /// What is known after a call that took `micros` ended at `millis`.
-    fn step(self, micros: f32, millis: u32, decay_millis: f32) -> Self {
+    /// What is known after a call that began at `begun`, took `micros` and was answered at `millis`.
+    fn answered(self, micros: f32, begun: u32, millis: u32, decay_millis: f32) -> Self {
         if self.micros < 0.0 {
-            return Self { micros, millis };
+            // One that was in flight already when another failed does not excuse that.
+            let begun_after = (1..=u32::MAX / 2).contains(&begun.wrapping_sub(self.millis));
+            return if begun_after { Self { micros, millis } } else { self };
         }
         let kept = self.kept(millis, decay_millis);
         let blended = self.micros * kept + micros * (1.0 - kept);
-        let millis = if kept < 1.0 { millis } else { self.millis };
-        Self { micros: micros.max(blended), millis }
+        Self { micros: micros.max(blended), ..self.moved(millis, kept) }
+    }
+
+    /// What is known after a call that failed at `millis` and counts as `micros`.
+    fn failed(self, micros: f32, millis: u32, decay_millis: f32) -> Self {
+        let kept = self.kept(millis, decay_millis);
+        Self { micros: -micros.max(self.micros.abs() * kept), ..self.moved(millis, kept) }
+    }
+
+    /// Never back.
+    fn moved(self, millis: u32, kept: f32) -> Self {
+        Self { millis: if kept < 1.0 { millis } else { self.millis }, ..self }
     }
 }
 
@@ -111,16 +126,37 @@ impl PeakEwma {
 
     /// Nothing is known any more.
     pub fn forget(&self, at: Duration) {
-        let seed = Estimate { micros: -self.seed_micros, millis: millis(at) };
+        // A millisecond earlier, so that a call of this moment is after it.
+        let millis = millis(at).wrapping_sub(1);
+        let seed = Estimate { micros: -self.seed_micros, millis };
         self.estimate.store(seed.pack(), Relaxed);
     }
 
-    /// A call that took `took` ended at `at`.
-    pub fn observe(&self, took: Duration, at: Duration) {
-        let (micros, millis) = (micros(took), millis(at));
+    /// A call that began at `begun` was answered at `at`.
+    pub fn answered(&self, begun: Duration, at: Duration) {
+        let took = micros(at.saturating_sub(begun));
+        let (begun, at) = (millis(begun), millis(at));
+        self.update(|estimate| estimate.answered(took, begun, at, self.decay_millis));
+    }
+
+    /// A call failed at `at`, and counts as if it had taken `penalty`.
+    pub fn failed(&self, penalty: Duration, at: Duration) {
+        let (penalty, at) = (micros(penalty), millis(at));
+        self.update(|estimate| estimate.failed(penalty, at, self.decay_millis));
+    }
+
+    /// A call that began at `begun` is not waited for any longer at `at`: it raises the average if
+    /// it has taken more, and says nothing otherwise.
+    pub fn given_up(&self, begun: Duration, at: Duration) {
+        if micros(at.saturating_sub(begun)) > self.micros(at) {
+            self.answered(begun, at);
+        }
+    }
+
+    fn update(&self, step: impl Fn(Estimate) -> Estimate) {
         let mut word = self.estimate.load(Relaxed);
         loop {
-            let next = Estimate::unpack(word).step(micros, millis, self.decay_millis).pack();
+            let next = step(Estimate::unpack(word)).pack();
             if next == word {
                 return;
             }
@@ -128,14 +164,6 @@ impl PeakEwma {
                 Ok(_) => return,
                 Err(now) => word = now,
             }
-        }
-    }
-
-    /// A call that has taken `took` by `at` is not waited for any longer: it raises the average if it
-    /// is above it, and says nothing otherwise.
-    pub fn observe_at_least(&self, took: Duration, at: Duration) {
-        if micros(took) > self.micros(at) {
-            self.observe(took, at);
         }
     }
 
@@ -167,10 +195,21 @@ mod tests {
         Duration::from_secs_f32(seconds)
     }
 
-    /// Of an instance of which `took` is known at 0.
+    /// A moment at which calls are answered; early ones begin before it.
+    const START: Duration = Duration::from_secs(100);
+
+    fn answer(ewma: &PeakEwma, took: Duration, at: Duration) {
+        ewma.answered(at - took, at);
+    }
+
+    fn micros_after(ewma: &PeakEwma, seconds: f32) -> f32 {
+        ewma.micros(START + after(seconds))
+    }
+
+    /// Of an instance that took as long at the start.
     fn known(took: Duration) -> PeakEwma {
         let ewma = PeakEwma::new(&EwmaSettings::default(), Duration::ZERO);
-        ewma.observe(took, Duration::ZERO);
+        answer(&ewma, took, START);
         ewma
     }
 
@@ -185,8 +224,8 @@ mod tests {
         ];
         for (name, before, took, later, expected) in cases {
             let ewma = known(before * MILLI);
-            ewma.observe(took * MILLI, after(later));
-            let micros = ewma.micros(after(later));
+            answer(&ewma, took * MILLI, START + after(later));
+            let micros = micros_after(&ewma, later);
             assert!((micros - expected).abs() < 20.0, "{name}: {micros}");
         }
     }
@@ -195,7 +234,7 @@ mod tests {
     fn time_alone_forgets() {
         let ewma = known(5_000 * MILLI);
         for (seconds, expected) in [(0.0, 5e6), (10.0, 1.839e6), (69.0, 5_039.0)] {
-            let micros = ewma.micros(after(seconds));
+            let micros = micros_after(&ewma, seconds);
             assert!((micros / expected - 1.0).abs() < 0.01, "{seconds} s: {micros}");
         }
     }
@@ -203,36 +242,51 @@ mod tests {
     #[test]
     fn the_first_answer_replaces_the_guess() {
         let ewma = PeakEwma::new(&EwmaSettings::default(), Duration::ZERO);
-        assert!((ewma.micros(Duration::ZERO) - 30_000.0).abs() < 1.0);
+        assert!((ewma.micros(Duration::ZERO) - 30_000.0).abs() < 5.0);
         assert!((ewma.micros(after(10.0)) - 11_036.0).abs() < 10.0);
-        ewma.observe(2 * MILLI, after(0.0));
-        assert!((ewma.micros(Duration::ZERO) - 2_000.0).abs() < 1.0);
-        ewma.forget(after(5.0));
-        assert!((ewma.micros(after(5.0)) - 30_000.0).abs() < 1.0);
+        ewma.answered(Duration::ZERO, 2 * MILLI);
+        assert!((ewma.micros(2 * MILLI) - 2_000.0).abs() < 1.0);
+        ewma.forget(START);
+        assert!((ewma.micros(START) - 30_000.0).abs() < 5.0);
+        answer(&ewma, 2 * MILLI, START + MILLI);
+        assert!((ewma.micros(START) - 30_000.0).abs() < 5.0, "it began before");
+    }
+
+    #[test]
+    fn a_penalty_lasts_until_a_call_after_it_is_answered_well() {
+        let ewma = known(5 * MILLI);
+        ewma.failed(5_000 * MILLI, START + after(1.0));
+        assert!((micros_after(&ewma, 1.0) - 5e6).abs() < 1.0);
+        ewma.answered(START + after(0.9), START + after(2.0));
+        assert!((micros_after(&ewma, 2.0) - 4.524e6).abs() < 1e3, "in flight when it failed");
+        ewma.failed(20 * MILLI, START + after(2.0));
+        assert!((micros_after(&ewma, 2.0) - 4.524e6).abs() < 1e3, "a small one takes nothing off");
+        ewma.answered(START + after(6.0), START + after(6.004));
+        assert!((micros_after(&ewma, 6.004) - 4_000.0).abs() < 5.0);
     }
 
     #[test]
     fn a_call_given_up_can_only_raise_the_average() {
-        let ewma = known(50 * MILLI);
-        ewma.observe_at_least(10 * MILLI, after(5.0));
-        let unchanged = known(50 * MILLI);
-        assert_eq!(ewma.micros(after(5.0)).to_bits(), unchanged.micros(after(5.0)).to_bits());
-        ewma.observe_at_least(90 * MILLI, after(5.0));
-        assert!((ewma.micros(after(5.0)) - 90_000.0).abs() < 1.0);
+        let (ewma, unchanged) = (known(50 * MILLI), known(50 * MILLI));
+        let at = START + after(5.0);
+        ewma.given_up(at - 10 * MILLI, at);
+        assert_eq!(ewma.micros(at).to_bits(), unchanged.micros(at).to_bits());
+        ewma.given_up(at - 90 * MILLI, at);
+        assert!((ewma.micros(at) - 90_000.0).abs() < 1.0);
     }
 
     #[test]
     fn reports_that_come_late_and_clocks_that_wrap_do_no_harm() {
         let ewma = known(50 * MILLI);
-        ewma.observe(40 * MILLI, after(2.0));
-        let before = ewma.micros(after(2.0));
-        ewma.observe(10 * MILLI, after(1.0));
-        assert_eq!(ewma.micros(after(2.0)).to_bits(), before.to_bits());
+        answer(&ewma, 40 * MILLI, START + after(2.0));
+        let before = micros_after(&ewma, 2.0);
+        answer(&ewma, 10 * MILLI, START + after(1.0));
+        assert_eq!(micros_after(&ewma, 2.0).to_bits(), before.to_bits());
 
         let wrap = Duration::from_millis(u64::from(u32::MAX));
         let ewma = PeakEwma::new(&EwmaSettings::default(), wrap);
-        ewma.observe(50 * MILLI, wrap);
-        let micros = ewma.micros(wrap + after(10.0));
+        ewma.answered(wrap, wrap + 50 * MILLI);
+        let micros = ewma.micros(wrap + 50 * MILLI + after(10.0));
         assert!((micros - 18_394.0).abs() < 20.0, "{micros}");
     }
 
@@ -245,11 +299,11 @@ mod tests {
                 scope.spawn(move || {
                     for call in 0..10_000_u32 {
                         let took = Duration::from_micros(u64::from(call * 4 + thread));
-                        ewma.observe(took, after(0.5));
+                        answer(ewma, took, START + after(0.5));
                     }
                 });
             }
         });
-        assert!((ewma.micros(after(0.5)) - 39_999.0).abs() < 1.0, "{}", ewma.micros(after(0.5)));
+        assert!((micros_after(&ewma, 0.5) - 39_999.0).abs() < 1.0);
     }
 }

@@ -4,7 +4,7 @@
 /// must agree on who serves a key. Not for secrets, and not against those who choose their keys to
 /// collide.
 ///
-/// FNV-1a (Fowler, Noll, Vo), whose low bits alone are good, finished by [`mix`].
+/// FNV-1a (Fowler, Noll, Vo), whose low bits alone are good, and then the finisher of `SplitMix64`.
 #[must_use]
 pub fn stable_hash(bytes: &[u8]) -> u64 {
     let folded = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, &byte| {

@@ -13,6 +13,14 @@ use tokio::time::Instant;
 use super::Candidate;
 use super::ewma::{EwmaSettings, PeakEwma};
 
+/// How soon an instance is asked again that failed once; twice as late after each further failure
+/// without a good answer in between. A longer pause after the first would take a part of the
+/// capacity away for each failure that means nothing.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Peak latencies of like instances differ by so many times at most, nearly always.
+const NOISE: f32 = 2.0;
+
 /// Whether an instance may be picked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -23,6 +31,27 @@ pub enum Standing {
     Ready,
     /// Connected, and set aside because it failed too often.
     Ejected,
+}
+
+/// What one more call to an instance would cost, in microseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cost {
+    latency: f32,
+    /// The latency, once for the call itself and once for each that is there before it.
+    total: f32,
+}
+
+impl Cost {
+    /// Of the two, which is to be picked.
+    ///
+    /// The total takes calls in flight for a queue, one behind the other. But instances work on many
+    /// at a time, so with many in flight everywhere it makes a slow instance look better than it is:
+    /// one that is twenty times as slow as four others would get a call or two in a thousand, which
+    /// is the whole p99.9. So the slower one is handicapped by as much as it is slower than noise.
+    pub(super) fn is_less_than(self, other: Self) -> bool {
+        let handicap = |mine: Self, its: Self| (mine.latency / its.latency / NOISE).max(1.0);
+        self.total * handicap(self, other) < other.total * handicap(other, self)
+    }
 }
 
 /// What is known of one instance. Shared between threads by reference.
@@ -36,10 +65,12 @@ pub struct Load {
     penalty_millis_max: u32,
     in_flight: AtomicU32,
     standing: AtomicU8,
+    /// Since the last good answer.
+    failures: AtomicU8,
     /// When it became ready, in nanoseconds.
     since: AtomicU64,
     /// When it is picked next whatever its cost, in nanoseconds; at once when it is new, since
-    /// nothing else would tell how it answers.
+    /// nothing else would tell how it answers, and after a pause when it has failed.
     due: AtomicU64,
 }
 
@@ -54,6 +85,7 @@ impl Load {
             penalty_millis_max: millis(settings.penalty_max),
             in_flight: AtomicU32::new(0),
             standing: AtomicU8::new(Standing::Away as u8),
+            failures: AtomicU8::new(0),
             since: AtomicU64::new(0),
             due: AtomicU64::new(0),
         }
@@ -79,6 +111,7 @@ impl Load {
         if standing == Standing::Ready && self.standing() != Standing::Ready {
             self.ewma.forget(at);
             self.since.store(nanos(at), Relaxed);
+            self.failures.store(0, Relaxed);
             self.due.store(0, Relaxed);
         }
         self.standing.swap(standing as u8, Relaxed) != standing as u8
@@ -102,10 +135,10 @@ impl Load {
         self.at(now).saturating_sub(Duration::from_nanos(self.since.load(Relaxed)))
     }
 
-    /// What one more call would cost, in microseconds: its latency, once for itself and once for
-    /// each call that is there before it. `share` is its weight against the average weight.
-    pub(super) fn cost(&self, share: f32, now: Instant) -> f32 {
-        self.ewma.micros(self.at(now)) * (self.in_flight() as f32 / share + 1.0)
+    /// What one more call would cost. `share` is its weight against the average weight.
+    pub(super) fn cost(&self, share: f32, now: Instant) -> Cost {
+        let latency = self.ewma.micros(self.at(now));
+        Cost { latency, total: latency * (self.in_flight() as f32 / share + 1.0) }
     }
 
     /// It is picked at `now`, and is due again after `unpicked_max` without a pick.
@@ -169,33 +202,40 @@ impl<C: Candidate> InFlight<C> {
     /// flight.
     pub fn answered(&self, now: Instant) {
         let load = self.candidate.load();
-        load.ewma.observe(self.took(now), load.at(now));
+        load.ewma.answered(load.at(self.begun), load.at(now));
+        if load.failures.load(Relaxed) > 0 {
+            load.failures.store(0, Relaxed);
+        }
     }
 
     /// The call failed at `now` by a fault of the instance or of the way there, or ran into its
     /// deadline; a stream may fail after it has answered. `pushback` is how long the server asks to
     /// be left alone, from `grpc-retry-pushback-ms` or `Retry-After`.
+    ///
+    /// The instance is then left alone as long as others can be had, but for one call after a tenth
+    /// of a second, or after twice as long as the last time if it failed then, up to the penalty. The
+    /// first good answer to a call that began later gives it its share back.
     pub fn failed(&self, now: Instant, pushback: Option<Duration>) {
         let load = self.candidate.load();
         let at = load.at(now);
-        let penalty = match pushback {
-            Some(asked) => asked.min(Duration::from_millis(load.penalty_millis_max.into())),
-            None => Duration::from_millis(load.penalty_millis.into()),
-        };
-        load.ewma.observe(self.took(now).max(penalty), at);
+        let longest = Duration::from_millis(load.penalty_millis_max.into());
+        let usual = Duration::from_millis(load.penalty_millis.into());
+        let penalty = pushback.map_or(usual, |asked| asked.min(longest));
+        load.ewma.failed(penalty.max(now.saturating_duration_since(self.begun)), at);
+
+        let failures = load.failures.load(Relaxed);
+        load.failures.store(failures.saturating_add(1), Relaxed);
+        let pause = PAUSE.saturating_mul(1 << failures.min(16)).min(usual);
         // It is not picked for the sake of knowing while it asks to be left alone.
-        load.due.fetch_max(nanos(at + penalty), Relaxed);
+        let pause = pushback.map_or(pause, |_| pause.max(penalty));
+        load.due.store(nanos(at + pause), Relaxed);
     }
 
     /// The caller stopped waiting at `now` because another attempt was faster: the instance would
     /// have taken at least this long.
     pub fn overtaken(&self, now: Instant) {
         let load = self.candidate.load();
-        load.ewma.observe_at_least(self.took(now), load.at(now));
-    }
-
-    fn took(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.begun)
+        load.ewma.given_up(load.at(self.begun), load.at(now));
     }
 }
 
@@ -265,8 +305,9 @@ mod tests {
         ];
         for (name, took, pushback, expected) in cases {
             let instance = Instance::ready("a", origin);
-            let now = origin + took;
-            InFlight::begin(&instance, origin).failed(now, pushback);
+            InFlight::begin(&instance, origin).answered(origin + MILLI);
+            let now = origin + MILLI + took;
+            InFlight::begin(&instance, origin + MILLI).failed(now, pushback);
             let latency = instance.load().latency(now);
             assert!(latency.abs_diff(expected) < MILLI, "{name}: {latency:?}");
         }
@@ -287,6 +328,46 @@ mod tests {
         InFlight::begin(&instance, origin).failed(origin + 8 * second, Some(20 * second));
         assert!(!load.take_due(origin + 27 * second, limit), "asked to be left alone");
         assert!(load.take_due(origin + 28 * second, limit), "not any more");
+    }
+
+    #[test]
+    fn of_two_costs_the_slower_is_handicapped_by_more_than_noise() {
+        let cost = |latency, in_flight: f32| Cost { latency, total: latency * (in_flight + 1.0) };
+        let cases = [
+            ("as fast, fewer in flight", (5.0, 1.0), (5.0, 2.0), true),
+            ("as fast, as many in flight", (5.0, 2.0), (5.0, 2.0), false),
+            ("within the noise: by total alone", (9.0, 0.0), (5.0, 1.0), true),
+            ("20 times as slow, against a queue of 30", (100.0, 0.0), (5.0, 30.0), false),
+            ("20 times as slow, against a queue of 300", (100.0, 0.0), (5.0, 300.0), true),
+            ("the fast one with a queue of 30", (5.0, 30.0), (100.0, 0.0), true),
+        ];
+        for (name, mine, its, less) in cases {
+            let (mine, its) = (cost(mine.0, mine.1), cost(its.0, its.1));
+            assert_eq!(mine.is_less_than(its), less, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_instance_that_failed_is_due_after_pauses_that_grow() {
+        let origin = Instant::now();
+        let instance = Instance::ready("a", origin);
+        let load = instance.load();
+        let limit = Duration::from_secs(5);
+        let fail = |now| {
+            let call = InFlight::begin(&instance, now);
+            load.picked(now, limit);
+            call.failed(now, None);
+        };
+        let mut now = origin;
+        for pause in [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000] {
+            fail(now);
+            assert!(!load.take_due(now + (pause - 1) * MILLI, limit), "{pause}");
+            now += pause * MILLI;
+            assert!(load.take_due(now, limit), "{pause}");
+        }
+        InFlight::begin(&instance, now).answered(now + MILLI);
+        fail(now);
+        assert!(load.take_due(now + 100 * MILLI, limit), "it was well in between");
     }
 
     #[test]

@@ -55,8 +55,11 @@ impl<C: Candidate> Roster<C> {
             return Some(first);
         };
         let cost = |member| Some(self.load(member)?.cost(self.pool.share(member), now));
-        let (best, other) =
-            if cost(second)? < cost(first)? { (second, first) } else { (first, second) };
+        let (best, other) = if cost(second)?.is_less_than(cost(first)?) {
+            (second, first)
+        } else {
+            (first, second)
+        };
         if self.load(other)?.take_due(now, unpicked_max) {
             return Some(other);
         }
@@ -310,17 +313,18 @@ mod tests {
         let milli = Duration::from_millis(1);
         let roster = roster(Policy::PeakEwma, &[1, 1], now);
         let [fast, slow] = roster.candidates() else { unreachable!("there are two") };
-        for (one, took) in [(fast, milli), (slow, 10 * milli)] {
+        for (one, took) in [(fast, 4 * milli), (slow, 6 * milli)] {
             InFlight::begin(one, now).answered(now + took);
             one.load().picked(now, Duration::from_secs(5));
         }
         let mut calls = Vec::new();
-        for random in 0..22 {
+        for random in 0..23_u64 {
             let one = roster.pick(&PickInput::new(now + 10 * milli, random)).expect("ready");
             calls.push(InFlight::begin(one, now));
         }
-        // One in flight to the slow one is worth ten to the fast one.
-        assert_eq!((fast.load().in_flight(), slow.load().in_flight()), (20, 2));
+        // Who takes two thirds of the time has half as many again: one more would be the fifteenth
+        // or the tenth, and cost 60 ms either way.
+        assert_eq!((fast.load().in_flight(), slow.load().in_flight()), (14, 9));
         drop(calls);
         assert_eq!((fast.load().in_flight(), slow.load().in_flight()), (0, 0));
         // The slow one has not been picked for five seconds.

@@ -40,8 +40,8 @@ pub(crate) enum Temper {
     Steady(Duration),
     /// At random, on average after as long.
     Exponential(Duration),
-    /// With a failure, after as long.
-    Failing(Duration),
+    /// Steady, but for this part of the calls: they fail after 50 microseconds.
+    Failing(f64),
 }
 
 impl Temper {
@@ -49,7 +49,8 @@ impl Temper {
         match self {
             Self::Steady(time) => (time, true),
             Self::Exponential(mean) => (mean.mul_f64(-(1.0 - random.f64()).ln()), true),
-            Self::Failing(time) => (time, false),
+            Self::Failing(part) if random.f64() < part => (Duration::from_micros(50), false),
+            Self::Failing(_) => (Duration::from_millis(5), true),
         }
     }
 }
