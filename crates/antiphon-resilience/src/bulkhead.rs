@@ -115,18 +115,21 @@ impl Bulkhead {
     }
 
     fn try_take(&self) -> bool {
-        let places = self.settings.in_flight_max.max(1);
-        let take = |load| (waiting(load) == 0 && in_flight(load) < places).then_some(load + 1);
+        let take = |load| self.has_place(load).then_some(load + 1);
         self.load.fetch_update(Relaxed, Relaxed, take).is_ok()
+    }
+
+    /// While anybody waits there is no place: those that become free are handed over and stay counted.
+    fn has_place(&self, load: u64) -> bool {
+        in_flight(load) < self.settings.in_flight_max.max(1)
     }
 
     /// Joins the queue; `None` when a place became free meanwhile and was taken.
     fn line_up(&self) -> Result<Option<(u64, oneshot::Receiver<Permit>)>, Refused> {
         let mut queue = self.queue.lock();
-        let places = self.settings.in_flight_max.max(1);
         let mut took = false;
         let next = |load| {
-            took = waiting(load) == 0 && in_flight(load) < places;
+            took = self.has_place(load);
             if took {
                 return Some(load + 1);
             }

@@ -146,6 +146,7 @@ mod tests {
             assert!(fairness.try_enter("greedy", 99, 100).is_none());
             greedy.pop();
         }
+        assert!(fairness.try_enter("greedy", 99, 100).is_none(), "it has its half");
         greedy.pop();
         assert!(fairness.try_enter("greedy", 99, 100).is_some());
     }

@@ -154,6 +154,18 @@ mod tests {
     }
 
     #[test]
+    fn single_samples_do_not_stay_for_ever() {
+        let quantile = Quantile::new(0.99);
+        for power in 14..=POWER_MAX {
+            for eighth in 0..8 {
+                quantile.record(Duration::from_micros((8 + eighth) << (power - FINENESS)));
+            }
+        }
+        (0..100_000).for_each(|_| quantile.record(Duration::from_millis(10)));
+        assert!(quantile.value() < Duration::from_millis(12), "{:?}", quantile.value());
+    }
+
+    #[test]
     fn threads_lose_no_sample() {
         let quantile = Quantile::new(0.5);
         std::thread::scope(|scope| {

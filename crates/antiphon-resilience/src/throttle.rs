@@ -144,7 +144,7 @@ impl Throttle {
         self.troubled_until.fetch_max(until, Relaxed);
     }
 
-    /// Whether nothing was let through for so long that this request is, whatever chance says. Only
+    /// Whether nothing was let through for so long that this request is, out of its turn. Only
     /// one of several threads gets a yes.
     fn probe_is_due(&self, now: Instant) -> bool {
         let last = self.let_through.load(Relaxed);

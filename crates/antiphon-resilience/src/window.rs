@@ -169,13 +169,17 @@ mod tests {
     fn threads_never_count_past_the_maximum() {
         let start = Instant::now();
         let window = Window::new(10 * SECOND, start);
+        let together = std::sync::Barrier::new(4);
         let counted: usize = std::thread::scope(|scope| {
-            let work = || (0..1_000).filter(|_| window.count_up_to(700.0, start)).count();
+            let work = || {
+                together.wait();
+                (0..100_000).filter(|_| window.count_up_to(70_000.0, start)).count()
+            };
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(work)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
-        assert_eq!(counted, 700);
-        assert_eq!(window.sum(start), 700);
+        assert_eq!(counted, 70_000);
+        assert_eq!(window.sum(start), 70_000);
     }
 
     #[test]

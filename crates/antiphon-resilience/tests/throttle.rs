@@ -39,10 +39,10 @@ fn outage(calls_per_second: f64, seed: u64) -> Seen {
         if throttle.try_admit(now) {
             sent[closed] += u32::from(away);
             throttle.record(if away { Verdict::Failed } else { Verdict::Accepted }, now);
-        } else if at >= ends {
-            last_refusal = at;
+        } else {
+            assert!(at >= begins, "nothing is refused before the outage");
+            last_refusal = at.max(ends);
         }
-        assert!(at >= begins || sent[0] == 0, "nothing is counted before the outage");
         at += Duration::from_secs_f64(-(1.0 - random.f64()).ln() / calls_per_second);
     }
     Seen {
