@@ -136,6 +136,12 @@ impl Health {
         self.out_until.load(Relaxed) == 0
     }
 
+    /// The instance was connected to anew: it may be another process than the one that failed, and is
+    /// in service. How often it was out before is remembered.
+    pub fn renew(&self) {
+        self.put_in();
+    }
+
     fn since_origin(&self, at: Instant) -> u64 {
         micros(at.saturating_duration_since(self.origin))
     }

@@ -247,3 +247,18 @@ fn an_instance_that_fails_everything_gets_next_to_nothing() {
     println!("{bad} of {calls} calls went to the instance that fails");
     assert!((6..=8).contains(&bad), "{bad}");
 }
+
+#[test]
+fn an_instance_that_was_connected_to_anew_is_in_service() {
+    let now = Instant::now();
+    let ejector = Ejector::new(EjectionSettings::default());
+    let all = [Health::new(now), Health::new(now), Health::new(now)];
+    for _ in 0..4 {
+        assert!(!ejector.record(&all[0], Verdict::Failed));
+    }
+    assert!(ejector.record(&all[0], Verdict::Failed));
+    assert!(ejector.try_eject(&all[0], &all, now, 0.0));
+    all[0].renew();
+    assert!(all[0].in_service());
+    assert!(!ejector.record(&all[0], Verdict::Failed), "failures of before do not count");
+}

@@ -283,6 +283,9 @@ impl Instance {
             seen.failure = None;
         }
         drop(seen);
+        if state == State::Ready && before != State::Ready {
+            self.health.renew();
+        }
         self.stand(Instant::now());
         if state != before {
             around.changed.changed(state == State::BackingOff);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use antiphon_core::{Code, Context, Retry};
 use antiphon_resilience::BudgetSettings;
+use antiphon_resilience::balance::Policy;
 use antiphon_rpc::client::{ClientSettings, MethodSettings};
 use antiphon_telemetry::Telemetry;
 
@@ -197,6 +198,8 @@ async fn a_slow_call_is_asked_of_a_second_instance() {
     let mut settings = ClientSettings::default();
     settings.hedge.delay = Duration::from_millis(10);
     settings.hedge.budget.ratio = 1.0;
+    // The default would soon leave the slow one alone.
+    settings.balance.policy = Policy::RoundRobin;
     let hedged = MethodSettings { hedge: Some(true), ..MethodSettings::default() };
     settings.methods.insert("t.v1.Fleet".into(), hedged);
     let fleet = Fleet::start(2, settings).await;
