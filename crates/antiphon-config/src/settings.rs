@@ -45,7 +45,35 @@ impl Settings {
         T: DeserializeOwned + Serialize,
     {
         let absent = Node::empty();
-        let node = self.tree.find(path).unwrap_or(&absent);
+        self.read_node(path, self.tree.find(path).unwrap_or(&absent))
+    }
+
+    /// Reads the entry `name` of the table `table`, laid over the section `base`: what the entry does
+    /// not say is as the section says it. For settings of single things among many of a kind; the name
+    /// may have dots.
+    ///
+    /// # Errors
+    /// As [`Self::section`].
+    pub fn section_over<T>(&self, base: &str, table: &str, name: &str) -> Result<T, Error>
+    where
+        T: DeserializeOwned + Serialize,
+    {
+        let mut node = self.tree.find(base).cloned().unwrap_or_else(Node::empty);
+        if let Some(Value::Table(entries)) = self.tree.find(table).map(|node| &node.value)
+            && let Some(entry) = entries.get(name)
+        {
+            node.overlay(entry.node.clone());
+        }
+        let value = self.read_node(&format!("{table}.{name}"), &node)?;
+        let mut read = self.read.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        read.sections.insert(table.to_owned());
+        Ok(value)
+    }
+
+    fn read_node<T>(&self, path: &str, node: &Node) -> Result<T, Error>
+    where
+        T: DeserializeOwned + Serialize,
+    {
         let value = T::deserialize(Reader::new(node, Place::Key(&Place::Root, path)))?;
         let effective = describe::section(path, &value, node);
         let mut read = self.read.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

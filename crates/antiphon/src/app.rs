@@ -16,7 +16,7 @@ use antiphon_config::{Settings, Sources};
 use antiphon_core::{Component, Health};
 use antiphon_messaging::{Messaging, Requests, Topology};
 use antiphon_rpc::Service;
-use antiphon_rpc::client::{Channel, Client, ClientSettings, Hosted, Target};
+use antiphon_rpc::client::{Channel, Client, Discovery, Hosted, Target};
 use antiphon_rpc::server::{Server, ServerSettings};
 use antiphon_telemetry::Telemetry;
 use antiphon_telemetry::admin::Admin;
@@ -41,6 +41,7 @@ pub struct App {
     telemetry: Telemetry,
     health: Health,
     messaging: Messaging,
+    discovery: Discovery,
     admin: Admin,
     services: Vec<Arc<dyn Service>>,
     channels: HashMap<&'static str, Channel>,
@@ -95,27 +96,34 @@ impl App {
     }
 
     /// A client of a service: inside the process when the service is served here (and was added
-    /// before), else over the network to the target in `[client.targets]`.
+    /// before) and the settings name no target, else over the network to the target in
+    /// `[clients."package.Service"]`, or, without one, to those whom the registry of `[discovery]`
+    /// knows by the service's name.
     ///
     /// # Errors
-    /// The service is not served here and has no target, or the target is none.
+    /// The service is not served here and nobody says where it is; a target that is none or that is in
+    /// a registry that the process does not have; settings that make no sense.
     pub fn client<C: Client>(&self) -> Result<C> {
-        let target = self.sections.client.targets.get(C::SERVICE);
-        if let (Some(local), None) = (self.channels.get(C::SERVICE), target) {
+        let section = self.sections.clients.of(C::SERVICE);
+        if let (Some(local), None) = (self.channels.get(C::SERVICE), &section.target) {
             return Ok(C::over(local.clone()));
         }
-        let target: Target = match target {
+        let target: Target = match &section.target {
             Some(text) => text.parse().map_err(Error::mistake)?,
+            None if self.sections.discovery.registry.is_some() => {
+                C::SERVICE.parse().map_err(Error::mistake)?
+            }
             None => {
                 return Err(Error::mistake(format!(
-                    "nobody says where {service} is: serve it in this process, or set \
-                     client.targets.\"{service}\" to a target such as static:127.0.0.1:8080",
+                    "nobody says where {service} is: serve it in this process, or set `target` of \
+                     [clients.\"{service}\"] to a target such as static:127.0.0.1:8080, or \
+                     `registry` of [discovery]",
                     service = C::SERVICE
                 )));
             }
         };
-        let settings = ClientSettings::from(&self.sections.client);
-        Ok(C::over(Channel::new(&target, settings, &self.telemetry)?))
+        let settings = section.settings(C::SERVICE).map_err(Error::mistake)?;
+        Ok(C::over(Channel::new(&target, settings, &self.discovery, &self.telemetry)?))
     }
 
     /// Consumes messages.

@@ -305,10 +305,9 @@ impl Engine {
     pub fn settings(&self, role: usize, targets: &[(&str, &str)]) -> String {
         let through = |server: &Server| server.link(role).url().to_owned();
         let mut text = self.sections(&through);
-        text += "\n[client.targets]\n";
         for (name, target) in targets {
             // Writing into a string does not fail.
-            let _ = writeln!(text, "\"{name}\" = \"static:{target}\"");
+            let _ = writeln!(text, "\n[clients.\"{name}\"]\ntarget = \"static:{target}\"");
         }
         text
     }

@@ -4,7 +4,8 @@ use antiphon_config::Settings;
 use antiphon_core::Health;
 use antiphon_messaging::{Messaging, Topology};
 use antiphon_outbox::{Database, Housekeeping, Migration, Relay, Retention};
-use antiphon_telemetry::admin::Admin;
+use antiphon_rpc::client::{Discovery, targets};
+use antiphon_telemetry::admin::{Admin, Page};
 use antiphon_telemetry::{Service, Telemetry};
 
 use super::App;
@@ -27,6 +28,10 @@ pub(super) async fn load(
     let broker = super::mutant::wrap(broker);
     let mut admin = Admin::new(telemetry.clone(), health.clone());
     admin.config(&settings.describe());
+    let calls = telemetry.clone();
+    admin.page("/debug/targets", "What this process calls, and how its instances stand", move |_| {
+        std::future::ready(Page::json(&targets(&calls)))
+    });
     Ok(App {
         name: name.to_owned(),
         version: version.to_owned(),
@@ -35,6 +40,7 @@ pub(super) async fn load(
             parking,
             ..Messaging::new(broker, telemetry.clone(), health.clone())
         },
+        discovery: Discovery::new(sections.discovery.clone()),
         services: Vec::new(),
         channels: std::collections::HashMap::new(),
         topology: Topology::default(),

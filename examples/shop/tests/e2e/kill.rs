@@ -79,7 +79,7 @@ async fn six(data: &Path) -> Vec<Shop> {
     let target = &inventory.api;
     std::fs::write(
         &config,
-        format!("[client.targets]\n\"shop.inventory.v1.InventoryService\" = \"static:{target}\"\n"),
+        format!("[clients.\"shop.inventory.v1.InventoryService\"]\ntarget = \"static:{target}\"\n"),
     )
     .unwrap();
     let config = config.to_str().unwrap();

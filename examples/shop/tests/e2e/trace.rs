@@ -72,7 +72,7 @@ async fn an_order_is_one_tree_across_six_processes() {
     let inventory =
         Shop::start(&data, "inventory", &["--only", "inventory", "--config", &config]).await;
     let target = format!(
-        "[client.targets]\n\"shop.inventory.v1.InventoryService\" = \"static:{}\"\n",
+        "[clients.\"shop.inventory.v1.InventoryService\"]\ntarget = \"static:{}\"\n",
         inventory.api
     );
     let with_target = settings(&data, &recorder, &target);
