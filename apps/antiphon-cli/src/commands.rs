@@ -1,5 +1,6 @@
 //! One module per command, and what they share.
 
+pub(crate) mod calls;
 pub(crate) mod dead;
 pub(crate) mod doctor;
 pub(crate) mod groups;

@@ -4,6 +4,7 @@
 //! directly: no service has to be up. Tables are for people, `--json` is for programs; errors are
 //! one line on stderr with exit code 1, or 2 for what must be changed before trying again.
 
+mod admin;
 mod commands;
 mod listing;
 mod output;
@@ -15,7 +16,7 @@ use antiphon::Sources;
 use antiphon::operate::Operations;
 use clap::{Parser, Subcommand};
 
-use commands::{dead, doctor, groups, ledger, outbox, sagas, topics};
+use commands::{calls, dead, doctor, groups, ledger, outbox, sagas, topics};
 use listing::Format;
 
 /// Looks at a running system, and mends it.
@@ -52,6 +53,9 @@ enum Command {
     Sagas(sagas::Command),
     /// Compares what was committed with what took effect. `lost` must be 0 at rest.
     Ledger(ledger::Options),
+    /// Looks at how a running process calls others: targets, instances, policies.
+    #[command(subcommand)]
+    Calls(calls::Command),
     /// Checks settings, connections, versions and durability, and says what to change.
     Doctor(doctor::Options),
 }
@@ -82,6 +86,7 @@ async fn run(cli: Cli) -> antiphon::Result<()> {
         Command::Outbox(options) => outbox::run(&operations, format, options).await,
         Command::Sagas(command) => sagas::run(&operations, format, command).await,
         Command::Ledger(options) => ledger::run(&operations, format, options).await,
+        Command::Calls(command) => calls::run(&operations, format, command).await,
         Command::Doctor(options) => doctor::run(&operations, format, options).await,
     }
 }

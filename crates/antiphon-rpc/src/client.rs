@@ -23,22 +23,25 @@ pub use antiphon_discovery::{Discovery, InvalidTarget, Target};
 pub use channel::{Channel, Wire};
 pub use error::{CallError, FailedAttempt};
 pub use local::local;
-pub use policy::{MethodSettings, MethodTable};
-pub use report::{InstanceReport, TargetReport, targets};
+pub use policy::{MethodSettings, MethodTable, PolicyValue};
+pub use report::{InstanceReport, MethodReport, TargetReport, targets};
 
 use std::time::Duration;
 
 use antiphon_resilience::balance::BalanceSettings;
 use antiphon_resilience::{
-    BudgetSettings, BulkheadSettings, EjectionSettings, HedgeSettings, RetryPolicy, ThrottleSettings,
+    BudgetSettings, BulkheadSettings, EjectionSettings, HedgeSettings, RetryPolicy,
+    ThrottleSettings,
 };
 
-use crate::service::Service;
+use crate::service::{Service, ServiceInfo};
 
 /// A generated client.
 pub trait Client: Sized {
     /// The full name of the service that it calls.
     const SERVICE: &'static str;
+    /// The service that it calls, as the contract declares it.
+    fn info() -> &'static ServiceInfo;
     /// A client that calls over `channel`.
     fn over(channel: Channel) -> Self;
 }

@@ -123,7 +123,9 @@ impl App {
             }
         };
         let settings = section.settings(C::SERVICE).map_err(Error::mistake)?;
-        Ok(C::over(Channel::new(&target, settings, &self.discovery, &self.telemetry)?))
+        let channel =
+            Channel::to_service(&target, C::info(), settings, &self.discovery, &self.telemetry)?;
+        Ok(C::over(channel))
     }
 
     /// Consumes messages.

@@ -1,6 +1,7 @@
 //! What operators work with beside a running system: its databases and its broker, opened by the
 //! same settings, without an application around them. The `antiphon` command is made of this.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -46,6 +47,12 @@ impl Operations {
     pub fn load(sources: &Sources) -> Result<Self> {
         let settings = Settings::load(sources)?;
         Ok(Self { sections: Sections::read(&settings)? })
+    }
+
+    /// Where the admin port of a process with these settings is.
+    #[must_use]
+    pub fn admin(&self) -> SocketAddr {
+        self.sections.admin.listen
     }
 
     /// The services whose databases the settings name: `database.services`, or the keys of

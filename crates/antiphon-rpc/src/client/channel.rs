@@ -12,7 +12,7 @@ use connectrpc::{JsonDeserialize, JsonSerialize};
 
 use super::remote::Remote;
 use super::{ClientSettings, report};
-use crate::service::{MethodInfo, Streaming};
+use crate::service::{MethodInfo, ServiceInfo, Streaming};
 
 /// A protobuf message as generated code makes it: what can be sent and received.
 pub trait Wire:
@@ -57,7 +57,34 @@ impl Channel {
         discovery: &Discovery,
         telemetry: &Telemetry,
     ) -> Result<Self, Status> {
-        let remote = Arc::new(Remote::new(target, settings, discovery, telemetry)?);
+        Self::to(target, None, settings, discovery, telemetry)
+    }
+
+    /// The same, for calls of one service: what holds for its methods is a part of the reports.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn to_service(
+        target: &Target,
+        service: &'static ServiceInfo,
+        settings: ClientSettings,
+        discovery: &Discovery,
+        telemetry: &Telemetry,
+    ) -> Result<Self, Status> {
+        Self::to(target, Some(service), settings, discovery, telemetry)
+    }
+
+    fn to(
+        target: &Target,
+        service: Option<&'static ServiceInfo>,
+        settings: ClientSettings,
+        discovery: &Discovery,
+        telemetry: &Telemetry,
+    ) -> Result<Self, Status> {
+        let remote = Arc::new(Remote::new(target, service, settings, discovery, telemetry)?);
         report::remember(telemetry, &remote);
         Ok(Self { kind: Kind::Remote(remote), idempotency_key: None })
     }

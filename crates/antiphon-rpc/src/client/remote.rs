@@ -23,12 +23,13 @@ use tokio::time::Instant;
 use super::attempts::Call;
 use super::instance::Instance;
 use super::metrics::Metrics;
-use super::policy::MethodPolicy;
+use super::policy::{MethodPolicy, explain};
 use super::pool::Pool;
+use super::report::MethodReport;
 use super::transport::Transport;
 use super::{CallError, ClientSettings, Wire};
 use crate::headers::HeadersMut;
-use crate::service::{MethodInfo, MethodKind, Streaming};
+use crate::service::{MethodInfo, MethodKind, ServiceInfo, Streaming};
 use crate::{message, status_wire};
 
 /// A part of the time that a caller gave is kept for the way back, but no more than this: whoever
@@ -39,6 +40,8 @@ const MARGIN: (f64, Duration) = (0.02, Duration::from_millis(5));
 #[derive(Debug)]
 pub(super) struct Remote {
     target: Target,
+    /// The service that is called, for reports.
+    service: Option<&'static ServiceInfo>,
     authority: Option<Authority>,
     pub(super) settings: Arc<ClientSettings>,
     config: ClientConfig,
@@ -54,6 +57,7 @@ pub(super) struct Remote {
 impl Remote {
     pub(super) fn new(
         target: &Target,
+        service: Option<&'static ServiceInfo>,
         settings: ClientSettings,
         discovery: &Discovery,
         telemetry: &Telemetry,
@@ -70,6 +74,7 @@ impl Remote {
         };
         Ok(Self {
             authority,
+            service,
             config: ClientConfig::new(http::Uri::from_static("http://target"))
                 .with_protocol(Protocol::Grpc),
             pool: Pool::new(watch, Arc::clone(&settings), runtime, metrics.clone()),
@@ -96,6 +101,16 @@ impl Remote {
         let policy = Arc::new(MethodPolicy::new(method, &self.settings, Instant::now()));
         self.policies.write().insert(method.path, Arc::clone(&policy));
         policy
+    }
+
+    /// What holds for each method of the service, in words.
+    pub(super) fn explain(&self) -> Vec<MethodReport> {
+        let methods = self.service.map_or(&[][..], |service| service.methods);
+        let report = |method: &'static MethodInfo| MethodReport {
+            method: method.path.trim_start_matches('/'),
+            policy: explain(method, &self.settings),
+        };
+        methods.iter().map(report).collect()
     }
 
     /// Whom a request names: the host that the target names, where it names one, for whoever stands

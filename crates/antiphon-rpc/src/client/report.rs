@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::policy::PolicyValue;
 use super::remote::Remote;
 
 /// A target, as it stands.
@@ -28,8 +29,19 @@ pub struct TargetReport {
     /// Why the registry could not be asked the last time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+    /// What holds for the calls of each method.
+    pub methods: Vec<MethodReport>,
     /// The instances that this client connects to.
     pub instances: Vec<InstanceReport>,
+}
+
+/// What holds for the calls of a method.
+#[derive(Clone, Debug, Serialize)]
+pub struct MethodReport {
+    /// `package.Service/Method`.
+    pub method: &'static str,
+    /// Value by value, and who said so.
+    pub policy: Vec<PolicyValue>,
 }
 
 /// An instance, as it stands.
@@ -102,6 +114,7 @@ impl Remote {
             agreed_seconds_ago: trust.agreed.map(|at| now.duration_since(at).as_secs_f64()),
             doubting: trust.doubting,
             trouble: trust.trouble.as_deref().map(str::to_owned),
+            methods: self.explain(),
             instances: instances.iter().map(|instance| instance.report(now)).collect(),
         }
     }

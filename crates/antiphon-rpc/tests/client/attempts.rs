@@ -201,7 +201,8 @@ async fn a_slow_call_is_asked_of_a_second_instance() {
     // The default would soon leave the slow one alone.
     settings.balance.policy = Policy::RoundRobin;
     let hedged = MethodSettings { hedge: Some(true), ..MethodSettings::default() };
-    settings.methods.insert("t.v1.Fleet".into(), hedged);
+    settings.methods.insert("t.v1.Fleet/Get".into(), hedged.clone());
+    settings.methods.insert("t.v1.Fleet/Put".into(), hedged);
     let fleet = Fleet::start(2, settings).await;
     let slow = &fleet.instances[0].behaviour;
     for _ in 0..10 {
@@ -219,8 +220,8 @@ async fn a_slow_call_is_asked_of_a_second_instance() {
     crate::support::until(|| dropped() > 0).await;
     // What may have effects is never sent twice, whatever the settings say.
     let begun = slow.calls() + fleet.instances[1].behaviour.calls();
-    let context = Context::root()
-        .with_deadline(tokio::time::Instant::now() + Duration::from_millis(100));
+    let context =
+        Context::root().with_deadline(tokio::time::Instant::now() + Duration::from_millis(100));
     let _ = context.scope(fleet.call(PUT)).await;
     assert_eq!(slow.calls() + fleet.instances[1].behaviour.calls(), begun + 1);
 }

@@ -29,9 +29,11 @@ pub(super) async fn load(
     let mut admin = Admin::new(telemetry.clone(), health.clone());
     admin.config(&settings.describe());
     let calls = telemetry.clone();
-    admin.page("/debug/targets", "What this process calls, and how its instances stand", move |_| {
-        std::future::ready(Page::json(&targets(&calls)))
-    });
+    admin.page(
+        "/debug/targets",
+        "What this process calls, and how its instances stand",
+        move |_| std::future::ready(Page::json(&targets(&calls))),
+    );
     Ok(App {
         name: name.to_owned(),
         version: version.to_owned(),

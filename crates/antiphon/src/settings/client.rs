@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-
 use antiphon_config::{ByteSize, HumanDuration, Settings};
 use antiphon_core::Code;
 use antiphon_resilience::balance::{BalanceSettings, Policy};

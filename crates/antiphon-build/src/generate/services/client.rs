@@ -9,7 +9,7 @@ use crate::generate::{Scope, docs};
 
 pub(super) fn tokens(scope: &Scope<'_>, names: &Names<'_>) -> TokenStream {
     let rt = &scope.rt;
-    let Names { service, client, .. } = names;
+    let Names { service, client, info, .. } = names;
     let methods = names.methods.iter().enumerate();
     let methods = methods.map(|(index, call)| function(scope, names, index, call));
     let name = &service.name;
@@ -38,6 +38,10 @@ pub(super) fn tokens(scope: &Scope<'_>, names: &Names<'_>) -> TokenStream {
 
         impl #rt::rpc::client::Client for #client {
             const SERVICE: &'static str = #name;
+
+            fn info() -> &'static #rt::rpc::ServiceInfo {
+                &#info
+            }
 
             fn over(channel: #rt::rpc::client::Channel) -> Self {
                 Self::new(channel)
