@@ -10,7 +10,8 @@
 //! * An empty answer is believed when the registry still says so after a grace time.
 //! * Whatever is missing from the answers after an outage has the same grace time to come back.
 //! * An answer that takes away more than half is believed when the registry, asked again twice, stays
-//!   with it.
+//!   with it. What earlier answers took away within the grace time counts with it: leases that could
+//!   not be renewed run out one after the other.
 //! * Instances that said they were draining may go at any time: they are expected to.
 //!
 //! What an answer adds or changes holds at once in every case. The grace is after the panic threshold
@@ -58,6 +59,8 @@ pub struct Known {
     /// When the registry last said something that agrees with what is kept.
     agreed: Option<Instant>,
     doubt: Option<Doubt>,
+    /// Who went lately without having said so, and when.
+    lost: Vec<(Authority, Instant)>,
     /// Whether the last try failed.
     failing: bool,
     /// When callers last made us look.
@@ -108,6 +111,7 @@ impl Known {
             kept: Snapshot::unknown(),
             agreed: None,
             doubt: None,
+            lost: Vec::new(),
             failing: false,
             looked: None,
             look_at: None,
@@ -180,10 +184,16 @@ impl Settings {
             .iter()
             .filter(|kept| kept.state == State::Serving && !names.contains(&kept.address))
             .collect();
-        let many = missing.len() * 2 > known.kept.instances.len();
+        known.lost.retain(|(address, at)| {
+            now.saturating_duration_since(*at) < self.empty_grace && !names.contains(address)
+        });
+        let lost = known.lost.len();
+        let many = (missing.len() + lost) * 2 > known.kept.instances.len() + lost;
         let nothing_lost = missing.is_empty();
         let nobody = said.is_empty();
         if nothing_lost || !(many || nobody || recovering || known.doubt.is_some()) {
+            let gone = missing.iter().map(|instance| (instance.address.clone(), now));
+            known.lost.extend(gone);
             known.doubt = None;
             known.look_at = None;
             known.agreed = Some(now);
@@ -201,6 +211,7 @@ impl Settings {
         let grace = doubt.grace_until.filter(|until| now < *until);
         let confirmed = doubt.said > self.confirmations;
         if grace.is_none() && (confirmed || !(many || nobody)) {
+            known.lost.clear();
             known.doubt = None;
             known.look_at = None;
             known.agreed = Some(now);

@@ -46,7 +46,31 @@ pub trait Entry: Send {
 #[derive(Debug)]
 pub struct Held(pub(crate) watch::Sender<Standing>);
 
+/// Where that is heard, for those who hold an entry without a [`Registration`](crate::Registration).
+#[derive(Debug)]
+pub struct Written(watch::Receiver<Standing>);
+
+impl Written {
+    /// Waits until it is written.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing is lost.
+    pub async fn yes(mut self) {
+        // An error means that nobody will say so any more.
+        if self.0.wait_for(|standing| matches!(standing, Standing::Held)).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
 impl Held {
+    /// A pair of both.
+    #[must_use]
+    pub fn new() -> (Self, Written) {
+        let (sender, receiver) = watch::channel(Standing::Missing { trouble: None });
+        (Self(sender), Written(receiver))
+    }
+
     /// Others can see the instance now.
     pub fn yes(&self) {
         self.0.send_if_modified(|standing| {

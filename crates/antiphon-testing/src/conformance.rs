@@ -1,6 +1,7 @@
 //! Suites that every adapter of a port must pass: one test per numbered rule of the port.
 
 pub mod broker;
+pub mod registry;
 pub mod saga;
 pub mod sql_broker;
 pub mod store;

@@ -1,5 +1,6 @@
 //! What there is to know about each server, in one shape.
 
+mod etcd;
 mod kafka;
 mod mariadb;
 mod mosquitto;
@@ -7,6 +8,7 @@ mod nats;
 mod postgres;
 mod rabbitmq;
 mod redis;
+mod zookeeper;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -70,6 +72,8 @@ pub(crate) fn describe(service: Service) -> &'static dyn Description {
         Service::Rabbitmq => &rabbitmq::Rabbitmq,
         Service::Mosquitto => &mosquitto::Mosquitto,
         Service::Kafka => &kafka::Kafka,
+        Service::Etcd => &etcd::Etcd,
+        Service::Zookeeper => &zookeeper::Zookeeper,
     }
 }
 

@@ -22,6 +22,10 @@ pub enum Service {
     Mosquitto,
     /// Apache Kafka.
     Kafka,
+    /// etcd.
+    Etcd,
+    /// Apache ZooKeeper.
+    Zookeeper,
 }
 
 /// The user that may come in over TLS, and its password.
@@ -31,7 +35,7 @@ pub const PASSWORD: &str = "secret";
 
 impl Service {
     /// Every server.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Postgres,
         Self::Mariadb,
         Self::Redis,
@@ -39,6 +43,8 @@ impl Service {
         Self::Rabbitmq,
         Self::Mosquitto,
         Self::Kafka,
+        Self::Etcd,
+        Self::Zookeeper,
     ];
 
     /// The name that `cargo xtask services` knows it by.
@@ -52,6 +58,8 @@ impl Service {
             Self::Rabbitmq => "rabbitmq",
             Self::Mosquitto => "mosquitto",
             Self::Kafka => "kafka",
+            Self::Etcd => "etcd",
+            Self::Zookeeper => "zookeeper",
         }
     }
 
@@ -75,6 +83,8 @@ impl Service {
             }
             Self::Mosquitto => Ports { plain: 21883, tls: 28883, admin: 0, inner: [0; 3] },
             Self::Kafka => Ports { plain: 29092, tls: 29093, admin: 0, inner: [29094, 0, 0] },
+            Self::Etcd => Ports { plain: 22379, tls: 22380, admin: 0, inner: [22381, 0, 0] },
+            Self::Zookeeper => Ports::one(22181),
         }
     }
 
@@ -118,6 +128,8 @@ impl Service {
             Self::Rabbitmq => format!("amqp://guest:guest@127.0.0.1:{port}"),
             Self::Mosquitto => format!("mqtt://127.0.0.1:{port}"),
             Self::Kafka => format!("kafka://127.0.0.1:{port}"),
+            Self::Etcd => format!("http://127.0.0.1:{port}"),
+            Self::Zookeeper => format!("zookeeper://127.0.0.1:{port}"),
         }
     }
 
@@ -133,6 +145,10 @@ impl Service {
             Self::Rabbitmq => ("amqps", ""),
             Self::Mosquitto => ("mqtts", ""),
             Self::Kafka => ("kafka+ssl", ""),
+            // It asks nobody for a name.
+            Self::Etcd => ("https", ""),
+            // Debian's package lacks what its TLS needs: this is the plain port.
+            Self::Zookeeper => ("zookeeper", ""),
         };
         format!("{scheme}://{USER}:{PASSWORD}@127.0.0.1:{}{path}", ports.tls)
     }

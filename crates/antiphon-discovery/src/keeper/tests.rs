@@ -115,6 +115,40 @@ async fn up_to_half_may_go_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_goes_one_after_the_other_within_the_grace_goes_together() {
+    let mut desk = Desk::with(&[1, 2, 3, 4, 5]);
+    for after in [&[1, 2, 3, 4][..], &[1, 2, 3]] {
+        desk.pass(SECOND);
+        desk.answer(after);
+        assert_eq!(desk.ports(), after);
+    }
+    desk.pass(SECOND);
+    desk.answer(&[1, 2]);
+    assert_eq!(desk.ports(), [1, 2, 3], "three of five would be gone");
+    // One who comes back is not lost any more, and half of them may be.
+    desk.answer(&[1, 2, 4]);
+    assert_eq!(desk.ports(), [1, 2, 4]);
+    // What went longer ago has nothing to do with it.
+    desk.pass(31 * SECOND);
+    desk.answer(&[1, 2]);
+    assert_eq!(desk.ports(), [1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn instances_that_are_replaced_one_by_one_go_one_by_one() {
+    let mut desk = Desk::with(&[1, 2, 3]);
+    for (with, after) in
+        [([1, 2, 3, 4], [2, 3, 4]), ([2, 3, 4, 5], [3, 4, 5]), ([3, 4, 5, 6], [4, 5, 6])]
+    {
+        desk.pass(SECOND);
+        desk.answer(&with);
+        desk.pass(SECOND);
+        desk.answer(&after);
+        assert_eq!(desk.ports(), after);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn more_than_half_may_go_when_confirmed_twice() {
     let mut desk = Desk::with(&[1, 2, 3, 4, 5]);
     let decision = desk.answer(&[1, 2]);

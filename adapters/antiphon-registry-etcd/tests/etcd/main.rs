@@ -1,0 +1,4 @@
+//! The registry against a real etcd.
+
+mod conformance;
+mod etcd;

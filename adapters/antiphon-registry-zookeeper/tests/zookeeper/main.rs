@@ -1,0 +1,4 @@
+//! The registry against a real ZooKeeper.
+
+mod conformance;
+mod zookeeper;
