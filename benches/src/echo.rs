@@ -5,6 +5,8 @@ mod axum;
 mod connectrpc;
 mod hyper;
 
+pub(crate) use connectrpc::contract as connectrpc_contract;
+
 use std::net::SocketAddr;
 
 use antiphon_core::BoxError;

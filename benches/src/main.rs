@@ -4,6 +4,7 @@
 //! processes of their own (`antiphon-benches serve …`), pinned to one core while the load comes from
 //! the other. CPU per call is user and system time of the server's process.
 
+mod calls;
 mod contract;
 mod echo;
 mod inproc;
@@ -65,6 +66,8 @@ enum Bench {
     Rest,
     /// A call to a service of the same process.
     Inproc,
+    /// What the client's stack costs against connectrpc's bare client, and what balancing is worth.
+    Calls,
     /// The memory broker through the whole consumer stack, the SQL broker, the outbox.
     Messaging,
     /// Three-step sagas on SQLite and on PostgreSQL, all durable.
@@ -97,6 +100,9 @@ fn run(options: &Options) -> Result<(), antiphon_core::BoxError> {
     }
     if wanted(Bench::Inproc) {
         inproc::run()?;
+    }
+    if wanted(Bench::Calls) {
+        calls::run(options)?;
     }
     if wanted(Bench::Messaging) {
         messaging::run()?;
