@@ -8,12 +8,17 @@ use super::Violation;
 use super::workspace::Package;
 
 /// Crate, what it may depend on, and why.
-const ARROWS: [(&str, &[&str], &str); 13] = [
+const ARROWS: [(&str, &[&str], &str); 14] = [
     ("antiphon-core", &[], "the words everybody shares know nobody"),
     ("antiphon-config", &[], "settings are read before there is anything else"),
     ("antiphon-contract", &[], "contracts are read at build time, without the framework"),
     ("antiphon-build", &["antiphon-contract"], "generates what the model says"),
     ("antiphon-telemetry", &["antiphon-config", "antiphon-core"], "settings; ids of contexts"),
+    (
+        "antiphon-cache",
+        &["antiphon-config", "antiphon-core", "antiphon-telemetry"],
+        "settings; loads have contexts and fail with statuses; lookups are counted",
+    ),
     ("antiphon-resilience", &["antiphon-core"], "policies decide by statuses and deadlines"),
     (
         "antiphon-rpc",
@@ -91,7 +96,8 @@ const ARROWS: [(&str, &[&str], &str); 13] = [
 ];
 
 /// What an adapter may depend on: where the ports are.
-const PORTS: [&str; 7] = [
+const PORTS: [&str; 8] = [
+    "antiphon-cache",
     "antiphon-config",
     "antiphon-core",
     "antiphon-messaging",
@@ -120,7 +126,7 @@ const CLIENTS: [(&str, &[&str]); 9] = [
     ("lapin", &["adapters/antiphon-broker-rabbitmq"]),
     ("async-nats", &["adapters/antiphon-broker-nats"]),
     ("rumqttc", &["adapters/antiphon-broker-mqtt"]),
-    ("redis", &["adapters/antiphon-broker-redis"]),
+    ("redis", &["adapters/antiphon-broker-redis", "adapters/antiphon-cache-redis"]),
     ("etcd-client", &["adapters/antiphon-registry-etcd"]),
     ("kube", &["adapters/antiphon-registry-kubernetes"]),
 ];
