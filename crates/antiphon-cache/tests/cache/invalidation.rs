@@ -80,54 +80,63 @@ async fn several_keys_are_invalidated_at_once() {
     assert_eq!(figure(&telemetry, "cache_invalidations_total", ""), 2);
 }
 
-/// Reads without end; each value must be at least as new as what was committed and invalidated before
-/// the question.
-pub(crate) async fn read_and_compare(
-    cache: Cache<String, u32>,
-    source: Arc<AtomicU32>,
-    settled: Arc<AtomicU32>,
-    ended: Arc<AtomicBool>,
-) -> u32 {
-    let mut reads = 0;
-    while !ended.load(SeqCst) {
-        let least = settled.load(SeqCst);
-        let source = Arc::clone(&source);
-        let load = move || async move {
-            let version = source.load(SeqCst);
-            // The old version stays in the hand of this load for a while.
-            for _ in 0..version % 7 {
+/// A source whose value is a version, and what is known of it.
+#[derive(Debug, Default)]
+pub(crate) struct Versions {
+    newest: AtomicU32,
+    /// The newest whose invalidation is done.
+    settled: AtomicU32,
+    ended: AtomicBool,
+    reads: AtomicU32,
+}
+
+impl Versions {
+    /// Writes versions and invalidates each before the next, by turns through these caches, until they
+    /// were read often enough.
+    pub(crate) async fn write(&self, caches: &[Cache<String, u32>]) {
+        for (version, cache) in (1..).zip(caches.iter().cycle()) {
+            self.newest.store(version, SeqCst);
+            cache.invalidate("k").await.expect("it is forgotten");
+            self.settled.store(version, SeqCst);
+            tokio::task::yield_now().await;
+            if version >= 1_000 && self.reads.load(SeqCst) >= 5_000 {
+                break;
+            }
+        }
+        self.ended.store(true, SeqCst);
+    }
+
+    /// Reads until writing ends. Each value must be at least as new as what was invalidated before
+    /// the question.
+    pub(crate) async fn read(self: Arc<Self>, cache: Cache<String, u32>) {
+        while !self.ended.load(SeqCst) {
+            let least = self.settled.load(SeqCst);
+            let source = Arc::clone(&self);
+            let load = move || async move {
+                let version = source.newest.load(SeqCst);
+                // The load has an old version in its hands for a while.
+                for _ in 0..version % 7 {
+                    tokio::task::yield_now().await;
+                }
+                Ok::<_, Status>(Some(version))
+            };
+            let version = *cache.get("k", load).await.expect("an answer").expect("a value");
+            assert!(version >= least, "version {version} after the invalidation of {least}");
+            if self.reads.fetch_add(1, SeqCst) % 16 == 0 {
                 tokio::task::yield_now().await;
             }
-            Ok::<_, Status>(Some(version))
-        };
-        let version = *cache.get("k", load).await.expect("an answer").expect("a value");
-        assert!(version >= least, "version {version} after the invalidation of {least}");
-        reads += 1;
-        if reads % 16 == 0 {
-            tokio::task::yield_now().await;
         }
     }
-    reads
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn after_an_invalidation_nobody_reads_what_was_before_it() {
     let (cache, _) = cache(strict());
-    let source = Arc::new(AtomicU32::new(1));
-    let settled = Arc::new(AtomicU32::new(1));
-    let ended = Arc::new(AtomicBool::new(false));
+    let versions = Arc::new(Versions::default());
     let mut readers = JoinSet::new();
     for _ in 0..6 {
-        let (source, settled) = (Arc::clone(&source), Arc::clone(&settled));
-        readers.spawn(read_and_compare(cache.clone(), source, settled, Arc::clone(&ended)));
+        readers.spawn(Arc::clone(&versions).read(cache.clone()));
     }
-    for version in 2..5_000 {
-        source.store(version, SeqCst);
-        cache.invalidate("k").await.expect("it is forgotten");
-        settled.store(version, SeqCst);
-        tokio::task::yield_now().await;
-    }
-    ended.store(true, SeqCst);
-    let reads: u32 = readers.join_all().await.iter().sum();
-    assert!(reads > 1_000, "{reads} reads");
+    versions.write(&[cache]).await;
+    readers.join_all().await;
 }
