@@ -152,8 +152,7 @@ impl Supervisor {
 async fn signs_of_life(mut connection: MultiplexedConnection) -> BoxError {
     loop {
         tokio::time::sleep(PING_INTERVAL).await;
-        let asked = redis::cmd("PING").query_async::<()>(&mut connection);
-        if let Err(error) = asked.await {
+        if let Err(error) = redis::cmd("PING").query_async::<()>(&mut connection).await {
             return error.into();
         }
     }

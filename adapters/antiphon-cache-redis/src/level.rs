@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 use crate::connection::{Link, Supervisor, client};
 use crate::error::StartError;
 use crate::listeners::Listeners;
-use crate::scripts::{FILL, READ};
+use crate::scripts::{FILL, INVALIDATE, READ};
 use crate::settings::Settings;
 
 /// A level that caches of several processes share, on a Redis server.
@@ -97,13 +97,13 @@ impl RedisLevel {
             return Ok(());
         }
         let mut connection = self.link.get()?;
-        let names: Vec<String> = keys.iter().map(|key| self.name(cache, key)).collect();
         let message = self.listeners.message(cache, keys)?;
-        // First removed, then told: who hears of it finds nothing old any more.
-        let mut both = redis::pipe();
-        both.atomic().cmd("UNLINK").arg(names).ignore();
-        both.publish(&self.channel, message).ignore();
-        Ok(both.query_async(&mut connection).await?)
+        let mut invalidate = INVALIDATE.prepare_invoke();
+        for key in keys {
+            invalidate.key(self.name(cache, key));
+        }
+        invalidate.arg(&self.channel).arg(message);
+        Ok(invalidate.invoke_async(&mut connection).await?)
     }
 }
 

@@ -46,3 +46,16 @@ pub(crate) static FILL: LazyLock<Script> = LazyLock::new(|| {
          return 1",
     )
 });
+
+/// Removes keys, and tells everybody. A script and no transaction, since this must also work when the
+/// memory is full, and Redis then refuses whatever is queued for a transaction.
+///
+/// Keys: the hashes. Arguments: channel, message.
+pub(crate) static INVALIDATE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "#!lua flags=allow-oom
+         for _, key in ipairs(KEYS) do redis.call('UNLINK', key) end
+         redis.call('PUBLISH', ARGV[1], ARGV[2])
+         return 1",
+    )
+});
