@@ -76,7 +76,6 @@ where
 {
     /// A cache with this name, which is unique in the service: it names its section of the settings,
     /// its metrics and its part of the shared level.
-    #[must_use]
     pub fn builder(name: impl Into<String>) -> Builder<K, V> {
         Builder::new(name.into())
     }

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 /// The filter of a cache's existing keys. Got from [`Cache::filter`](crate::Cache::filter).
 ///
 /// [`Cache::invalidate`](crate::Cache::invalidate) adds its key, so whoever reports each change feeds
-/// the filter, too. The keys that exist already are given to it at the start and whenever
+/// the filter, too; a key that ceased to exist stays in it until it is built anew. The keys that exist already are given to it at the start and whenever
 /// [`Self::due`] returns:
 ///
 /// ```

@@ -5,6 +5,8 @@ use std::time::Duration;
 use antiphon_config::{ByteSize, HumanDuration};
 use serde::{Deserialize, Serialize};
 
+use crate::freshness::jittered;
+
 /// `[cache.<name>]`: how much is kept, and for how long.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -66,6 +68,11 @@ impl CacheSettings {
         self.stale_while_revalidate.0.max(self.stale_if_error.0)
     }
 
+    /// How long an entry can be of use.
+    pub(crate) fn kept_max(&self) -> Duration {
+        jittered(self.ttl.0.max(self.negative_ttl.0), 1.0) + self.stale_max()
+    }
+
     /// The weight that an entry has at least. With it the one bound on weight that the memory level
     /// knows bounds the number of entries, too.
     pub(crate) fn weight_min(&self) -> u32 {
@@ -115,6 +122,10 @@ impl std::error::Error for InvalidSettings {}
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use antiphon_config::{Settings, Sources};
+
     use super::*;
 
     fn problem(change: impl FnOnce(&mut CacheSettings)) -> String {
@@ -130,6 +141,26 @@ mod tests {
         assert!(problem(|s| s.capacity = 0).contains("capacity"));
         assert!(problem(|s| s.filter_false_rate = 0.0).contains("filter_false_rate: 0"));
         assert!(problem(|s| s.filter_false_rate = f64::NAN).contains("filter_false_rate"));
+    }
+
+    #[test]
+    fn a_section_names_what_differs_from_the_defaults() {
+        let text = "[cache.stock]\ncapacity = 5_000\nttl = '30s'\nfilter_keys = 20_000\n";
+        let settings = Settings::load(&Sources::new().text("antiphon.toml", text));
+        let settings = settings.expect("settings");
+        let caches: BTreeMap<String, CacheSettings> = settings.section("cache").expect("caches");
+        let expected = CacheSettings {
+            capacity: 5_000,
+            ttl: HumanDuration::from_secs(30),
+            filter_keys: 20_000,
+            ..CacheSettings::default()
+        };
+        assert_eq!(caches["stock"], expected);
+        let wrong =
+            Settings::load(&Sources::new().text("antiphon.toml", "[cache.stock]\ntlt = '1s'"));
+        let wrong = wrong.expect("settings").section::<BTreeMap<String, CacheSettings>>("cache");
+        let wrong = wrong.expect_err("there is no such setting").to_string();
+        assert!(wrong.contains("tlt") && wrong.contains("ttl"), "{wrong}");
     }
 
     #[test]

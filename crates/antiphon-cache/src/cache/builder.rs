@@ -76,7 +76,7 @@ where
             .weigher(|_: &K, entry: &Entry<V>| entry.weight)
             // Nothing is served by this clock: it only keeps what nobody asks for any more from
             // filling the memory.
-            .time_to_live(settings.ttl.0.mul_f64(1.1) + settings.stale_max())
+            .time_to_live(settings.kept_max())
             .eviction_listener(move |_, _, cause| {
                 if cause == RemovalCause::Size {
                     evictions.inc();

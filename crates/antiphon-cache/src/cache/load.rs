@@ -127,8 +127,8 @@ where
     fn fail(mut self, status: Status, old: Option<Entry<V>>) {
         let cache = Arc::clone(&self.cache);
         cache.metrics.failed.inc();
-        let known = cache.memory.get(self.leader.key()).or(old);
-        let known = known.filter(|entry| cache.judge(entry) != Verdict::Over);
+        let is_good = |entry: &Entry<V>| cache.judge(entry) != Verdict::Over;
+        let known = cache.memory.get(self.leader.key()).filter(is_good).or(old.filter(is_good));
         let Some(mut entry) = known else {
             self.land(Err(Arc::new(status)), None);
             return;
