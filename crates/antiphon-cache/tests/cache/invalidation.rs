@@ -91,9 +91,24 @@ pub(crate) struct Versions {
 }
 
 impl Versions {
+    /// Writes and reads at the same time, through these caches.
+    pub(crate) async fn check(caches: &[Cache<String, u32>]) {
+        let versions = Arc::new(Self::default());
+        let mut readers = JoinSet::new();
+        for cache in caches.iter().cycle().take(6) {
+            readers.spawn(Arc::clone(&versions).read(cache.clone()));
+        }
+        tokio::select! {
+            () = versions.write(caches) => {}
+            // It reads until writing ends, unless it found something wrong.
+            Some(ended) = readers.join_next() => ended.expect("nothing old is read"),
+        }
+        readers.join_all().await;
+    }
+
     /// Writes versions and invalidates each before the next, by turns through these caches, until they
     /// were read often enough.
-    pub(crate) async fn write(&self, caches: &[Cache<String, u32>]) {
+    async fn write(&self, caches: &[Cache<String, u32>]) {
         for (version, cache) in (1..).zip(caches.iter().cycle()) {
             self.newest.store(version, SeqCst);
             cache.invalidate("k").await.expect("it is forgotten");
@@ -108,7 +123,7 @@ impl Versions {
 
     /// Reads until writing ends. Each value must be at least as new as what was invalidated before
     /// the question.
-    pub(crate) async fn read(self: Arc<Self>, cache: Cache<String, u32>) {
+    async fn read(self: Arc<Self>, cache: Cache<String, u32>) {
         while !self.ended.load(SeqCst) {
             let least = self.settled.load(SeqCst);
             let source = Arc::clone(&self);
@@ -132,11 +147,5 @@ impl Versions {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn after_an_invalidation_nobody_reads_what_was_before_it() {
     let (cache, _) = cache(strict());
-    let versions = Arc::new(Versions::default());
-    let mut readers = JoinSet::new();
-    for _ in 0..6 {
-        readers.spawn(Arc::clone(&versions).read(cache.clone()));
-    }
-    versions.write(&[cache]).await;
-    readers.join_all().await;
+    Versions::check(&[cache]).await;
 }

@@ -7,7 +7,6 @@ use antiphon_cache::{Cache, CacheSettings, Json};
 use antiphon_config::HumanDuration;
 use antiphon_core::{Code, Retry, Status};
 use antiphon_telemetry::Telemetry;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::common::{Loads, figure, strict};
@@ -203,11 +202,5 @@ async fn a_process_whose_connection_is_back_forgets_what_it_may_not_have_heard_o
 async fn after_an_invalidation_no_process_reads_what_was_before_it() {
     let ends = processes(3, 2);
     let caches: Vec<_> = ends.iter().map(|end| cache_on(end, strict()).0).collect();
-    let versions = Arc::new(Versions::default());
-    let mut readers = JoinSet::new();
-    for number in 0..6 {
-        readers.spawn(Arc::clone(&versions).read(caches[number % 3].clone()));
-    }
-    versions.write(&caches).await;
-    readers.join_all().await;
+    Versions::check(&caches).await;
 }
