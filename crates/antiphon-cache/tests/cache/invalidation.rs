@@ -114,7 +114,7 @@ impl Versions {
             cache.invalidate("k").await.expect("it is forgotten");
             self.settled.store(version, SeqCst);
             tokio::task::yield_now().await;
-            if version >= 1_000 && self.reads.load(SeqCst) >= 5_000 {
+            if version >= 3_000 && self.reads.load(SeqCst) >= 5_000 {
                 break;
             }
         }

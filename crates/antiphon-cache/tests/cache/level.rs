@@ -1,7 +1,7 @@
 //! A shared level in memory that keeps the port's rules, and can be away, silent or slow.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -42,8 +42,8 @@ pub(crate) struct Level {
     deaf: Arc<AtomicBool>,
     /// How many questions of a kind were asked.
     pub(crate) asked: Mutex<u32>,
-    /// Lets writes be seen only after so many turns of the runtime.
-    pub(crate) turns: u32,
+    /// How many turns of the runtime each way takes.
+    pub(crate) turns: AtomicU32,
 }
 
 /// The ends of this many processes.
@@ -52,7 +52,7 @@ pub(crate) fn processes(count: u32, turns: u32) -> Vec<Arc<Level>> {
     (0..count)
         .map(|process| {
             let (server, mood) = (Arc::clone(&server), Mutex::new(Mood::Well));
-            let (deaf, asked) = (Arc::default(), Mutex::new(0));
+            let (deaf, asked, turns) = (Arc::default(), Mutex::new(0), AtomicU32::new(turns));
             Arc::new(Level { process, server, mood, deaf, asked, turns })
         })
         .collect()
@@ -84,7 +84,7 @@ impl Level {
         let mood = *self.mood.lock();
         match mood {
             Mood::Well => {
-                for _ in 0..self.turns {
+                for _ in 0..self.turns.load(SeqCst) {
                     tokio::task::yield_now().await;
                 }
                 Ok(())

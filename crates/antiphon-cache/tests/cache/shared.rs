@@ -1,6 +1,7 @@
 //! Two levels: what processes share, and what happens when it is away.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use antiphon_cache::{Cache, CacheSettings, Json};
@@ -122,6 +123,27 @@ async fn what_was_loaded_before_an_invalidation_by_another_process_is_stored_now
     assert_eq!(slow.await.expect("it ends"), 1);
     assert_eq!(get(&second, &deaf).await, 2, "the lease was not the key's any more");
     assert_eq!(figure(&telemetry, "cache_shared_requests_total", "refused"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_read_from_the_shared_level_while_it_is_invalidated_there_is_not_kept() {
+    let [(cache, _, end), (other, ..)] = two(strict());
+    let loads = Loads::default();
+    assert_eq!(get(&other, &loads).await, 1);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    end.turns.store(1_000, SeqCst);
+    let invalidated = tokio::spawn({
+        let cache = cache.clone();
+        async move { cache.invalidate("k").await }
+    });
+    while *end.asked.lock() == 0 {
+        tokio::task::yield_now().await;
+    }
+    end.turns.store(0, SeqCst);
+    assert_eq!(get(&cache, &loads).await, 1, "it is still there");
+    assert!(!invalidated.is_finished(), "it came in between");
+    invalidated.await.expect("it ends").expect("it is forgotten");
+    assert_eq!(get(&cache, &loads).await, 2);
 }
 
 #[tokio::test(start_paused = true)]
