@@ -8,12 +8,12 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Instant;
 
 use antiphon_cache::Cache;
 use antiphon_core::{BoxError, Status};
 use antiphon_telemetry::Telemetry;
 use tokio::runtime::{Builder, Runtime};
+use tokio::time::Instant;
 
 const KEYS: usize = 10_000;
 const ROUNDS: usize = 9;

@@ -37,7 +37,8 @@ pub(crate) fn figure(telemetry: &Telemetry, name: &str, outcome: &str) -> u64 {
     };
     let text = telemetry.metrics(Exposition::Prometheus);
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}{labels} ")));
-    line.unwrap_or_else(|| panic!("no {name}{labels} in {text}")).parse().expect("a number")
+    assert!(line.is_some(), "no {name}{labels} in {text}");
+    line.unwrap_or_default().parse().expect("a number")
 }
 
 /// How many loads were begun.

@@ -137,7 +137,7 @@ impl Versions {
             };
             let version = *cache.get("k", load).await.expect("an answer").expect("a value");
             assert!(version >= least, "version {version} after the invalidation of {least}");
-            if self.reads.fetch_add(1, SeqCst) % 16 == 0 {
+            if self.reads.fetch_add(1, SeqCst).is_multiple_of(16) {
                 tokio::task::yield_now().await;
             }
         }
