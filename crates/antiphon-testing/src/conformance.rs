@@ -2,5 +2,6 @@
 
 pub mod broker;
 pub mod saga;
+pub mod shared_level;
 pub mod sql_broker;
 pub mod store;

@@ -60,6 +60,7 @@ const ARROWS: [(&str, &[&str], &str); 14] = [
     (
         "antiphon-testing",
         &[
+            "antiphon-cache",
             "antiphon-core",
             "antiphon-messaging",
             "antiphon-outbox",

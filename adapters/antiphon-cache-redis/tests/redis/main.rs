@@ -1,7 +1,7 @@
-//! The shared level on a real server: the rules of the port, caches over it, failures.
+//! The shared level on a real server: the suite, caches over it, failures.
 
 mod common;
+mod conformance;
 mod failures;
 mod opening;
-mod rules;
 mod together;
