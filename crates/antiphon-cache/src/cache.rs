@@ -256,7 +256,9 @@ where
             Some(entry) if now < entry.times.load_from => Some(()),
             _ => None,
         };
-        if let Joined::Leading(leader, _) = self.0.flights.join(key, renewed) {
+        if let Joined::Leading(leader, receiver) = self.0.flights.join(key, renewed) {
+            // Nobody waits for it.
+            drop(receiver);
             load::start(&self.0, leader, load);
         }
     }
