@@ -3,5 +3,6 @@
 pub mod broker;
 pub mod registry;
 pub mod saga;
+pub mod shared_level;
 pub mod sql_broker;
 pub mod store;

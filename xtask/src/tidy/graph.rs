@@ -14,6 +14,11 @@ const ARROWS: [(&str, &[&str], &str); 14] = [
     ("antiphon-contract", &[], "contracts are read at build time, without the framework"),
     ("antiphon-build", &["antiphon-contract"], "generates what the model says"),
     ("antiphon-telemetry", &["antiphon-config", "antiphon-core"], "settings; ids of contexts"),
+    (
+        "antiphon-cache",
+        &["antiphon-config", "antiphon-core", "antiphon-telemetry"],
+        "settings; loads have contexts and fail with statuses; lookups are counted",
+    ),
     ("antiphon-resilience", &["antiphon-core"], "policies decide by statuses and deadlines"),
     (
         "antiphon-discovery",
@@ -60,6 +65,7 @@ const ARROWS: [(&str, &[&str], &str); 14] = [
     (
         "antiphon-testing",
         &[
+            "antiphon-cache",
             "antiphon-core",
             "antiphon-discovery",
             "antiphon-messaging",
@@ -98,6 +104,7 @@ const ARROWS: [(&str, &[&str], &str); 14] = [
 
 /// What an adapter may depend on: where the ports are.
 const PORTS: [&str; 8] = [
+    "antiphon-cache",
     "antiphon-config",
     "antiphon-core",
     "antiphon-discovery",
@@ -127,7 +134,7 @@ const CLIENTS: [(&str, &[&str]); 10] = [
     ("lapin", &["adapters/antiphon-broker-rabbitmq"]),
     ("async-nats", &["adapters/antiphon-broker-nats"]),
     ("rumqttc", &["adapters/antiphon-broker-mqtt"]),
-    ("redis", &["adapters/antiphon-broker-redis"]),
+    ("redis", &["adapters/antiphon-broker-redis", "adapters/antiphon-cache-redis"]),
     ("hickory-resolver", &["crates/antiphon-discovery"]),
     ("zookeeper-client", &["adapters/antiphon-registry-zookeeper"]),
     ("kube", &["adapters/antiphon-registry-kubernetes"]),

@@ -1,0 +1,159 @@
+//! The connection, and who keeps it.
+//!
+//! There is one at a time. Reads, writes and the other processes' invalidations go over the same one,
+//! so a connection that answers is one that also brings invalidations. Before a new one is used, every
+//! cache forgets what it has in memory, since invalidations may have passed it by.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_core::retry::Decision;
+use antiphon_core::{BoxError, Retry, RetryPolicy};
+use parking_lot::RwLock;
+use redis::aio::MultiplexedConnection;
+use redis::{
+    AsyncConnectionConfig, Client, ClientTlsConfig, IntoConnectionInfo, ProtocolVersion, PushKind,
+    TlsCertificates,
+};
+use tokio::sync::Notify;
+
+use crate::error::StartError;
+use crate::listeners::Listeners;
+use crate::settings::Settings;
+
+/// The waits between attempts to connect.
+const RECONNECT: RetryPolicy =
+    RetryPolicy::exponential(Duration::from_millis(50), Duration::from_secs(2));
+/// How often the server is asked for a sign of life.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the server may take for an answer. The caches wait less.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The connection in use, if there is one.
+#[derive(Default)]
+pub(crate) struct Link(RwLock<Option<MultiplexedConnection>>);
+
+impl Link {
+    /// # Errors
+    /// There is none at the moment.
+    pub(crate) fn get(&self) -> Result<MultiplexedConnection, BoxError> {
+        self.0.read().clone().ok_or_else(|| "there is no connection to the Redis server".into())
+    }
+
+    fn set(&self, connection: Option<MultiplexedConnection>) {
+        *self.0.write() = connection;
+    }
+}
+
+/// A client for these settings.
+pub(crate) fn client(settings: &Settings) -> Result<Client, StartError> {
+    settings.check()?;
+    let bad_url = |error: redis::RedisError| StartError::Settings(format!("url: {error}"));
+    let info = settings.url.as_str().into_connection_info().map_err(bad_url)?;
+    let mut redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    if let Some(password) = settings.password.as_ref().filter(|_| redis.password().is_none()) {
+        redis = redis.set_password(password.expose());
+        if let Some(user) = &settings.user {
+            redis = redis.set_username(user);
+        }
+    }
+    let info = info.set_redis_settings(redis);
+    if !settings.is_tls() {
+        return Client::open(info).map_err(bad_url);
+    }
+    // Whoever was first has chosen; all of ours choose the same.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let read = |file: &std::path::PathBuf| {
+        std::fs::read(file)
+            .map_err(|error| StartError::Settings(format!("{}: {error}", file.display())))
+    };
+    let root_cert = settings.ca_file.as_ref().map(read).transpose()?;
+    let client_tls = match (&settings.certificate_file, &settings.key_file) {
+        (Some(certificate), Some(key)) => {
+            Some(ClientTlsConfig { client_cert: read(certificate)?, client_key: read(key)? })
+        }
+        _ => None,
+    };
+    let certificates = TlsCertificates { client_tls, root_cert };
+    Client::build_with_tls(info, certificates)
+        .map_err(|error| StartError::Tls { url: settings.shown_url(), source: error.into() })
+}
+
+/// Keeps a connection until it is dropped.
+pub(crate) struct Supervisor {
+    pub(crate) client: Client,
+    pub(crate) url: String,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) channel: String,
+    pub(crate) link: Arc<Link>,
+    pub(crate) listeners: Arc<Listeners>,
+}
+
+impl Supervisor {
+    pub(crate) async fn run(self) {
+        let url = &self.url;
+        loop {
+            let lost = Arc::new(Notify::new());
+            let connection = self.reconnect(&lost).await;
+            self.listeners.missed();
+            self.link.set(Some(connection.clone()));
+            tracing::info!(url, "the cache has its Redis server");
+            let why = tokio::select! {
+                () = lost.notified() => "the connection was closed".into(),
+                error = signs_of_life(connection) => error,
+            };
+            self.link.set(None);
+            tracing::warn!(url, why, "the cache lost its Redis server, and goes on without");
+        }
+    }
+
+    async fn reconnect(&self, lost: &Arc<Notify>) -> MultiplexedConnection {
+        let mut failures = 0;
+        loop {
+            let error = match self.connect(lost).await {
+                Ok(connection) => return connection,
+                Err(error) => error,
+            };
+            failures += 1;
+            let wait = match RECONNECT.decide(failures, Retry::Outage, fastrand::f64()) {
+                Decision::RetryAfter(wait) => wait,
+                // An outage never gives up.
+                Decision::GiveUp => RECONNECT.delay_max,
+            };
+            let url = &self.url;
+            tracing::warn!(url, %error, ?wait, "the cache cannot reach its Redis server");
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// A connection that hears of invalidations.
+    async fn connect(&self, lost: &Arc<Notify>) -> Result<MultiplexedConnection, BoxError> {
+        let (listeners, lost) = (Arc::clone(&self.listeners), Arc::clone(lost));
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.connect_timeout))
+            .set_response_timeout(Some(ANSWER_TIMEOUT))
+            .set_push_sender(move |push: redis::PushInfo| {
+                if push.kind == PushKind::Disconnection {
+                    lost.notify_one();
+                }
+                listeners.heed(push);
+                Ok::<(), redis::aio::SendError>(())
+            });
+        let connected = self.client.get_multiplexed_async_connection_with_config(&config);
+        // The client's own bound does not hold for a server that accepts and then says nothing.
+        let connected = tokio::time::timeout(self.connect_timeout, connected).await;
+        let mut connection = connected.map_err(|_| "it does not answer in time")??;
+        connection.subscribe(&self.channel).await?;
+        Ok(connection)
+    }
+}
+
+/// Asks for signs of life until there is none.
+async fn signs_of_life(mut connection: MultiplexedConnection) -> BoxError {
+    loop {
+        tokio::time::sleep(PING_INTERVAL).await;
+        if let Err(error) = redis::cmd("PING").query_async::<()>(&mut connection).await {
+            return error.into();
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Who is told what other processes invalidate, and the message that tells it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use antiphon_cache::Listener;
+use antiphon_core::BoxError;
+use parking_lot::Mutex;
+use redis::{FromRedisValue, PushInfo, PushKind};
+
+/// The caches of this process that use the level.
+pub(crate) struct Listeners {
+    /// Which process this is: it knows of its own invalidations.
+    process: String,
+    by_cache: Mutex<HashMap<String, Vec<Weak<dyn Listener>>>>,
+}
+
+impl Listeners {
+    pub(crate) fn new() -> Self {
+        let process = format!("{:032x}", fastrand::u128(..));
+        Self { process, by_cache: Mutex::default() }
+    }
+
+    pub(crate) fn add(&self, cache: &str, listener: Weak<dyn Listener>) {
+        let mut by_cache = self.by_cache.lock();
+        let listeners = by_cache.entry(cache.to_owned()).or_default();
+        listeners.retain(|known| known.strong_count() > 0);
+        listeners.push(listener);
+    }
+
+    /// All of them may have missed something.
+    pub(crate) fn missed(&self) {
+        let known: Vec<_> = self.by_cache.lock().values().flatten().cloned().collect();
+        known.iter().filter_map(Weak::upgrade).for_each(|listener| listener.missed());
+    }
+
+    /// The message that says that keys of a cache are invalidated.
+    pub(crate) fn message(&self, cache: &str, keys: &[String]) -> Result<String, BoxError> {
+        Ok(serde_json::to_string(&(&self.process, cache, keys))?)
+    }
+
+    /// Takes note of what the server pushes.
+    pub(crate) fn heed(&self, push: PushInfo) {
+        if push.kind != PushKind::Message {
+            return;
+        }
+        let Some(payload) = push.data.into_iter().nth(1) else { return };
+        let payload = Vec::<u8>::from_redis_value(payload).unwrap_or_default();
+        match serde_json::from_slice(&payload) {
+            Ok((process, cache, keys)) => self.changed(process, cache, keys),
+            Err(error) => {
+                tracing::warn!(%error, "an invalidation cannot be read; everything is forgotten");
+                self.missed();
+            }
+        }
+    }
+
+    fn changed(&self, process: String, cache: String, keys: Vec<String>) {
+        if process == self.process {
+            return;
+        }
+        let known = self.by_cache.lock().get(&cache).cloned().unwrap_or_default();
+        let listeners: Vec<Arc<dyn Listener>> = known.iter().filter_map(Weak::upgrade).collect();
+        for listener in listeners {
+            keys.iter().for_each(|key| listener.changed(key));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::Value;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<String>>);
+
+    impl Listener for Heard {
+        fn changed(&self, key: &str) {
+            self.0.lock().push(key.to_owned());
+        }
+
+        fn missed(&self) {
+            self.0.lock().push("missed".to_owned());
+        }
+    }
+
+    fn push(listeners: &Listeners, text: &str) {
+        let data = vec![
+            Value::BulkString(b"channel".to_vec()),
+            Value::BulkString(text.as_bytes().to_vec()),
+        ];
+        listeners.heed(PushInfo { kind: PushKind::Message, data });
+    }
+
+    #[test]
+    fn what_others_invalidate_is_heard_and_what_cannot_be_read_counts_as_missed() {
+        let (own, other) = (Listeners::new(), Listeners::new());
+        let heard = Arc::new(Heard::default());
+        let listener: Arc<dyn Listener> = heard.clone();
+        own.add("stock", Arc::downgrade(&listener));
+        let keys = ["a\n\"b".to_owned(), "c".to_owned()];
+        push(&own, &other.message("stock", &keys).expect("a message"));
+        push(&own, &other.message("prices", &keys).expect("a message"));
+        push(&own, &own.message("stock", &keys).expect("a message"));
+        push(&own, "something else");
+        assert_eq!(*heard.0.lock(), ["a\n\"b", "c", "missed"]);
+    }
+}
