@@ -8,6 +8,8 @@ use crate::{BoxError, Shutdown};
 /// is finished, then what that left behind is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
+    /// Makes the process known to others: takes it back, so that nobody new comes.
+    Announce,
     /// Answers calls: stops accepting, finishes calls and streams.
     Serve,
     /// Handles messages and timers: stops fetching, finishes handlers, releases the rest.

@@ -1,5 +1,6 @@
 //! A process: its settings, what it answers, what it consumes, and its life.
 
+mod announce;
 mod consume;
 mod infrastructure;
 #[cfg(feature = "faults-mutant")]
@@ -23,8 +24,10 @@ use antiphon_telemetry::admin::Admin;
 
 use crate::error::{Error, Result};
 use crate::lifecycle::{self, End, Part};
+use crate::registries::Known;
 use crate::settings::Sections;
 
+use announce::Announcement;
 pub use consume::Consume;
 
 /// How long logs and spans that are not written yet may take at the very end.
@@ -42,6 +45,7 @@ pub struct App {
     health: Health,
     messaging: Messaging,
     discovery: Discovery,
+    registries: Known,
     admin: Admin,
     services: Vec<Arc<dyn Service>>,
     channels: HashMap<&'static str, Channel>,
@@ -199,6 +203,21 @@ impl App {
         }
     }
 
+    /// What makes the process known in the registry, if there is one and it shall.
+    fn announcement(&self, bound: &Bound) -> Result<Option<Announcement>> {
+        let (Some(registry), Some(listen)) = (&self.sections.discovery.registry, bound.server)
+        else {
+            return Ok(None);
+        };
+        if !self.sections.instance.register {
+            return Ok(None);
+        }
+        let instance = self.sections.instance.instance(listen).map_err(Error::mistake)?;
+        let registrar = self.registries.registrar(registry)?;
+        let services = bound.services.clone();
+        Ok(Some(Announcement::new(registrar, services, instance, self.health.clone())))
+    }
+
     /// Opens both ports and declares topics and groups. Nothing runs yet.
     async fn bind(mut self) -> Result<(Vec<Part>, Bound)> {
         let mut bound = Bound {
@@ -219,6 +238,9 @@ impl App {
             .await
             .map_err(Error::mistake)?;
             bound.server = Some(server.address());
+            if let Some(announcement) = self.announcement(&bound)? {
+                self.component(announcement);
+            }
             self.parts.push(Part::new(server));
         }
         let admin = self.admin.bind(&self.sections.admin).await.map_err(Error::mistake)?;

@@ -16,6 +16,7 @@ pub mod mysql;
 pub mod operate;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+mod registries;
 mod settings;
 pub mod sql;
 pub mod sqlite;

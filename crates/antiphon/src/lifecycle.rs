@@ -8,7 +8,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// In the order in which they drain.
-const STAGES: [Stage; 4] = [Stage::Serve, Stage::Consume, Stage::Relay, Stage::Observe];
+const STAGES: [Stage; 5] =
+    [Stage::Announce, Stage::Serve, Stage::Consume, Stage::Relay, Stage::Observe];
 
 /// A component, ready to run.
 pub(crate) struct Part {

@@ -3,6 +3,7 @@
 mod broker;
 mod client;
 mod database;
+mod instance;
 mod location;
 
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use broker::{BrokerSection, Carrier};
 pub(crate) use client::Clients;
+pub(crate) use instance::{InstanceSection, Registries};
 pub use database::DatabaseSettings;
 pub(crate) use location::{Location, scheme};
 
@@ -27,6 +29,8 @@ pub(crate) struct Sections {
     pub(crate) broker: BrokerSection,
     pub(crate) clients: Clients,
     pub(crate) discovery: antiphon_discovery::Settings,
+    pub(crate) instance: InstanceSection,
+    pub(crate) registries: Registries,
     pub(crate) shutdown: ShutdownSection,
     pub(crate) telemetry: TelemetrySettings,
 }
@@ -41,6 +45,8 @@ impl Sections {
             broker: settings.section("broker")?,
             clients: Clients::read(settings)?,
             discovery: settings.section("discovery")?,
+            instance: settings.section("instance")?,
+            registries: Registries::read(settings)?,
             shutdown: settings.section("shutdown")?,
             telemetry: settings.section("telemetry")?,
         })

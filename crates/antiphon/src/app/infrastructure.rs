@@ -4,13 +4,14 @@ use antiphon_config::Settings;
 use antiphon_core::Health;
 use antiphon_messaging::{Messaging, Topology};
 use antiphon_outbox::{Database, Housekeeping, Migration, Relay, Retention};
-use antiphon_rpc::client::{Discovery, targets};
+use antiphon_rpc::client::targets;
 use antiphon_telemetry::admin::{Admin, Page};
 use antiphon_telemetry::{Service, Telemetry};
 
 use super::App;
 use crate::carriers::{self, Carriers};
 use crate::error::{Error, Result};
+use crate::registries::Known;
 use crate::settings::Sections;
 use crate::sql::Engine;
 
@@ -23,6 +24,7 @@ pub(super) async fn load(
     let service = Service::new(name, version);
     let telemetry = Telemetry::start(&service, &sections.telemetry).map_err(Error::mistake)?;
     let health = Health::new();
+    let registries = Known::open(&sections.registries)?;
     let Carriers { broker, parking } = carriers::open(&sections.broker, &sections.database).await?;
     #[cfg(feature = "faults-mutant")]
     let broker = super::mutant::wrap(broker);
@@ -42,7 +44,8 @@ pub(super) async fn load(
             parking,
             ..Messaging::new(broker, telemetry.clone(), health.clone())
         },
-        discovery: Discovery::new(sections.discovery.clone()),
+        discovery: registries.discovery(&sections.discovery),
+        registries,
         services: Vec::new(),
         channels: std::collections::HashMap::new(),
         topology: Topology::default(),

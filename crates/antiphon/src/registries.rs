@@ -1,0 +1,82 @@
+//! The registries that the settings name.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use antiphon_discovery::{Discovery, Registrar, Resolver};
+
+use crate::error::{Error, Result};
+use crate::settings::Registries;
+
+/// What knows instances, by scheme.
+#[derive(Clone, Default)]
+pub(crate) struct Known {
+    registrars: BTreeMap<&'static str, Arc<dyn Registrar>>,
+    resolvers: BTreeMap<&'static str, Arc<dyn Resolver>>,
+}
+
+impl Known {
+    /// Makes the registries that have settings. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// Settings that make no sense; a registry that this program was built without.
+    pub(crate) fn open(registries: &Registries) -> Result<Self> {
+        let mut known = Self::default();
+        #[cfg(feature = "consul")]
+        if let Some(settings) = &registries.consul {
+            let registry = antiphon_registry_consul::ConsulRegistry::new(settings.clone());
+            known.add("consul", registry.map_err(Error::mistake)?);
+        }
+        #[cfg(feature = "etcd")]
+        if let Some(settings) = &registries.etcd {
+            let registry = antiphon_registry_etcd::EtcdRegistry::new(settings.clone());
+            known.add("etcd", registry.map_err(Error::mistake)?);
+        }
+        #[cfg(feature = "zookeeper")]
+        if let Some(settings) = &registries.zookeeper {
+            let registry = antiphon_registry_zookeeper::ZookeeperRegistry::new(settings.clone());
+            known.add("zookeeper", registry.map_err(Error::mistake)?);
+        }
+        if let Some(missing) = &registries.missing {
+            return Err(Error::mistake(format!(
+                "registries.{missing} has settings, but this program was built without the feature \
+                 `{missing}` of antiphon"
+            )));
+        }
+        Ok(known)
+    }
+
+    #[cfg_attr(
+        not(any(feature = "consul", feature = "etcd", feature = "zookeeper")),
+        expect(dead_code, reason = "no registry is built in")
+    )]
+    fn add<R: Registrar + Resolver>(&mut self, scheme: &'static str, registry: R) {
+        let registry = Arc::new(registry);
+        self.registrars.insert(scheme, Arc::clone(&registry) as Arc<dyn Registrar>);
+        self.resolvers.insert(scheme, registry);
+    }
+
+    /// What finds instances: in these registries, and what is built in.
+    pub(crate) fn discovery(&self, settings: &antiphon_discovery::Settings) -> Discovery {
+        self.resolvers.iter().fold(Discovery::new(settings.clone()), |discovery, (scheme, known)| {
+            discovery.with(scheme, Arc::clone(known))
+        })
+    }
+
+    /// Where this process registers.
+    ///
+    /// # Errors
+    /// There are no settings for a registry of this scheme.
+    pub(crate) fn registrar(&self, scheme: &str) -> Result<Arc<dyn Registrar>> {
+        self.registrars.get(scheme).cloned().ok_or_else(|| {
+            Error::mistake(format!(
+                "discovery.registry is {scheme:?}, but there is no section [registries.{scheme}]; \
+                 there are sections for: {}",
+                match self.registrars.keys().copied().collect::<Vec<_>>().join(", ") {
+                    none if none.is_empty() => "none".to_owned(),
+                    some => some,
+                }
+            ))
+        })
+    }
+}
