@@ -1,0 +1,105 @@
+//! What is special about Consul.
+
+use std::time::Duration;
+
+use antiphon_discovery::Resolver;
+use antiphon_registry_consul::{ConsulRegistry, Settings};
+use antiphon_testing::conformance::registry::{
+    PATIENCE, RegistryServer, Seen, instance, register, unique,
+};
+use hyper::StatusCode;
+use serde_json::json;
+use tokio::time::timeout;
+
+use crate::agent::Agent;
+
+fn open(agent: &Agent) -> ConsulRegistry {
+    ConsulRegistry::new(Settings::new(agent.url())).expect("the settings make sense")
+}
+
+#[tokio::test]
+async fn an_index_that_goes_backwards_is_forgotten() {
+    let agent = Agent::new().await;
+    let registry = open(&agent);
+    let mut seen = Seen::new(&registry, "orders");
+    let one = register(&registry, "orders", instance("10.0.0.1:80")).await;
+    seen.until(&["10.0.0.1:80"]).await;
+    // Whoever waited for the great index would never hear of anything again.
+    agent.tell_index(Some(1_000_000));
+    agent.tell_index(None);
+    let two = register(&registry, "orders", instance("10.0.0.2:80")).await;
+    seen.until(&["10.0.0.1:80", "10.0.0.2:80"]).await;
+    one.deregister().await.expect("it is removed");
+    two.deregister().await.expect("it is removed");
+}
+
+#[tokio::test]
+async fn an_index_that_never_waits_is_not_asked_in_a_circle() {
+    let agent = Agent::new().await;
+    let registry = open(&agent);
+    agent.tell_index(Some(0));
+    let mut answers = registry.watch("orders");
+    answers.next().await.expect("the first answer");
+    let change = timeout(Duration::from_secs(2), answers.next()).await;
+    assert!(change.is_err(), "nothing has changed");
+    assert!(agent.queries() <= 14, "{} queries in two seconds", agent.queries());
+}
+
+#[tokio::test]
+async fn changes_of_other_services_are_no_news() {
+    let agent = Agent::new().await;
+    let registry = open(&agent);
+    let mut answers = registry.watch("orders");
+    answers.next().await.expect("the first answer");
+    let other = register(&registry, "points", instance("10.0.0.1:80")).await;
+    let change = timeout(Duration::from_secs(1), answers.next()).await;
+    assert!(change.is_err(), "{change:?}");
+    other.deregister().await.expect("it is removed");
+}
+
+#[tokio::test]
+async fn a_refused_token_is_told_with_what_to_do() {
+    let agent = Agent::new().await;
+    let registry = open(&agent);
+    agent.refuse(Some((StatusCode::FORBIDDEN, "Permission denied")));
+    let mut answers = registry.watch("orders");
+    let error = timeout(PATIENCE, answers.next()).await.expect("soon").expect_err("refused");
+    assert!(error.is_refused() && error.to_string().contains("correct the token"), "{error}");
+    agent.refuse(Some((StatusCode::INTERNAL_SERVER_ERROR, "No cluster leader")));
+    let error = timeout(PATIENCE, answers.next()).await.expect("soon").expect_err("away");
+    assert!(!error.is_refused() && error.to_string().contains("leader"), "{error}");
+    agent.refuse(None);
+    assert!(answers.next().await.expect("an answer").is_empty());
+}
+
+#[tokio::test]
+async fn what_other_programs_register_is_found() {
+    let agent = Agent::new().await;
+    let registry = open(&agent);
+    let service = unique("foreign");
+    agent.register(json!({
+        "ID": "x", "Name": service, "Address": "", "Port": 8080, "Meta": {"version": "2"},
+        "Weights": {"Passing": 5, "Warning": 1},
+        "Check": {"CheckID": "y", "TTL": "60000ms", "Status": "passing"},
+    }));
+    let instances = Seen::new(&registry, &service).next().await;
+    assert_eq!(instances.len(), 1);
+    assert_eq!(instances[0].address.to_string(), "127.0.0.1:8080");
+    assert_eq!((instances[0].weight, instances[0].metadata["version"].as_str()), (5, "2"));
+}
+
+#[tokio::test]
+async fn metadata_that_consul_cannot_keep_is_refused() {
+    let agent = Agent::new().await;
+    let registry = open(&agent);
+    let mut odd = instance("10.0.0.1:80");
+    odd.metadata.insert("a.b".to_owned(), "1".to_owned());
+    let settings = antiphon_discovery::RegistrationSettings::default();
+    let registration = antiphon_discovery::Registration::start(&registry, "orders", odd, settings);
+    let mut standing = registration.follow();
+    let refused = standing.wait_for(|standing| {
+        use antiphon_discovery::Standing::Missing;
+        matches!(standing, Missing { trouble: Some(trouble) } if trouble.is_refused())
+    });
+    timeout(PATIENCE, refused).await.expect("soon").expect("it is kept");
+}
