@@ -21,6 +21,10 @@ impl Known {
     /// # Errors
     /// Settings that make no sense; a registry that this program was built without.
     pub(crate) fn open(registries: &Registries) -> Result<Self> {
+        #[cfg_attr(
+            not(any(feature = "consul", feature = "etcd", feature = "zookeeper")),
+            expect(unused_mut, reason = "no registry is built in")
+        )]
         let mut known = Self::default();
         #[cfg(feature = "consul")]
         if let Some(settings) = &registries.consul {
@@ -58,9 +62,11 @@ impl Known {
 
     /// What finds instances: in these registries, and what is built in.
     pub(crate) fn discovery(&self, settings: &antiphon_discovery::Settings) -> Discovery {
-        self.resolvers.iter().fold(Discovery::new(settings.clone()), |discovery, (scheme, known)| {
-            discovery.with(scheme, Arc::clone(known))
-        })
+        self.resolvers
+            .iter()
+            .fold(Discovery::new(settings.clone()), |discovery, (scheme, known)| {
+                discovery.with(scheme, Arc::clone(known))
+            })
     }
 
     /// Where this process registers.

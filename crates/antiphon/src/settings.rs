@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use broker::{BrokerSection, Carrier};
 pub(crate) use client::Clients;
-pub(crate) use instance::{InstanceSection, Registries};
 pub use database::DatabaseSettings;
+pub(crate) use instance::{InstanceSection, Registries};
 pub(crate) use location::{Location, scheme};
 
 /// All sections of the framework.

@@ -8,7 +8,7 @@ use super::Violation;
 use super::workspace::Package;
 
 /// Crate, what it may depend on, and why.
-const ARROWS: [(&str, &[&str], &str); 14] = [
+const ARROWS: [(&str, &[&str], &str); 15] = [
     ("antiphon-core", &[], "the words everybody shares know nobody"),
     ("antiphon-config", &[], "settings are read before there is anything else"),
     ("antiphon-contract", &[], "contracts are read at build time, without the framework"),
@@ -31,6 +31,7 @@ const ARROWS: [(&str, &[&str], &str); 14] = [
             "antiphon-config",
             "antiphon-contract",
             "antiphon-core",
+            "antiphon-discovery",
             "antiphon-resilience",
             "antiphon-telemetry",
         ],
@@ -88,8 +89,12 @@ const ARROWS: [(&str, &[&str], &str); 14] = [
             "antiphon-config",
             "antiphon-contract",
             "antiphon-core",
+            "antiphon-discovery",
             "antiphon-messaging",
             "antiphon-outbox",
+            "antiphon-registry-consul",
+            "antiphon-registry-etcd",
+            "antiphon-registry-zookeeper",
             "antiphon-resilience",
             "antiphon-rpc",
             "antiphon-saga",
@@ -103,7 +108,7 @@ const ARROWS: [(&str, &[&str], &str); 14] = [
 ];
 
 /// What an adapter may depend on: where the ports are.
-const PORTS: [&str; 8] = [
+const PORTS: [&str; 9] = [
     "antiphon-cache",
     "antiphon-config",
     "antiphon-core",

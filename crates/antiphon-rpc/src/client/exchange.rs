@@ -74,7 +74,7 @@ pub(super) fn address(request: &mut Request<CallBody>, authority: &Authority) {
 /// At most eight digits, as gRPC demands, and rounded up: a server must not give up before its caller.
 fn timeout(time: Duration) -> HeaderValue {
     const DIGITS_MAX: u128 = 99_999_999;
-    let micros = time.as_micros() + u128::from(time.subsec_nanos() % 1_000 > 0);
+    let micros = time.as_micros() + u128::from(!time.subsec_nanos().is_multiple_of(1_000));
     let (amount, unit) = [(1, 'u'), (1_000, 'm'), (1_000_000, 'S')]
         .into_iter()
         .map(|(per, unit)| (micros.div_ceil(per), unit))

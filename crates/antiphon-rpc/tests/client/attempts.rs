@@ -173,7 +173,8 @@ async fn calls_wait_for_an_instance_where_they_are_told_to() {
 #[tokio::test]
 async fn streams_begin_where_they_can_and_are_not_begun_again() {
     let fleet = Fleet::start(2, ClientSettings::default()).await;
-    let open = || fleet.channel.server_stream::<_, StringValue>(COUNT, StringValue::default());
+    let open =
+        || Box::pin(fleet.channel.server_stream::<_, StringValue>(COUNT, StringValue::default()));
     let mut stream = soon(open()).await.unwrap();
     for expected in 0..3 {
         assert_eq!(stream.next().await.unwrap().unwrap().value, expected.to_string());

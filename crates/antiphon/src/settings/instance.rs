@@ -36,9 +36,9 @@ impl InstanceSection {
     /// Nobody could reach it by what is known.
     pub(crate) fn instance(&self, listen: SocketAddr) -> Result<Instance, String> {
         let address: Authority = match &self.address {
-            Some(address) => address
-                .parse()
-                .map_err(|error| format!("instance.address {address:?}: {error}"))?,
+            Some(address) => {
+                address.parse().map_err(|error| format!("instance.address {address:?}: {error}"))?
+            }
             None if listen.ip().is_unspecified() => {
                 return Err(format!(
                     "server.listen is {listen}, which nobody else can connect to; set \
@@ -81,8 +81,7 @@ impl Registries {
             ($feature:literal, $name:ident) => {
                 #[cfg(feature = $feature)]
                 if settings.contains(concat!("registries.", $feature)) {
-                    registries.$name =
-                        Some(settings.section(concat!("registries.", $feature))?);
+                    registries.$name = Some(settings.section(concat!("registries.", $feature))?);
                 }
                 #[cfg(not(feature = $feature))]
                 if settings.contains(concat!("registries.", $feature)) {
