@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod cards;
+mod discovery;
+mod fleet;
 mod harness;
 mod kill;
 mod mistakes;

@@ -1,0 +1,41 @@
+//! The shop with several instances of a service that find each other in real registries.
+
+#![cfg(feature = "engines")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
+#[path = "../e2e/fleet.rs"]
+mod fleet;
+#[expect(dead_code, reason = "what the other tests of the shop need as well")]
+#[path = "../e2e/harness.rs"]
+mod harness;
+
+use antiphon_testing::services::Service;
+
+use fleet::{SERVICE, instances_come_and_go};
+
+/// Settings under which every process registers and finds the others.
+fn settings(registry: &str, more: &str) -> String {
+    format!("[discovery]\nregistry = \"{registry}\"\n[registries.{registry}]\n{more}")
+}
+
+/// A place of this run alone.
+fn place() -> String {
+    format!("/shop-{}-{}", std::process::id(), fastrand::u32(..))
+}
+
+#[tokio::test]
+async fn instances_registered_at_etcd_come_and_go() {
+    let (url, prefix) = (Service::Etcd.url(), place());
+    let more = format!("endpoints = [{url:?}]\nlease = \"3s\"\nprefix = {prefix:?}\n");
+    instances_come_and_go(&settings("etcd", &more)).await;
+}
+
+#[tokio::test]
+async fn instances_registered_at_zookeeper_come_and_go() {
+    let (url, root) = (Service::Zookeeper.url(), place());
+    let more = format!(
+        "url = {url:?}\nlease = \"4s\"\nroot = {root:?}\n\
+         [clients.\"{SERVICE}\"]\ntarget = \"zookeeper:///{SERVICE}\"\n"
+    );
+    instances_come_and_go(&settings("zookeeper", &more)).await;
+}
