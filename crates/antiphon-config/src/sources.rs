@@ -118,6 +118,20 @@ impl Sources {
         self
     }
 
+    /// The file that is read, if there is one: where changes of settings come from.
+    #[must_use]
+    pub fn path(&self) -> Option<PathBuf> {
+        match &self.file {
+            File::None | File::Text(..) => None,
+            File::Named(path) => Some(path.clone()),
+            File::Search => {
+                let named = self.variables.iter().find(|(name, _)| name == FILE_VARIABLE);
+                let named = named.map(|(_, path)| PathBuf::from(path));
+                named.or_else(|| Path::new(FILE).exists().then(|| PathBuf::from(FILE)))
+            }
+        }
+    }
+
     /// All layers, merged.
     pub(crate) fn read(&self) -> Result<Node, Error> {
         let mut tree = match &self.defaults {
@@ -143,14 +157,10 @@ impl Sources {
             File::None => Ok(Node::empty()),
             File::Text(path, text) => file::parse(path, text),
             File::Named(path) => read(path),
-            File::Search => {
-                let named = self.variables.iter().find(|(name, _)| name == FILE_VARIABLE);
-                match named {
-                    Some((_, path)) => read(Path::new(path)),
-                    None if Path::new(FILE).exists() => read(Path::new(FILE)),
-                    None => Ok(Node::empty()),
-                }
-            }
+            File::Search => match self.path() {
+                Some(path) => read(&path),
+                None => Ok(Node::empty()),
+            },
         }
     }
 }

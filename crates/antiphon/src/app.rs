@@ -5,6 +5,7 @@ mod consume;
 mod infrastructure;
 #[cfg(feature = "faults-mutant")]
 mod mutant;
+mod reload;
 mod signals;
 
 use std::collections::HashMap;
@@ -17,10 +18,11 @@ use antiphon_config::{Settings, Sources};
 use antiphon_core::{Component, Health};
 use antiphon_messaging::{Messaging, Requests, Topology};
 use antiphon_rpc::Service;
-use antiphon_rpc::client::{Channel, Client, Discovery, Hosted, Target};
+use antiphon_rpc::client::{Channel, Client, Discovery, Hosted};
 use antiphon_rpc::server::{Server, ServerSettings};
 use antiphon_telemetry::Telemetry;
 use antiphon_telemetry::admin::Admin;
+use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::lifecycle::{self, End, Part};
@@ -29,6 +31,7 @@ use crate::settings::Sections;
 
 use announce::Announcement;
 pub use consume::Consume;
+use reload::Reload;
 
 /// How long logs and spans that are not written yet may take at the very end.
 const FLUSH_WITHIN: Duration = Duration::from_secs(2);
@@ -49,6 +52,9 @@ pub struct App {
     admin: Admin,
     services: Vec<Arc<dyn Service>>,
     channels: HashMap<&'static str, Channel>,
+    /// The channels over the network, by the services that they call.
+    remotes: Mutex<Vec<(&'static str, Channel)>>,
+    sources: Sources,
     topology: Topology,
     parts: Vec<Part>,
 }
@@ -88,7 +94,7 @@ impl App {
         let sections = Sections::read(&settings)?;
         let own = read(&settings)?;
         settings.finish()?;
-        Ok((infrastructure::load(name, version, &settings, sections).await?, own))
+        Ok((infrastructure::load(name, version, sources, &settings, sections).await?, own))
     }
 
     /// Answers calls to a service, over every protocol and inside the process.
@@ -112,23 +118,12 @@ impl App {
         if let (Some(local), None) = (self.channels.get(C::SERVICE), &section.target) {
             return Ok(C::over(local.clone()));
         }
-        let target: Target = match &section.target {
-            Some(text) => text.parse().map_err(Error::mistake)?,
-            None if self.sections.discovery.registry.is_some() => {
-                C::SERVICE.parse().map_err(Error::mistake)?
-            }
-            None => {
-                return Err(Error::mistake(format!(
-                    "nobody says where {service} is: serve it in this process, or set `target` of \
-                     [clients.\"{service}\"] to a target such as static:127.0.0.1:8080, or \
-                     `registry` of [discovery]",
-                    service = C::SERVICE
-                )));
-            }
-        };
+        let target = section.target(C::SERVICE, &self.sections.discovery);
+        let target = target.map_err(Error::mistake)?;
         let settings = section.settings(C::SERVICE).map_err(Error::mistake)?;
         let channel =
             Channel::to_service(&target, C::info(), settings, &self.discovery, &self.telemetry)?;
+        self.remotes.lock().push((C::SERVICE, channel.clone()));
         Ok(C::over(channel))
     }
 
@@ -218,6 +213,13 @@ impl App {
         Ok(Some(Announcement::new(registrar, services, instance, self.health.clone())))
     }
 
+    /// What takes over changed settings of calls, where there are calls and a file that may change.
+    fn reload(&self) -> Option<Reload> {
+        let remotes = std::mem::take(&mut *self.remotes.lock());
+        let path = self.sources.path().filter(|_| !remotes.is_empty())?;
+        Some(Reload::new(self.sources.clone(), path, remotes))
+    }
+
     /// Opens both ports and declares topics and groups. Nothing runs yet.
     async fn bind(mut self) -> Result<(Vec<Part>, Bound)> {
         let mut bound = Bound {
@@ -242,6 +244,9 @@ impl App {
                 self.component(announcement);
             }
             self.parts.push(Part::new(server));
+        }
+        if let Some(reload) = self.reload() {
+            self.component(reload);
         }
         let admin = self.admin.bind(&self.sections.admin).await.map_err(Error::mistake)?;
         bound.admin = admin.address();

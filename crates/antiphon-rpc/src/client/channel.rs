@@ -7,6 +7,7 @@ use std::sync::Arc;
 use antiphon_core::Status;
 use antiphon_discovery::{Discovery, Target};
 use antiphon_telemetry::Telemetry;
+use arc_swap::ArcSwap;
 use buffa::HasMessageView;
 use connectrpc::{JsonDeserialize, JsonSerialize};
 
@@ -37,7 +38,29 @@ pub struct Channel {
 enum Kind {
     /// A handler of this process, as the generated code's object-safe twin of the service trait.
     Local(Arc<dyn Any + Send + Sync>),
-    Remote(Arc<Remote>),
+    Remote(Arc<Line>),
+}
+
+/// The way to a target, which other settings may replace as a whole.
+struct Line {
+    remote: ArcSwap<Remote>,
+    service: Option<&'static ServiceInfo>,
+    discovery: Discovery,
+    telemetry: Telemetry,
+}
+
+impl Line {
+    fn lay(
+        target: &Target,
+        service: Option<&'static ServiceInfo>,
+        settings: ClientSettings,
+        discovery: &Discovery,
+        telemetry: &Telemetry,
+    ) -> Result<Arc<Remote>, Status> {
+        let remote = Arc::new(Remote::new(target, service, settings, discovery, telemetry)?);
+        report::remember(telemetry, &remote);
+        Ok(remote)
+    }
 }
 
 impl Channel {
@@ -84,9 +107,34 @@ impl Channel {
         discovery: &Discovery,
         telemetry: &Telemetry,
     ) -> Result<Self, Status> {
-        let remote = Arc::new(Remote::new(target, service, settings, discovery, telemetry)?);
-        report::remember(telemetry, &remote);
-        Ok(Self { kind: Kind::Remote(remote), idempotency_key: None })
+        let remote = Line::lay(target, service, settings, discovery, telemetry)?;
+        let line = Line {
+            remote: ArcSwap::new(remote),
+            service,
+            discovery: discovery.clone(),
+            telemetry: telemetry.clone(),
+        };
+        Ok(Self { kind: Kind::Remote(Arc::new(line)), idempotency_key: None })
+    }
+
+    /// From the next call on, calls go to this target, with these settings. Those under way end as they
+    /// began. Nothing happens where neither differs, and in a channel inside the process. Whether
+    /// anything did.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; then everything stays as it was.
+    pub fn reload(&self, target: &Target, settings: ClientSettings) -> Result<bool, Status> {
+        let Kind::Remote(line) = &self.kind else { return Ok(false) };
+        let current = line.remote.load();
+        if current.target() == target && *current.settings == settings {
+            return Ok(false);
+        }
+        let remote = Line::lay(target, line.service, settings, &line.discovery, &line.telemetry)?;
+        line.remote.store(remote);
+        Ok(true)
     }
 
     /// A channel to a service of this process. `T` is the generated object-safe twin of the service
@@ -117,9 +165,9 @@ impl Channel {
         self.idempotency_key.as_deref()
     }
 
-    fn remote(&self) -> Result<&Arc<Remote>, Status> {
+    fn remote(&self) -> Result<Arc<Remote>, Status> {
         match &self.kind {
-            Kind::Remote(remote) => Ok(remote),
+            Kind::Remote(line) => Ok(line.remote.load_full()),
             Kind::Local(_) => Err(Status::unimplemented(
                 "this channel leads to another service of the same process",
             )),
@@ -183,7 +231,7 @@ impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
             Kind::Local(_) => f.write_str("Channel(inproc:)"),
-            Kind::Remote(remote) => write!(f, "Channel({})", remote.target()),
+            Kind::Remote(line) => write!(f, "Channel({})", line.remote.load().target()),
         }
     }
 }

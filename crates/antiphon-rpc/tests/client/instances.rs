@@ -184,3 +184,23 @@ async fn nobody_is_connected_to_before_the_first_call_and_again_when_nobody_call
     assert_eq!(fleet.call(GET).await.unwrap(), "i-0");
     assert_eq!(gate.accepted(), 2);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_settings_are_taken_over_under_load_without_a_failed_call() {
+    let fleet = Fleet::start(2, ClientSettings::default()).await;
+    let load = Load::start(&fleet, PUT, 8);
+    let targets = fleet.instances.iter().map(|one| format!("static:{}", one.gate.address()));
+    let targets: Vec<antiphon_rpc::client::Target> =
+        targets.map(|target| target.parse().unwrap()).collect();
+    for round in 0..20 {
+        let settings =
+            ClientSettings { connections_max: 1 + round % 3, ..ClientSettings::default() };
+        let target = &targets[round % 2];
+        assert!(fleet.channel.reload(target, settings.clone()).unwrap());
+        assert!(!fleet.channel.reload(target, settings).unwrap(), "nothing differs");
+        let calls = fleet.instances[round % 2].behaviour.calls();
+        until(|| fleet.instances[round % 2].behaviour.calls() > calls + 20).await;
+    }
+    let failed = load.stop().await;
+    assert!(failed.is_empty(), "{} failed, the first: {:?}", failed.len(), failed[0]);
+}

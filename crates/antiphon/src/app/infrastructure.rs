@@ -1,6 +1,6 @@
 //! What a process stands on: telemetry, broker, databases.
 
-use antiphon_config::Settings;
+use antiphon_config::{Settings, Sources};
 use antiphon_core::Health;
 use antiphon_messaging::{Messaging, Topology};
 use antiphon_outbox::{Database, Housekeeping, Migration, Relay, Retention};
@@ -18,6 +18,7 @@ use crate::sql::Engine;
 pub(super) async fn load(
     name: &str,
     version: &str,
+    sources: &Sources,
     settings: &Settings,
     sections: Sections,
 ) -> Result<App> {
@@ -48,6 +49,8 @@ pub(super) async fn load(
         registries,
         services: Vec::new(),
         channels: std::collections::HashMap::new(),
+        remotes: parking_lot::Mutex::default(),
+        sources: sources.clone(),
         topology: Topology::default(),
         parts: Vec::new(),
         sections,

@@ -9,7 +9,7 @@ use antiphon_resilience::{
     Backoff, BudgetSettings, BulkheadSettings, EjectionSettings, HedgeSettings, RetryPolicy,
     ThrottleSettings,
 };
-use antiphon_rpc::client::{ClientSettings, MethodSettings};
+use antiphon_rpc::client::{ClientSettings, InvalidTarget, MethodSettings, Target};
 use serde::{Deserialize, Serialize};
 
 /// How calls are made: to all services, or to one.
@@ -233,6 +233,27 @@ impl Clients {
 }
 
 impl ClientSection {
+    /// Where `service` is.
+    ///
+    /// # Errors
+    /// Nobody says it, or the target is none.
+    pub(crate) fn target(
+        &self,
+        service: &str,
+        discovery: &antiphon_discovery::Settings,
+    ) -> Result<Target, String> {
+        let parse = |text: &str| text.parse().map_err(|error: InvalidTarget| error.to_string());
+        match &self.target {
+            Some(text) => parse(text),
+            None if discovery.registry.is_some() => parse(service),
+            None => Err(format!(
+                "nobody says where {service} is: serve it in this process, or set `target` of \
+                 [clients.\"{service}\"] to a target such as static:127.0.0.1:8080, or `registry` of \
+                 [discovery]"
+            )),
+        }
+    }
+
     /// What they are for calls to `service`.
     ///
     /// # Errors
