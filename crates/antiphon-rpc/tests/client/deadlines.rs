@@ -62,3 +62,33 @@ async fn nothing_runs_on_after_the_caller_gave_up() {
     assert_eq!(status.code(), Code::DeadlineExceeded);
     until(|| behaviour.dropped.load(Ordering::SeqCst) == 2).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_work_of_three_hops_ends_together_when_time_is_up() {
+    let (first, second, third) = (
+        Fleet::start(1, ClientSettings::default()).await,
+        Fleet::start(1, ClientSettings::default()).await,
+        Fleet::start(1, ClientSettings::default()).await,
+    );
+    *first.instances[0].behaviour.next.lock() = Some(second.channel.clone());
+    *second.instances[0].behaviour.next.lock() = Some(third.channel.clone());
+    assert!(first.call(GET).await.is_ok());
+    third.instances[0].behaviour.delay(Duration::from_secs(60));
+    let deadline = Instant::now() + Duration::from_millis(400);
+    let context = Context::root().with_deadline(deadline);
+    let status = context.scope(first.call(GET)).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    let mut ends = vec![Instant::now()];
+    // The handlers of the first two may end by the answer of the next, which says the same.
+    let last = &third.instances[0].behaviour;
+    until(|| last.dropped.load(Ordering::SeqCst) == 1).await;
+    ends.push(last.dropped_at.lock().unwrap());
+    for fleet in [&first, &second] {
+        ends.extend(*fleet.instances[0].behaviour.dropped_at.lock());
+    }
+    let spread = *ends.iter().max().unwrap() - *ends.iter().min().unwrap();
+    println!("three hops end within {spread:?}");
+    // 20 ms on a machine that does nothing else.
+    assert!(spread < Duration::from_millis(200), "{spread:?}");
+    assert_eq!(third.instances[0].behaviour.calls(), 2, "nobody asked again");
+}

@@ -21,6 +21,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 pub(crate) use gate::Gate;
 
@@ -75,6 +76,10 @@ pub(crate) struct Behaviour {
     pub(crate) begun: AtomicUsize,
     /// Handlers that were dropped before they ended.
     pub(crate) dropped: AtomicUsize,
+    /// When the last of those was.
+    pub(crate) dropped_at: Mutex<Option<Instant>>,
+    /// Whom a handler asks before it answers.
+    pub(crate) next: Mutex<Option<Channel>>,
 }
 
 impl Behaviour {
@@ -96,6 +101,7 @@ struct Counted<'a>(&'a Behaviour, bool);
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         if !self.1 {
+            *self.0.dropped_at.lock() = Some(Instant::now());
             self.0.dropped.fetch_add(1, Ordering::SeqCst);
         }
     }
@@ -122,6 +128,10 @@ impl Service for Instance {
             let delay = Duration::from_micros(behaviour.delay_micros.load(Ordering::SeqCst));
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
+            }
+            let next = behaviour.next.lock().clone();
+            if let Some(next) = next {
+                Box::pin(call(&next, GET)).await?;
             }
             counted.1 = true;
             if let Some(status) = &*behaviour.failure.lock() {
