@@ -40,6 +40,8 @@ pub(super) struct Call<'a> {
     pub(super) context: &'a Context,
     /// In its frame.
     pub(super) message: Bytes,
+    /// Where it belongs under consistent hashing.
+    pub(super) place: Option<u64>,
 }
 
 /// What has become of a call so far.
@@ -191,8 +193,8 @@ impl Call<'_> {
         if !remote.throttle.try_admit(Instant::now()) {
             return Err(Ended::Throttled);
         }
-        let waits = self.policy.wait_for_ready;
-        let picked = remote.pool.pick_ready(tried, None, waits).await;
+        let wanted = remote.wanted(self.place, self.policy.wait_for_ready);
+        let picked = remote.pool.pick_ready(tried, &wanted).await;
         let picked = picked.map_err(Ended::Unreachable)?;
         if elsewhere && tried.iter().any(|one| Arc::ptr_eq(one, &picked.instance)) {
             return Err(Ended::NowhereElse);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use antiphon_core::Status;
 use antiphon_discovery::{Discovery, Target};
+use antiphon_resilience::balance::stable_hash;
 use antiphon_telemetry::Telemetry;
 use arc_swap::ArcSwap;
 use buffa::HasMessageView;
@@ -32,6 +33,8 @@ impl<M> Wire for M where
 pub struct Channel {
     kind: Kind,
     idempotency_key: Option<Arc<str>>,
+    /// Where calls go under consistent hashing.
+    place: Option<u64>,
 }
 
 #[derive(Clone)]
@@ -114,7 +117,7 @@ impl Channel {
             discovery: discovery.clone(),
             telemetry: telemetry.clone(),
         };
-        Ok(Self { kind: Kind::Remote(Arc::new(line)), idempotency_key: None })
+        Ok(Self { kind: Kind::Remote(Arc::new(line)), idempotency_key: None, place: None })
     }
 
     /// From the next call on, calls go to this target, with these settings. Those under way end as they
@@ -141,7 +144,7 @@ impl Channel {
     /// trait.
     #[must_use]
     pub fn inproc<T: ?Sized + Send + Sync + 'static>(service: Arc<T>) -> Self {
-        Self { kind: Kind::Local(Arc::new(service)), idempotency_key: None }
+        Self { kind: Kind::Local(Arc::new(service)), idempotency_key: None, place: None }
     }
 
     /// The service behind [`Channel::inproc`], for generated clients.
@@ -156,7 +159,14 @@ impl Channel {
     /// The same channel, whose calls carry this idempotency key: repeating one does not do it twice.
     #[must_use]
     pub fn keyed(&self, key: &str) -> Self {
-        Self { kind: self.kind.clone(), idempotency_key: Some(key.into()) }
+        Self { idempotency_key: Some(key.into()), ..self.clone() }
+    }
+
+    /// The same channel, whose calls all go to one instance as long as it is there: where the settings
+    /// balance by `consistent_hash`, the one that this key belongs to. Elsewhere nothing changes.
+    #[must_use]
+    pub fn placed(&self, key: &str) -> Self {
+        Self { place: Some(stable_hash(key.as_bytes())), ..self.clone() }
     }
 
     /// The key of [`Channel::keyed`].
@@ -187,7 +197,7 @@ impl Channel {
         method: &'static MethodInfo,
         request: Req,
     ) -> Result<Res, Status> {
-        self.remote()?.unary(method, request, self.idempotency_key()).await
+        self.remote()?.unary(method, request, self.idempotency_key(), self.place).await
     }
 
     /// One request, many answers.
@@ -199,7 +209,7 @@ impl Channel {
         method: &'static MethodInfo,
         request: Req,
     ) -> Result<Streaming<Res>, Status> {
-        self.remote()?.server_stream(method, request).await
+        self.remote()?.server_stream(method, request, self.place).await
     }
 
     /// Many requests, one answer.
@@ -211,7 +221,7 @@ impl Channel {
         method: &'static MethodInfo,
         requests: Streaming<Req>,
     ) -> Result<Res, Status> {
-        self.remote()?.client_stream(method, requests).await
+        self.remote()?.client_stream(method, requests, self.place).await
     }
 
     /// Many requests, many answers.
@@ -223,7 +233,7 @@ impl Channel {
         method: &'static MethodInfo,
         requests: Streaming<Req>,
     ) -> Result<Streaming<Res>, Status> {
-        self.remote()?.bidi(method, requests).await
+        self.remote()?.bidi(method, requests, self.place).await
     }
 }
 

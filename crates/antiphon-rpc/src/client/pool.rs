@@ -50,6 +50,17 @@ struct Shared {
     metrics: Metrics,
 }
 
+/// What a call asks of a pick.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    /// What consistent hashing goes by.
+    pub(super) key: Option<u64>,
+    /// Calls to the target that are under way.
+    pub(super) in_flight: u32,
+    /// Whether to wait where no instance can be connected to.
+    pub(super) patient: bool,
+}
+
 /// Who takes a call.
 #[derive(Debug)]
 pub(super) struct Picked {
@@ -95,7 +106,7 @@ impl Pool {
     }
 
     /// An instance that is ready, other than `tried` where that is possible.
-    fn pick(&self, tried: &[Arc<Instance>], key: Option<u64>) -> Option<Picked> {
+    fn pick(&self, tried: &[Arc<Instance>], wanted: &Wanted) -> Option<Picked> {
         let now = Instant::now();
         let roster = self.0.roster.load();
         if self.0.ejected.load(Ordering::Relaxed) > 0 {
@@ -108,7 +119,12 @@ impl Pool {
                 return due;
             }
         }
-        let input = PickInput { tried, key, ..PickInput::new(now, fastrand::u64(..)) };
+        let input = PickInput {
+            tried,
+            key: wanted.key,
+            in_flight: Some(wanted.in_flight),
+            ..PickInput::new(now, fastrand::u64(..))
+        };
         let instance = Arc::clone(roster.pick(&input)?);
         Some(Picked { instance, probe: None })
     }
@@ -121,10 +137,9 @@ impl Pool {
     pub(super) async fn pick_ready(
         &self,
         tried: &[Arc<Instance>],
-        key: Option<u64>,
-        patient: bool,
+        wanted: &Wanted,
     ) -> Result<Picked, CallError> {
-        if let Some(picked) = self.pick(tried, key) {
+        if let Some(picked) = self.pick(tried, wanted) {
             return Ok(picked);
         }
         self.start();
@@ -132,10 +147,12 @@ impl Pool {
             let mut changed = std::pin::pin!(self.0.changed.notified());
             changed.as_mut().enable();
             self.0.wanted.send_modify(|count| *count += 1);
-            if let Some(picked) = self.pick(tried, key) {
+            if let Some(picked) = self.pick(tried, wanted) {
                 return Ok(picked);
             }
-            if !patient && let Some(error) = self.0.hopeless() {
+            if !wanted.patient
+                && let Some(error) = self.0.hopeless()
+            {
                 return Err(error);
             }
             changed.await;

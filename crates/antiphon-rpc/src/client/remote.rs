@@ -24,7 +24,7 @@ use super::attempts::Call;
 use super::instance::Instance;
 use super::metrics::Metrics;
 use super::policy::{MethodPolicy, explain};
-use super::pool::Pool;
+use super::pool::{Pool, Wanted};
 use super::report::MethodReport;
 use super::transport::Transport;
 use super::{CallError, ClientSettings, Wire};
@@ -119,6 +119,11 @@ impl Remote {
         self.authority.as_ref().unwrap_or_else(|| instance.authority())
     }
 
+    /// What a call asks of a pick.
+    pub(super) fn wanted(&self, key: Option<u64>, patient: bool) -> Wanted {
+        Wanted { key, patient, in_flight: self.bulkhead.in_flight() }
+    }
+
     /// Takes a place among the calls to the target, or waits for one.
     pub(super) async fn enter(&self, deadline: Option<Instant>) -> Result<Permit, Refused> {
         match self.bulkhead.try_enter() {
@@ -167,6 +172,7 @@ impl Remote {
         method: &'static MethodInfo,
         request: Req,
         key: Option<&str>,
+        place: Option<u64>,
     ) -> Result<Res, Status> {
         let policy = self.policy(method);
         let message = message::encode(&request)?.into_enveloped();
@@ -174,7 +180,9 @@ impl Remote {
             .call(method, &policy, key, |context| {
                 let policy = &policy;
                 async move {
-                    Call { remote: self, method, policy, context: &context, message }.run().await
+                    Call { remote: self, method, policy, context: &context, message, place }
+                        .run()
+                        .await
                 }
             })
             .await?;
@@ -187,6 +195,7 @@ impl Remote {
     async fn open<T, Fut>(
         self: &Arc<Self>,
         method: &'static MethodInfo,
+        place: Option<u64>,
         call: impl FnOnce(Transport, CallOptions) -> Fut,
     ) -> Result<T, Status>
     where
@@ -195,7 +204,7 @@ impl Remote {
         let policy = self.policy(method);
         self.call(method, &policy, None, |context| {
             let options = options(&context, &self.settings);
-            let transport = Transport::new(self, method, &policy);
+            let transport = Transport::new(self, method, &policy, place);
             let work = call(transport, options);
             async move { work.await.map_err(|error| self.status(method, error)) }
         })
@@ -216,9 +225,10 @@ impl Remote {
         self: &Arc<Self>,
         method: &'static MethodInfo,
         request: Req,
+        place: Option<u64>,
     ) -> Result<Streaming<Res>, Status> {
         let answers = self
-            .open(method, |transport, options| async move {
+            .open(method, place, |transport, options| async move {
                 connectrpc::client::call_server_stream::<_, _, View<Res>>(
                     &transport,
                     &self.config,
@@ -242,6 +252,7 @@ impl Remote {
         self: &Arc<Self>,
         method: &'static MethodInfo,
         requests: Streaming<Req>,
+        place: Option<u64>,
     ) -> Result<Res, Status> {
         let (abort, mut aborted) = tokio::sync::oneshot::channel();
         let requests =
@@ -258,7 +269,7 @@ impl Remote {
                     }
                 }
             });
-        self.open(method, |transport, options| async move {
+        self.open(method, place, |transport, options| async move {
             let call = connectrpc::client::call_client_stream::<_, Req, View<Res>>(
                 &transport,
                 &self.config,
@@ -279,9 +290,10 @@ impl Remote {
         self: &Arc<Self>,
         method: &'static MethodInfo,
         requests: Streaming<Req>,
+        place: Option<u64>,
     ) -> Result<Streaming<Res>, Status> {
         let call = self
-            .open(method, |transport, options| async move {
+            .open(method, place, |transport, options| async move {
                 connectrpc::client::call_bidi_stream::<_, Req, View<Res>>(
                     &transport,
                     &self.config,

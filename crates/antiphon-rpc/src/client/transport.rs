@@ -33,6 +33,7 @@ pub(super) struct Transport {
     remote: Arc<Remote>,
     method: &'static MethodInfo,
     waits: bool,
+    place: Option<u64>,
 }
 
 impl Transport {
@@ -40,8 +41,9 @@ impl Transport {
         remote: &Arc<Remote>,
         method: &'static MethodInfo,
         policy: &MethodPolicy,
+        place: Option<u64>,
     ) -> Self {
-        Self { remote: Arc::clone(remote), method, waits: policy.wait_for_ready }
+        Self { remote: Arc::clone(remote), method, waits: policy.wait_for_ready, place }
     }
 
     async fn open(
@@ -67,7 +69,8 @@ impl Transport {
         let mut tried = Vec::new();
         let mut causes = Vec::new();
         for _ in 0..SENDS_MAX {
-            let picked = remote.pool.pick_ready(&tried, None, self.waits).await;
+            let wanted = remote.wanted(self.place, self.waits);
+            let picked = remote.pool.pick_ready(&tried, &wanted).await;
             let picked = picked.map_err(|mut error| {
                 error.target = remote.target().to_string();
                 error

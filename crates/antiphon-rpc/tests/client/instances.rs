@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use antiphon_core::{Code, Status};
+use antiphon_resilience::balance::Policy;
 use antiphon_rpc::MethodInfo;
 use antiphon_rpc::client::{ClientSettings, targets};
 use antiphon_rpc::server::ServerSettings;
@@ -203,4 +204,27 @@ async fn other_settings_are_taken_over_under_load_without_a_failed_call() {
     }
     let failed = load.stop().await;
     assert!(failed.is_empty(), "{} failed, the first: {:?}", failed.len(), failed[0]);
+}
+
+#[tokio::test]
+async fn calls_of_one_key_go_to_one_instance() {
+    let mut settings = ClientSettings::default();
+    settings.balance.policy = Policy::ConsistentHash { bound: f32::INFINITY };
+    let fleet = Fleet::start(5, settings).await;
+    assert!(fleet.call(GET).await.is_ok());
+    let ready = || {
+        let report = targets(&fleet.telemetry).remove(0);
+        report.instances.iter().filter(|instance| instance.state == "ready").count()
+    };
+    until(|| ready() == 5).await;
+    let mut seen = std::collections::BTreeSet::new();
+    for key in 0..20 {
+        let channel = fleet.channel.placed(&format!("customer-{key}"));
+        let first = call(&channel, GET).await.unwrap();
+        for _ in 0..5 {
+            assert_eq!(call(&channel, GET).await.unwrap(), first);
+        }
+        seen.insert(first);
+    }
+    assert!(seen.len() > 2, "{seen:?}");
 }

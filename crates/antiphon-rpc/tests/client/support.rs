@@ -202,7 +202,7 @@ pub(crate) fn server_settings() -> ServerSettings {
 pub(crate) async fn start(name: &str, settings: ServerSettings) -> Running {
     let behaviour = Arc::new(Behaviour { name: Mutex::new(name.into()), ..Behaviour::default() });
     let (address, shutdown, ended) = serve(Arc::clone(&behaviour), settings).await;
-    let gate = Gate::open(address).await;
+    let gate = Gate::open(address);
     Running { behaviour, shutdown, ended, address, gate }
 }
 

@@ -33,6 +33,12 @@ pub(super) fn tokens(scope: &Scope<'_>, names: &Names<'_>) -> TokenStream {
                 Self { channel: self.channel.keyed(key) }
             }
 
+            /// The same client, whose calls go to one instance as long as it is there, where the
+            /// settings balance by `consistent_hash`.
+            pub fn placed(&self, key: &str) -> Self {
+                Self { channel: self.channel.placed(key) }
+            }
+
             #(#methods)*
         }
 

@@ -11,6 +11,8 @@ use tokio::task::{AbortHandle, JoinSet};
 /// Passes bytes on to an instance, from an address that stays the same.
 pub(crate) struct Gate {
     address: SocketAddr,
+    /// Keeps the address while nobody listens there.
+    _place: TcpSocket,
     behind: Arc<Mutex<SocketAddr>>,
     /// Connections that came, whether they got through or not.
     accepted: Arc<AtomicUsize>,
@@ -19,16 +21,19 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    pub(crate) async fn open(behind: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    pub(crate) fn open(behind: SocketAddr) -> Self {
+        let place = TcpSocket::new_v4().unwrap();
+        place.set_reuseport(true).unwrap();
+        place.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let gate = Self {
-            address: listener.local_addr().unwrap(),
+            address: place.local_addr().unwrap(),
+            _place: place,
             behind: Arc::new(Mutex::new(behind)),
             accepted: Arc::default(),
             accepting: Mutex::default(),
             open: Arc::default(),
         };
-        gate.pass(listener);
+        gate.revive();
         gate
     }
 
@@ -61,7 +66,7 @@ impl Gate {
     /// Lets connections through again.
     pub(crate) fn revive(&self) {
         let socket = TcpSocket::new_v4().unwrap();
-        socket.set_reuseaddr(true).unwrap();
+        socket.set_reuseport(true).unwrap();
         socket.bind(self.address).unwrap();
         self.pass(socket.listen(64).unwrap());
     }
