@@ -32,6 +32,7 @@ const CROWDED: f64 = 0.8;
 pub(super) struct Instance {
     address: String,
     weight: u32,
+    priority: u16,
     zone: Option<String>,
     authority: http::uri::Authority,
     pub(super) load: Load,
@@ -77,6 +78,7 @@ impl Instance {
             authority: address.parse().ok()?,
             address,
             weight: found.weight,
+            priority: found.priority,
             zone: found.zone.clone(),
             load: Load::new(&antiphon_resilience::balance::EwmaSettings::default(), now),
             health: Health::new(now),
@@ -96,6 +98,11 @@ impl Instance {
         &self.authority
     }
 
+    /// Those with a higher number get calls only when none with a lower one can take them.
+    pub(super) const fn priority(&self) -> u16 {
+        self.priority
+    }
+
     pub(super) fn state(&self) -> State {
         self.seen.lock().state
     }
@@ -107,7 +114,7 @@ impl Instance {
 
     /// Whether it is the same in all that balancing goes by.
     pub(super) fn is(&self, found: &discovery::Instance) -> bool {
-        self.weight == found.weight && self.zone == found.zone
+        self.weight == found.weight && self.zone == found.zone && self.priority == found.priority
     }
 
     /// The connection with the fewest calls. `None` when the last one has just been lost.

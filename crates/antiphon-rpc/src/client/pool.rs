@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -41,6 +41,8 @@ struct Shared {
     known: AtomicBool,
     roster: ArcSwap<Roster<Arc<Instance>>>,
     members: Mutex<Members>,
+    /// The priority of those that are picked from; [`NOBODY`] while none is ready.
+    level: AtomicU32,
     wanted: watch::Sender<u64>,
     /// Something is different: whoever waits looks again.
     changed: Notify,
@@ -67,6 +69,15 @@ pub(super) struct Picked {
     pub(super) instance: Arc<Instance>,
     /// The call tries whether one that was set aside works again.
     pub(super) probe: Option<Probe>,
+}
+
+/// No priority: those of instances are smaller.
+const NOBODY: u32 = u32::MAX;
+
+/// The lowest priority of which an instance is ready.
+fn level(members: &Members) -> u32 {
+    let ready = members.0.values().filter(|member| member.instance.state() == State::Ready);
+    ready.map(|member| u32::from(member.instance.priority())).min().unwrap_or(NOBODY)
 }
 
 #[derive(Default)]
@@ -98,6 +109,7 @@ impl Pool {
             known: AtomicBool::new(false),
             roster: ArcSwap::from_pointee(roster),
             members: Mutex::default(),
+            level: AtomicU32::new(NOBODY),
             wanted: watch::Sender::new(0),
             changed: Notify::new(),
             ejected: AtomicUsize::new(0),
@@ -232,10 +244,8 @@ impl Shared {
         }
         // The others leave: their tasks end, and their calls.
         *known = kept;
-        let instances: Vec<_> = known.values().map(|member| Arc::clone(&member.instance)).collect();
+        self.call_up(&members, now);
         drop(members);
-        let roster = Roster::new(instances, self.settings.balance.clone(), now, fastrand::u64(..));
-        self.roster.store(Arc::new(roster));
         self.known.store(true, Ordering::Release);
         // Those that are new connect at once: calls need not wait for them later.
         self.wanted.send_modify(|count| *count += 1);
@@ -268,13 +278,32 @@ impl Shared {
         Some(Member { instance, _present: present })
     }
 
+    /// Takes in that the standing of an instance is another.
     fn refresh(&self) {
         let now = Instant::now();
-        self.roster.rcu(|roster| roster.refreshed(now, fastrand::u64(..)));
+        let members = self.members.lock();
+        if self.level.load(Ordering::Relaxed) == level(&members) {
+            self.roster.rcu(|roster| roster.refreshed(now, fastrand::u64(..)));
+        } else {
+            self.call_up(&members, now);
+        }
+        drop(members);
         let roster = self.roster.load();
         let out = roster.candidates().iter().filter(|one| !one.health.in_service()).count();
         self.ejected.store(out, Ordering::Relaxed);
         self.changed.notify_waiters();
+    }
+
+    /// Makes a new roster, of the instances with the lowest number of which any is ready, or of all
+    /// where none is.
+    fn call_up(&self, members: &Members, now: Instant) {
+        let level = level(members);
+        let all = members.0.values().map(|member| &member.instance);
+        let called = all.filter(|one| level == NOBODY || u32::from(one.priority()) == level);
+        let called: Vec<_> = called.cloned().collect();
+        let roster = Roster::new(called, self.settings.balance.clone(), now, fastrand::u64(..));
+        self.roster.store(Arc::new(roster));
+        self.level.store(level, Ordering::Relaxed);
     }
 
     /// Compares the instances with each other.

@@ -12,7 +12,7 @@ use antiphon_rpc::server::ServerSettings;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
-use crate::support::{Fleet, GET, PUT, call, server_settings, soon, unavailable, until};
+use crate::support::{Fleet, GET, PUT, call, channel, server_settings, soon, unavailable, until};
 
 /// Calls that go on in the background until they are stopped.
 struct Load {
@@ -227,4 +227,28 @@ async fn calls_of_one_key_go_to_one_instance() {
         seen.insert(first);
     }
     assert!(seen.len() > 2, "{seen:?}");
+}
+
+#[tokio::test]
+async fn instances_of_lower_priority_are_called_only_when_the_others_are_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("instances.toml");
+    let fleet = Fleet::start(2, ClientSettings::default()).await;
+    let entry = |at: usize| {
+        let address = fleet.instances[at].gate.address();
+        format!("[[fleet]]\naddress = \"{address}\"\npriority = {at}\n")
+    };
+    std::fs::write(&list, entry(0) + &entry(1)).unwrap();
+    let target = format!("file://{}#fleet", list.display());
+    let channel = channel(&target, ClientSettings::default(), &fleet.telemetry);
+    soon(async { while call(&channel, GET).await.unwrap() != "i-0" {} }).await;
+    for _ in 0..20 {
+        assert_eq!(call(&channel, GET).await.unwrap(), "i-0");
+    }
+    fleet.instances[0].gate.kill();
+    for _ in 0..20 {
+        assert_eq!(call(&channel, GET).await.unwrap(), "i-1");
+    }
+    fleet.instances[0].gate.revive();
+    soon(async { while call(&channel, GET).await.unwrap() != "i-0" {} }).await;
 }
