@@ -41,9 +41,9 @@ enum Command {
     Bench(bench::Options),
     /// Start, stop and look at the real servers that tests and development talk to.
     ///
-    /// PostgreSQL, MariaDB, Redis, NATS, RabbitMQ, Mosquitto and Kafka, on loopback, on ports of their
-    /// own, with data in the cache folder. What is not installed is installed where this is root and
-    /// Debian; else containers are used where Docker answers.
+    /// PostgreSQL, MariaDB, Redis, NATS, RabbitMQ, Mosquitto, Kafka, etcd, ZooKeeper and Consul, on loopback,
+    /// on ports of their own, with data in the cache folder. What is not installed is installed where
+    /// this is root and Debian; else containers are used where Docker answers.
     Services(services::Options),
     /// Run the shop in six processes on real engines, make everything fail, heal, and audit.
     ///

@@ -1,5 +1,6 @@
 //! What there is to know about each server, in one shape.
 
+mod consul;
 mod etcd;
 mod kafka;
 mod mariadb;
@@ -74,6 +75,7 @@ pub(crate) fn describe(service: Service) -> &'static dyn Description {
         Service::Kafka => &kafka::Kafka,
         Service::Etcd => &etcd::Etcd,
         Service::Zookeeper => &zookeeper::Zookeeper,
+        Service::Consul => &consul::Consul,
     }
 }
 

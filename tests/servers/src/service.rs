@@ -26,6 +26,8 @@ pub enum Service {
     Etcd,
     /// Apache ZooKeeper.
     Zookeeper,
+    /// Consul.
+    Consul,
 }
 
 /// The user that may come in over TLS, and its password.
@@ -35,7 +37,7 @@ pub const PASSWORD: &str = "secret";
 
 impl Service {
     /// Every server.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Postgres,
         Self::Mariadb,
         Self::Redis,
@@ -45,6 +47,7 @@ impl Service {
         Self::Kafka,
         Self::Etcd,
         Self::Zookeeper,
+        Self::Consul,
     ];
 
     /// The name that `cargo xtask services` knows it by.
@@ -60,6 +63,7 @@ impl Service {
             Self::Kafka => "kafka",
             Self::Etcd => "etcd",
             Self::Zookeeper => "zookeeper",
+            Self::Consul => "consul",
         }
     }
 
@@ -85,6 +89,7 @@ impl Service {
             Self::Kafka => Ports { plain: 29092, tls: 29093, admin: 0, inner: [29094, 0, 0] },
             Self::Etcd => Ports { plain: 22379, tls: 22380, admin: 0, inner: [22381, 0, 0] },
             Self::Zookeeper => Ports::one(22181),
+            Self::Consul => Ports { plain: 28500, tls: 28501, admin: 0, inner: [28502, 28503, 0] },
         }
     }
 
@@ -128,7 +133,7 @@ impl Service {
             Self::Rabbitmq => format!("amqp://guest:guest@127.0.0.1:{port}"),
             Self::Mosquitto => format!("mqtt://127.0.0.1:{port}"),
             Self::Kafka => format!("kafka://127.0.0.1:{port}"),
-            Self::Etcd => format!("http://127.0.0.1:{port}"),
+            Self::Etcd | Self::Consul => format!("http://127.0.0.1:{port}"),
             Self::Zookeeper => format!("zookeeper://127.0.0.1:{port}"),
         }
     }
@@ -145,8 +150,8 @@ impl Service {
             Self::Rabbitmq => ("amqps", ""),
             Self::Mosquitto => ("mqtts", ""),
             Self::Kafka => ("kafka+ssl", ""),
-            // It asks nobody for a name.
-            Self::Etcd => ("https", ""),
+            // They ask nobody for a name.
+            Self::Etcd | Self::Consul => ("https", ""),
             // Debian's package lacks what its TLS needs: this is the plain port.
             Self::Zookeeper => ("zookeeper", ""),
         };

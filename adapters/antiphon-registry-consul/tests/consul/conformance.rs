@@ -5,29 +5,27 @@ use std::time::Duration;
 use antiphon_config::HumanDuration;
 use antiphon_registry_consul::{ConsulRegistry, Settings};
 use antiphon_testing::conformance::registry::RegistryHarness;
-
-use crate::agent::{self, Agent};
+use antiphon_testing::services::{Private, Service};
 
 struct Consul;
 
 impl RegistryHarness for Consul {
     type Registry = ConsulRegistry;
-    type Server = Agent;
+    type Server = Private;
     const LEASE_SHORT: Duration = Duration::from_secs(2);
 
     fn shared() -> String {
-        agent::shared()
+        Service::Consul.url()
     }
 
-    async fn start() -> Agent {
-        Agent::new().await
+    async fn start() -> Private {
+        Private::start(Service::Consul).await.expect("a server")
     }
 
     fn open(url: &str, lease: Duration) -> ConsulRegistry {
-        let second = HumanDuration::from_secs(1);
         let settings = Settings {
             lease: HumanDuration(lease),
-            request_timeout: second,
+            request_timeout: HumanDuration::from_secs(1),
             wait: HumanDuration::from_secs(5),
             ..Settings::new(url)
         };

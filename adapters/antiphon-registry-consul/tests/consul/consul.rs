@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use antiphon_config::HumanDuration;
 use antiphon_discovery::Resolver;
+use antiphon_discovery::http::{HttpClient, Question, Tls};
 use antiphon_registry_consul::{ConsulRegistry, Settings};
-use antiphon_testing::conformance::registry::{
-    PATIENCE, RegistryServer, Seen, instance, register, unique,
-};
-use hyper::StatusCode;
+use antiphon_testing::conformance::registry::{PATIENCE, Seen, instance, register, unique};
+use antiphon_testing::services::{PASSWORD, Service, USER, certificate_authority};
+use hyper::{Method, StatusCode};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -72,20 +73,61 @@ async fn a_refused_token_is_told_with_what_to_do() {
     assert!(answers.next().await.expect("an answer").is_empty());
 }
 
+/// An agent's API, for what other programs do with it.
+fn curl() -> HttpClient {
+    let servers = [Service::Consul.url()];
+    HttpClient::new(&servers, &Tls::default(), Duration::from_secs(2)).expect("a client")
+}
+
+async fn put(path: &str, body: &serde_json::Value) {
+    let question = Question::new(Method::PUT, path).with_body(body.to_string());
+    let answer = curl().ask(question, PATIENCE).await.expect("an answer");
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.words());
+}
+
 #[tokio::test]
 async fn what_other_programs_register_is_found() {
-    let agent = Agent::new().await;
-    let registry = open(&agent);
+    let registry =
+        ConsulRegistry::new(Settings::new(Service::Consul.url())).expect("they are fine");
     let service = unique("foreign");
-    agent.register(json!({
-        "ID": "x", "Name": service, "Address": "", "Port": 8080, "Meta": {"version": "2"},
+    let said = json!({
+        "ID": service, "Name": service, "Port": 8080, "Meta": {"version": "2"},
         "Weights": {"Passing": 5, "Warning": 1},
-        "Check": {"CheckID": "y", "TTL": "60000ms", "Status": "passing"},
-    }));
+    });
+    put("/v1/agent/service/register", &said).await;
     let instances = Seen::new(&registry, &service).next().await;
     assert_eq!(instances.len(), 1);
     assert_eq!(instances[0].address.to_string(), "127.0.0.1:8080");
     assert_eq!((instances[0].weight, instances[0].metadata["version"].as_str()), (5, "2"));
+    put(&format!("/v1/agent/service/deregister/{service}"), &json!(null)).await;
+}
+
+#[tokio::test]
+async fn what_somebody_removes_is_registered_again() {
+    let lease = HumanDuration::from_secs(2);
+    let settings = Settings { lease, ..Settings::new(Service::Consul.url()) };
+    let registry = ConsulRegistry::new(settings).expect("they are fine");
+    let service = unique("removed");
+    let registration = register(&registry, &service, instance("a:80")).await;
+    let mut standing = registration.follow();
+    standing.mark_unchanged();
+    put(&format!("/v1/agent/service/deregister/{service}%40a%3A80"), &json!(null)).await;
+    timeout(PATIENCE, standing.changed()).await.expect("in time").expect("it is kept");
+    timeout(PATIENCE, registration.held()).await.expect("it is registered again");
+    Seen::new(&registry, &service).until(&["a:80"]).await;
+    registration.deregister().await.expect("it is removed");
+}
+
+#[tokio::test]
+async fn it_speaks_tls() {
+    let url = Service::Consul.tls_url().replace(&format!("{USER}:{PASSWORD}@"), "");
+    let ca_file = Some(certificate_authority());
+    let registry = ConsulRegistry::new(Settings { ca_file, ..Settings::new(url) });
+    let registry = registry.expect("they are fine");
+    let service = unique("tls");
+    let registration = register(&registry, &service, instance("10.0.0.1:80")).await;
+    Seen::new(&registry, &service).until(&["10.0.0.1:80"]).await;
+    registration.deregister().await.expect("it is removed");
 }
 
 #[tokio::test]

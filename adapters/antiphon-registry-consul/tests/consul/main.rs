@@ -1,4 +1,4 @@
-//! The registry against an agent that does what Consul's API documents; see [`agent`].
+//! The registry against a real Consul, and against an agent that says odd things.
 
 mod agent;
 mod conformance;

@@ -208,7 +208,8 @@ impl Seen {
                 }
             }
         });
-        let met = met.await.ok();
-        met.unwrap_or_else(|| panic!("it never says {wanted:?}; what it said last is {last:?}"))
+        let met = met.await;
+        assert!(met.is_ok(), "it never says {wanted:?}; what it said last is {last:?}");
+        met.unwrap_or_default()
     }
 }

@@ -76,16 +76,19 @@ struct Site<H: RegistryHarness> {
 }
 
 impl<H: RegistryHarness> Site<H> {
+    /// Long enough not to run out because the machine of the test is busy.
+    const LEASE: Duration = H::LEASE_SHORT.saturating_mul(3);
+
     async fn start() -> Self {
         let server = H::start().await;
         let service = unique("site");
         let (mut registries, mut registrations) = (Vec::new(), Vec::new());
         for address in ALL {
-            let registry = H::open(&server.url(), H::LEASE_SHORT);
+            let registry = H::open(&server.url(), Self::LEASE);
             registrations.push(register(&registry, &service, instance(address)).await);
             registries.push(registry);
         }
-        let registry = H::open(&server.url(), H::LEASE_SHORT);
+        let registry = H::open(&server.url(), Self::LEASE);
         let answers = antiphon_discovery::Resolver::watch(&registry, &service);
         registries.push(registry);
         let mut watch = Watch::start("site", answers, keeper::Settings::default());
@@ -98,7 +101,7 @@ impl<H: RegistryHarness> Site<H> {
     async fn recovers(&mut self, least: usize) {
         let mut watch = self.watch.clone();
         let all_back = async {
-            let registry = H::open(&self.server.url(), H::LEASE_SHORT);
+            let registry = H::open(&self.server.url(), Self::LEASE);
             Seen::new(&registry, &self.service).until(&ALL).await;
             for registration in &self.registrations {
                 registration.held().await;

@@ -110,7 +110,7 @@ pub async fn looking_again_is_answered_though_nothing_changed<H: RegistryHarness
 pub async fn a_new_process_at_an_address_takes_the_place_of_the_old_one<H: RegistryHarness>() {
     let url = H::shared();
     let service = unique("restarted");
-    let (old, new) = (H::open(&url, H::LEASE_SHORT), H::open(&url, H::LEASE_SHORT));
+    let (old, new) = (H::open(&url, H::LEASE_SHORT), H::open(&url, LEASE));
     // Held, and then left alone as by a process that was killed.
     let mut entry = antiphon_discovery::Registrar::entry(&old, &service);
     let (held, written) = antiphon_discovery::Held::new();

@@ -1,0 +1,294 @@
+//! The resolver against answers of an API server, as its documentation shows them.
+//!
+//! Kubernetes is not to be had in the tests: what is here answers lists and watches from a script, and
+//! writes down what it was asked.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_config::HumanDuration;
+use antiphon_discovery::{Answers, Instance, RegistryError, Resolver, State};
+use antiphon_registry_kubernetes::{KubernetesResolver, Settings};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Bytes, Frame, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+/// How long a test waits for what must happen.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is answered next.
+enum Scripted {
+    List(Value),
+    Refusal(StatusCode),
+    /// These lines, and then the end of the answer, unless it stays open.
+    Watch(Vec<Value>, bool),
+}
+
+#[derive(Clone, Default)]
+struct ApiServer {
+    script: Arc<Mutex<VecDeque<Scripted>>>,
+    asked: Arc<Mutex<Vec<String>>>,
+    tokens: Arc<Mutex<Vec<String>>>,
+    /// Watches that stay open.
+    open: Arc<Mutex<Vec<mpsc::UnboundedSender<Frame<Bytes>>>>>,
+}
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// The frames of an answer that goes on.
+struct Frames(mpsc::UnboundedReceiver<Frame<Bytes>>);
+
+impl futures_core::Stream for Frames {
+    type Item = Result<Frame<Bytes>, Infallible>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        self.0.poll_recv(cx).map(|frame| frame.map(Ok))
+    }
+}
+
+impl ApiServer {
+    async fn start(script: Vec<Scripted>) -> (Self, SocketAddr) {
+        let server = Self { script: Arc::new(Mutex::new(script.into())), ..Self::default() };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = server.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let shared = shared.clone();
+                let answer = service_fn(move |request| {
+                    let answer = shared.answer(&request);
+                    async move { Ok::<_, Infallible>(answer) }
+                });
+                let connection = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), answer);
+                tokio::spawn(connection);
+            }
+        });
+        (server, address)
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
+        let path = request.uri().to_string();
+        let token = request.headers().get("authorization");
+        self.tokens.lock().extend(token.map(|token| token.to_str().unwrap().to_owned()));
+        let is_watch = path.contains("watch=true");
+        self.asked.lock().push(path);
+        let Some(scripted) = self.script.lock().pop_front() else {
+            // Nothing is scripted any more: a watch on which nothing happens.
+            let (sender, receiver) = mpsc::unbounded_channel();
+            self.open.lock().push(sender);
+            return Response::new(StreamBody::new(Frames(receiver)).boxed_unsync());
+        };
+        match scripted {
+            Scripted::List(list) => {
+                assert!(!is_watch, "a list is scripted, and a watch was asked for");
+                Response::new(Full::from(list.to_string()).boxed_unsync())
+            }
+            Scripted::Refusal(status) => {
+                let mut answer = Response::new(Full::from("refused").boxed_unsync());
+                *answer.status_mut() = status;
+                answer
+            }
+            Scripted::Watch(lines, stays) => {
+                assert!(is_watch, "a watch is scripted, and a list was asked for");
+                let (sender, receiver) = mpsc::unbounded_channel();
+                for line in lines {
+                    sender.send(Frame::data(format!("{line}\n").into())).unwrap();
+                }
+                if stays {
+                    self.open.lock().push(sender);
+                }
+                Response::new(StreamBody::new(Frames(receiver)).boxed_unsync())
+            }
+        }
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().clone()
+    }
+}
+
+fn slice(name: &str, version: u32, endpoints: &[(&str, bool, bool)]) -> Value {
+    let endpoints: Vec<Value> = endpoints
+        .iter()
+        .map(|(address, ready, terminating)| {
+            json!({"addresses": [address], "zone": "z1", "nodeName": "n1", "conditions":
+                {"ready": ready, "serving": ready | terminating, "terminating": terminating}})
+        })
+        .collect();
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": name, "namespace": "shop", "resourceVersion": version.to_string(),
+            "labels": {"kubernetes.io/service-name": "orders"}},
+        "endpoints": endpoints,
+        "ports": [{"name": "grpc", "port": 8080, "protocol": "TCP"}],
+    })
+}
+
+fn list(version: u32, items: &[Value]) -> Scripted {
+    Scripted::List(json!({
+        "kind": "EndpointSliceList", "apiVersion": "discovery.k8s.io/v1",
+        "metadata": {"resourceVersion": version.to_string()}, "items": items,
+    }))
+}
+
+fn event(kind: &str, object: &Value) -> Value {
+    json!({"type": kind, "object": object})
+}
+
+fn gone() -> Value {
+    event(
+        "ERROR",
+        &json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
+            "message": "too old resource version: 1 (9)", "reason": "Expired", "code": 410}),
+    )
+}
+
+fn settings(address: SocketAddr) -> Settings {
+    Settings {
+        url: format!("http://{address}"),
+        ca_file: None,
+        token_file: None,
+        ..Settings::default()
+    }
+}
+
+fn watch(settings: Settings) -> Box<dyn Answers> {
+    KubernetesResolver::new(settings).unwrap().watch("shop/orders")
+}
+
+async fn next(answers: &mut Box<dyn Answers>) -> Result<Vec<Instance>, RegistryError> {
+    timeout(PATIENCE, answers.next()).await.expect("an answer in time")
+}
+
+async fn addresses(answers: &mut Box<dyn Answers>) -> Vec<String> {
+    let instances = next(answers).await.unwrap();
+    instances.iter().map(|instance| instance.address.to_string()).collect()
+}
+
+#[tokio::test]
+async fn slices_are_listed_and_then_watched_from_that_version_on() {
+    let a = slice("a", 5, &[("10.0.0.1", true, false)]);
+    let b = slice("b", 12, &[("10.0.0.2", true, false), ("10.0.0.3", false, false)]);
+    let leaving = slice("a", 13, &[("10.0.0.1", false, true)]);
+    let script = vec![
+        list(10, std::slice::from_ref(&a)),
+        Scripted::Watch(
+            vec![event("ADDED", &b), event("MODIFIED", &leaving), event("DELETED", &leaving)],
+            true,
+        ),
+    ];
+    let (server, address) = ApiServer::start(script).await;
+    let mut answers = watch(settings(address));
+    assert_eq!(addresses(&mut answers).await, ["10.0.0.1:8080"]);
+    assert_eq!(addresses(&mut answers).await, ["10.0.0.1:8080", "10.0.0.2:8080"]);
+    let instances = next(&mut answers).await.unwrap();
+    assert_eq!(instances[0].state, State::Draining);
+    assert_eq!(instances[1].zone.as_deref(), Some("z1"));
+    assert_eq!(addresses(&mut answers).await, ["10.0.0.2:8080"]);
+    let asked = server.asked();
+    assert!(
+        asked[0]
+            .starts_with("/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices?labelSelector=")
+    );
+    assert!(asked[1].contains("resourceVersion=10&"), "{}", asked[1]);
+    assert!(asked[1].contains("allowWatchBookmarks=true"), "{}", asked[1]);
+}
+
+#[tokio::test]
+async fn a_watch_that_ends_is_continued_where_the_bookmark_is() {
+    let a = slice("a", 5, &[("10.0.0.1", true, false)]);
+    let more = slice("a", 21, &[("10.0.0.1", true, false), ("10.0.0.2", true, false)]);
+    let bookmark = json!({"kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1",
+        "metadata": {"resourceVersion": "20"}, "endpoints": null, "ports": null});
+    let script = vec![
+        list(10, &[a]),
+        Scripted::Watch(vec![event("BOOKMARK", &bookmark)], false),
+        Scripted::Watch(vec![event("MODIFIED", &more)], true),
+    ];
+    let (server, address) = ApiServer::start(script).await;
+    let mut answers = watch(settings(address));
+    assert_eq!(addresses(&mut answers).await, ["10.0.0.1:8080"]);
+    assert_eq!(addresses(&mut answers).await, ["10.0.0.1:8080", "10.0.0.2:8080"]);
+    assert!(server.asked()[2].contains("resourceVersion=20&"), "{:?}", server.asked());
+}
+
+#[tokio::test]
+async fn a_history_that_is_gone_is_told_inside_of_a_success_and_all_is_listed_again() {
+    let script = vec![
+        list(1, &[slice("a", 1, &[("10.0.0.1", true, false)])]),
+        Scripted::Watch(vec![gone()], true),
+        list(9, &[slice("b", 9, &[("10.0.0.2", true, false)])]),
+    ];
+    let (server, address) = ApiServer::start(script).await;
+    let mut answers = watch(settings(address));
+    assert_eq!(addresses(&mut answers).await, ["10.0.0.1:8080"]);
+    assert_eq!(addresses(&mut answers).await, ["10.0.0.2:8080"]);
+    assert_eq!(server.asked().len(), 3);
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_with_what_to_do_and_a_failure_never_empties_the_list() {
+    let script = vec![
+        Scripted::Refusal(StatusCode::FORBIDDEN),
+        Scripted::Refusal(StatusCode::SERVICE_UNAVAILABLE),
+        list(1, &[slice("a", 1, &[("10.0.0.1", true, false)])]),
+        Scripted::Refusal(StatusCode::INTERNAL_SERVER_ERROR),
+        list(2, &[]),
+    ];
+    let (_server, address) = ApiServer::start(script).await;
+    let mut answers = watch(settings(address));
+    let error = next(&mut answers).await.unwrap_err();
+    assert!(error.is_refused() && error.to_string().contains("endpointslices"), "{error}");
+    assert!(!next(&mut answers).await.unwrap_err().is_refused());
+    assert_eq!(addresses(&mut answers).await, ["10.0.0.1:8080"]);
+    assert!(next(&mut answers).await.is_err());
+    assert_eq!(addresses(&mut answers).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_watch_that_says_nothing_for_too_long_is_given_up() {
+    let script = vec![list(1, &[]), Scripted::Watch(Vec::new(), true)];
+    let (_server, address) = ApiServer::start(script).await;
+    let watch_timeout = HumanDuration::from_secs(1);
+    let mut answers = watch(Settings { watch_timeout, ..settings(address) });
+    assert!(next(&mut answers).await.unwrap().is_empty());
+    let error = next(&mut answers).await.unwrap_err();
+    assert!(error.to_string().contains("said nothing for 1.25s"), "{error}");
+}
+
+#[tokio::test]
+async fn the_token_is_read_for_each_question() {
+    let script = vec![list(1, &[]), list(2, &[])];
+    let (server, address) = ApiServer::start(script).await;
+    let folder = tempfile::tempdir().unwrap();
+    let token_file = folder.path().join("token");
+    std::fs::write(&token_file, "first\n").unwrap();
+    let mut answers = watch(Settings { token_file: Some(token_file.clone()), ..settings(address) });
+    next(&mut answers).await.unwrap();
+    std::fs::write(&token_file, "second\n").unwrap();
+    answers.look_again();
+    next(&mut answers).await.unwrap();
+    assert_eq!(*server.tokens.lock(), ["Bearer first", "Bearer second"]);
+}
+
+#[tokio::test]
+async fn a_name_that_is_none_of_kubernetes_is_an_error() {
+    let resolver = KubernetesResolver::new(Settings::default()).unwrap();
+    let mut answers = resolver.watch("Shop/Orders");
+    assert!(next(&mut answers).await.unwrap_err().is_refused());
+}
