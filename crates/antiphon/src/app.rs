@@ -207,8 +207,8 @@ impl App {
         if !self.sections.instance.register {
             return Ok(None);
         }
+        let Some(registrar) = self.registries.registrar(registry)? else { return Ok(None) };
         let instance = self.sections.instance.instance(listen).map_err(Error::mistake)?;
-        let registrar = self.registries.registrar(registry)?;
         let services = bound.services.clone();
         Ok(Some(Announcement::new(registrar, services, instance, self.health.clone())))
     }

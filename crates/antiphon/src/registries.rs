@@ -22,7 +22,12 @@ impl Known {
     /// Settings that make no sense; a registry that this program was built without.
     pub(crate) fn open(registries: &Registries) -> Result<Self> {
         #[cfg_attr(
-            not(any(feature = "consul", feature = "etcd", feature = "zookeeper")),
+            not(any(
+                feature = "consul",
+                feature = "etcd",
+                feature = "kubernetes",
+                feature = "zookeeper"
+            )),
             expect(unused_mut, reason = "no registry is built in")
         )]
         let mut known = Self::default();
@@ -35,6 +40,11 @@ impl Known {
         if let Some(settings) = &registries.etcd {
             let registry = antiphon_registry_etcd::EtcdRegistry::new(settings.clone());
             known.add("etcd", registry.map_err(Error::mistake)?);
+        }
+        #[cfg(feature = "kubernetes")]
+        if let Some(settings) = &registries.kubernetes {
+            let resolver = antiphon_registry_kubernetes::KubernetesResolver::new(settings.clone());
+            known.resolvers.insert("kubernetes", Arc::new(resolver.map_err(Error::mistake)?));
         }
         #[cfg(feature = "zookeeper")]
         if let Some(settings) = &registries.zookeeper {
@@ -69,20 +79,25 @@ impl Known {
             })
     }
 
-    /// Where this process registers.
+    /// Where this process registers; `None` where the registry learns of instances by itself, as
+    /// Kubernetes does.
     ///
     /// # Errors
     /// There are no settings for a registry of this scheme.
-    pub(crate) fn registrar(&self, scheme: &str) -> Result<Arc<dyn Registrar>> {
-        self.registrars.get(scheme).cloned().ok_or_else(|| {
+    pub(crate) fn registrar(&self, scheme: &str) -> Result<Option<Arc<dyn Registrar>>> {
+        if self.resolvers.contains_key(scheme) && !self.registrars.contains_key(scheme) {
+            return Ok(None);
+        }
+        let registrar = self.registrars.get(scheme).cloned().ok_or_else(|| {
             Error::mistake(format!(
                 "discovery.registry is {scheme:?}, but there is no section [registries.{scheme}]; \
                  there are sections for: {}",
-                match self.registrars.keys().copied().collect::<Vec<_>>().join(", ") {
+                match self.resolvers.keys().copied().collect::<Vec<_>>().join(", ") {
                     none if none.is_empty() => "none".to_owned(),
                     some => some,
                 }
             ))
-        })
+        });
+        registrar.map(Some)
     }
 }

@@ -94,6 +94,7 @@ const ARROWS: [(&str, &[&str], &str); 15] = [
             "antiphon-outbox",
             "antiphon-registry-consul",
             "antiphon-registry-etcd",
+            "antiphon-registry-kubernetes",
             "antiphon-registry-zookeeper",
             "antiphon-resilience",
             "antiphon-rpc",

@@ -67,6 +67,8 @@ pub(crate) struct Registries {
     pub(crate) consul: Option<antiphon_registry_consul::Settings>,
     #[cfg(feature = "etcd")]
     pub(crate) etcd: Option<antiphon_registry_etcd::Settings>,
+    #[cfg(feature = "kubernetes")]
+    pub(crate) kubernetes: Option<antiphon_registry_kubernetes::Settings>,
     #[cfg(feature = "zookeeper")]
     pub(crate) zookeeper: Option<antiphon_registry_zookeeper::Settings>,
     /// One that this program was built without.
@@ -94,6 +96,7 @@ impl Registries {
         }
         read!("consul", consul);
         read!("etcd", etcd);
+        read!("kubernetes", kubernetes);
         read!("zookeeper", zookeeper);
         Ok(registries)
     }
