@@ -9,7 +9,7 @@ mod fleet;
 #[path = "../e2e/harness.rs"]
 mod harness;
 
-use antiphon_testing::services::Service;
+use antiphon_testing::services::{Private, Service};
 
 use fleet::{SERVICE, instances_come_and_go};
 
@@ -38,4 +38,12 @@ async fn instances_registered_at_zookeeper_come_and_go() {
          [clients.\"{SERVICE}\"]\ntarget = \"zookeeper:///{SERVICE}\"\n"
     );
     instances_come_and_go(&settings("zookeeper", &more)).await;
+}
+
+/// In a Consul of its own: there, nothing keeps the names of two shops apart.
+#[tokio::test]
+async fn instances_registered_at_consul_come_and_go() {
+    let consul = Private::start(Service::Consul).await;
+    let more = format!("url = {:?}\nlease = \"5s\"\n", consul.url());
+    instances_come_and_go(&settings("consul", &more)).await;
 }
