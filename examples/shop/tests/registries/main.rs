@@ -43,7 +43,7 @@ async fn instances_registered_at_zookeeper_come_and_go() {
 /// In a Consul of its own: there, nothing keeps the names of two shops apart.
 #[tokio::test]
 async fn instances_registered_at_consul_come_and_go() {
-    let consul = Private::start(Service::Consul).await;
+    let consul = Private::start(Service::Consul).await.unwrap();
     let more = format!("url = {:?}\nlease = \"5s\"\n", consul.url());
     instances_come_and_go(&settings("consul", &more)).await;
 }
