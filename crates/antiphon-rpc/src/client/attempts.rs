@@ -60,8 +60,6 @@ enum Ended {
     Unreachable(CallError),
     /// The throttle let nothing through.
     Throttled,
-    /// A second attempt beside the first found no other instance.
-    NowhereElse,
 }
 
 /// One of the attempts of a call that go on side by side.
@@ -93,7 +91,7 @@ impl Call<'_> {
             let fault = match ended {
                 Ended::Fault(fault) => fault,
                 Ended::Unreachable(error) => return Err(self.unreachable(error, log)),
-                Ended::Throttled | Ended::NowhereElse => return Err(self.throttled(log)),
+                Ended::Throttled => return Err(self.throttled(log)),
             };
             log.note(&fault, begun.elapsed());
             let remaining = self.context.remaining().unwrap_or(Duration::MAX);
@@ -197,7 +195,7 @@ impl Call<'_> {
         let picked = remote.pool.pick_ready(tried, &wanted).await;
         let picked = picked.map_err(Ended::Unreachable)?;
         if elsewhere && tried.iter().any(|one| Arc::ptr_eq(one, &picked.instance)) {
-            return Err(Ended::NowhereElse);
+            return Err(Ended::Fault(Fault::NotSent("there is no other instance".into())));
         }
         let _ = side.instance.set(Arc::clone(&picked.instance));
         let Some(mut attempt) = Attempt::begin(remote, self.method, self.context, picked) else {

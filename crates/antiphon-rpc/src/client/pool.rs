@@ -71,6 +71,8 @@ pub(super) struct Picked {
     pub(super) probe: Option<Probe>,
 }
 
+/// How often a call looks whether discovery has failed, before it has ever answered.
+const LOOK: Duration = Duration::from_millis(20);
 /// No priority: those of instances are smaller.
 const NOBODY: u32 = u32::MAX;
 
@@ -167,7 +169,12 @@ impl Pool {
             {
                 return Err(error);
             }
-            changed.await;
+            if self.0.known.load(Ordering::Acquire) {
+                changed.await;
+            } else {
+                // Nobody tells that the registry cannot be asked.
+                let _ = tokio::time::timeout(LOOK, changed).await;
+            }
         }
     }
 
@@ -331,7 +338,14 @@ impl Shared {
     /// Why it makes no sense to wait: there is nobody, or nobody can be connected to.
     fn hopeless(&self) -> Option<CallError> {
         if !self.known.load(Ordering::Acquire) {
-            return None;
+            let cause = self.watch.lock().trust().trouble?.to_string();
+            let registry =
+                FailedAttempt { instance: "discovery".into(), took: Duration::ZERO, cause };
+            return Some(CallError {
+                target: String::new(),
+                problem: "its instances are not known",
+                attempts: vec![registry],
+            });
         }
         let members = self.members.lock();
         let mut causes = Vec::new();

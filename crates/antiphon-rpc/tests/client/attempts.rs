@@ -150,9 +150,11 @@ async fn nobody_to_call_is_told_at_once_with_the_reason() {
     assert_eq!(status.code(), Code::Unavailable);
     let source = status.source().unwrap().to_string();
     assert!(source.contains(&address.to_string()) && source.contains("refused"), "{source}");
-    let missing = channel("dns:///nothing.invalid:80", ClientSettings::default(), &telemetry);
+    let missing = channel("file:///nowhere/instances.toml", ClientSettings::default(), &telemetry);
     let status = soon(call(&missing, GET)).await.unwrap_err();
-    assert!(matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded), "{status}");
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    let source = status.source().unwrap().to_string();
+    assert!(source.contains("not known") && source.contains("/nowhere/instances.toml"), "{source}");
 }
 
 #[tokio::test]
