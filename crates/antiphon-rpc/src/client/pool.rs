@@ -214,8 +214,10 @@ impl Pool {
         }
         let shared = Arc::downgrade(&self.0);
         let mut watch = self.0.watch.lock().clone();
-        let mut sweep = tokio::time::interval(self.0.ejector.settings().sweep_interval);
+        let every = self.0.ejector.settings().sweep_interval;
         self.0.runtime.spawn(async move {
+            // Here, for a timer belongs to the runtime that it is made on, and the caller's may end.
+            let mut sweep = tokio::time::interval(every);
             loop {
                 let snapshot = tokio::select! {
                     snapshot = watch.changed() => Some(snapshot),

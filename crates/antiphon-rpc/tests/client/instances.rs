@@ -252,3 +252,23 @@ async fn instances_of_lower_priority_are_called_only_when_the_others_are_gone() 
     fleet.instances[0].gate.revive();
     soon(async { while call(&channel, GET).await.unwrap() != "i-0" {} }).await;
 }
+
+#[test]
+fn a_runtime_that_called_may_end_before_the_others() {
+    let build =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let (home, caller) = (build().unwrap(), build().unwrap());
+    let mut settings = ClientSettings::default();
+    settings.ejection.sweep_interval = Duration::from_millis(5);
+    let fleet = home.block_on(Fleet::start(1, settings));
+    assert!(caller.block_on(fleet.call(GET)).is_ok());
+    drop(caller);
+    // The tasks of the channel live on, and do what they do now and then.
+    home.block_on(async { tokio::time::sleep(Duration::from_millis(30)).await });
+    fleet.instances[0].gate.kill();
+    let state = || targets(&fleet.telemetry)[0].instances[0].state;
+    home.block_on(until(|| state() == "backing_off"));
+    home.block_on(async { fleet.instances[0].gate.revive() });
+    home.block_on(until(|| state() == "ready"));
+    assert!(home.block_on(fleet.call(GET)).is_ok());
+}
