@@ -63,8 +63,8 @@ impl futures_core::Stream for Frames {
 impl ApiServer {
     async fn start(script: Vec<Scripted>) -> (Self, SocketAddr) {
         let server = Self { script: Arc::new(Mutex::new(script.into())), ..Self::default() };
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("its address");
         let shared = server.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -84,7 +84,7 @@ impl ApiServer {
     fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
         let path = request.uri().to_string();
         let token = request.headers().get("authorization");
-        self.tokens.lock().extend(token.map(|token| token.to_str().unwrap().to_owned()));
+        self.tokens.lock().extend(token.map(|token| token.to_str().expect("text").to_owned()));
         let is_watch = path.contains("watch=true");
         self.asked.lock().push(path);
         let Some(scripted) = self.script.lock().pop_front() else {
@@ -107,7 +107,7 @@ impl ApiServer {
                 assert!(is_watch, "a watch is scripted, and a list was asked for");
                 let (sender, receiver) = mpsc::unbounded_channel();
                 for line in lines {
-                    sender.send(Frame::data(format!("{line}\n").into())).unwrap();
+                    sender.send(Frame::data(format!("{line}\n").into())).expect("it is read");
                 }
                 if stays {
                     self.open.lock().push(sender);
@@ -168,7 +168,7 @@ fn settings(address: SocketAddr) -> Settings {
 }
 
 fn watch(settings: Settings) -> Box<dyn Answers> {
-    KubernetesResolver::new(settings).unwrap().watch("shop/orders")
+    KubernetesResolver::new(settings).expect("they make sense").watch("shop/orders")
 }
 
 async fn next(answers: &mut Box<dyn Answers>) -> Result<Vec<Instance>, RegistryError> {
@@ -176,7 +176,7 @@ async fn next(answers: &mut Box<dyn Answers>) -> Result<Vec<Instance>, RegistryE
 }
 
 async fn addresses(answers: &mut Box<dyn Answers>) -> Vec<String> {
-    let instances = next(answers).await.unwrap();
+    let instances = next(answers).await.expect("an answer");
     instances.iter().map(|instance| instance.address.to_string()).collect()
 }
 
