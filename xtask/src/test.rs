@@ -103,7 +103,10 @@ fn left_out(step: Step, options: &Options) -> Option<&'static str> {
     } else if options.embedded && step == Step::Interop {
         Some("--embedded: needs Python, Node and curl")
     } else if options.embedded && step == Step::Engines {
-        Some("--embedded: needs PostgreSQL, MariaDB, NATS, Kafka, RabbitMQ, Mosquitto, Redis, etcd, ZooKeeper and Consul")
+        Some(
+            "--embedded: needs PostgreSQL, MariaDB, NATS, Kafka, RabbitMQ, Mosquitto, Redis, etcd, \
+             ZooKeeper and Consul",
+        )
     } else {
         None
     }
