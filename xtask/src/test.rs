@@ -104,7 +104,8 @@ fn left_out(step: Step, options: &Options) -> Option<&'static str> {
         Some("--embedded: needs Python, Node and curl")
     } else if options.embedded && step == Step::Engines {
         Some(
-            "--embedded: needs PostgreSQL, MariaDB, NATS, Kafka, RabbitMQ, Mosquitto, Redis, etcd, ZooKeeper and Consul",
+            "--embedded: needs PostgreSQL, MariaDB, NATS, Kafka, RabbitMQ, Mosquitto, Redis, etcd, \
+             ZooKeeper and Consul",
         )
     } else {
         None

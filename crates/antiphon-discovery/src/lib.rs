@@ -6,7 +6,7 @@
 //! never takes instances away from callers.
 //!
 //! An adapter of a registry implements [`Resolver`] and [`Registrar`], and none of those rules.
-//! Fixed lists ([`fixed`]), files ([`file`]) and DNS ([`dns`]) are built in.
+//! Fixed lists ([`fixed`]), files ([`mod@file`]) and DNS ([`dns`]) are built in.
 
 mod authority;
 mod discovery;

@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod registry;
+pub mod resolver;
 pub mod saga;
 pub mod shared_level;
 pub mod sql_broker;
