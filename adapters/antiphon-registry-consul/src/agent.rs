@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_discovery::RegistryError;
-use antiphon_discovery::http::{Answer, HttpClient, Question, Tls};
+use antiphon_registry_http::{Answer, HttpClient, Question, Tls};
 use http::{HeaderValue, Method, StatusCode};
 
 use crate::wire::{self, Healthy, OWNER, Register};

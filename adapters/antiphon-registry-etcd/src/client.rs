@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_discovery::RegistryError;
-use antiphon_discovery::http::{Answer, HttpClient, Lines, Question, Tls};
+use antiphon_registry_http::{Answer, HttpClient, Lines, Question, Tls};
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Method, StatusCode};
 use parking_lot::Mutex;

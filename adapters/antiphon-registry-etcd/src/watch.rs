@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use antiphon_core::BoxFuture;
-use antiphon_discovery::http::Lines;
 use antiphon_discovery::{Answers, Instance, Record, RegistryError};
+use antiphon_registry_http::Lines;
 use tokio::time::{Instant, sleep_until};
 
 use crate::client::{Client, shown};

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use antiphon_core::{BoxError, BoxFuture};
-use antiphon_discovery::http::Lines;
 use antiphon_discovery::{Answers, Instance, RegistryError};
+use antiphon_registry_http::Lines;
 use serde::Deserialize;
 use tokio::time::timeout;
 

@@ -14,7 +14,6 @@ pub mod dns;
 mod error;
 pub mod file;
 pub mod fixed;
-pub mod http;
 mod instance;
 pub mod keeper;
 mod lease;

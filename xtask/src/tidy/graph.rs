@@ -8,7 +8,7 @@ use super::Violation;
 use super::workspace::Package;
 
 /// Crate, what it may depend on, and why.
-const ARROWS: [(&str, &[&str], &str); 15] = [
+const ARROWS: [(&str, &[&str], &str); 16] = [
     ("antiphon-core", &[], "the words everybody shares know nobody"),
     ("antiphon-config", &[], "settings are read before there is anything else"),
     ("antiphon-contract", &[], "contracts are read at build time, without the framework"),
@@ -24,6 +24,11 @@ const ARROWS: [(&str, &[&str], &str); 15] = [
         "antiphon-discovery",
         &["antiphon-config", "antiphon-core"],
         "registries are set up by settings and fail like everything else",
+    ),
+    (
+        "antiphon-registry-http",
+        &["antiphon-core", "antiphon-discovery"],
+        "errors of registries; apart for the TLS library that it links",
     ),
     (
         "antiphon-rpc",
@@ -109,13 +114,14 @@ const ARROWS: [(&str, &[&str], &str); 15] = [
 ];
 
 /// What an adapter may depend on: where the ports are.
-const PORTS: [&str; 9] = [
+const PORTS: [&str; 10] = [
     "antiphon-cache",
     "antiphon-config",
     "antiphon-core",
     "antiphon-discovery",
     "antiphon-messaging",
     "antiphon-outbox",
+    "antiphon-registry-http",
     "antiphon-saga",
     "antiphon-sqlbroker",
     "antiphon-telemetry",

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use antiphon_config::HumanDuration;
 use antiphon_discovery::Resolver;
-use antiphon_discovery::http::{HttpClient, Question, Tls};
 use antiphon_registry_consul::{ConsulRegistry, Settings};
+use antiphon_registry_http::{HttpClient, Question, Tls};
 use antiphon_testing::conformance::registry::{PATIENCE, Seen, instance, register, unique};
 use antiphon_testing::services::{PASSWORD, Service, USER, certificate_authority};
 use hyper::{Method, StatusCode};

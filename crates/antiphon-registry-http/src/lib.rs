@@ -3,6 +3,8 @@
 //! It knows one or several servers of the same registry, asks one of them, and goes on with the next
 //! when that one is away. Requests have a limit in time and answers one in size; what a status means
 //! is up to the adapter.
+//!
+//! A crate of its own for what it links: programs without such a registry need no TLS library.
 
 mod tls;
 
@@ -12,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use antiphon_discovery::RegistryError;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
@@ -21,8 +24,6 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::timeout;
-
-use crate::RegistryError;
 
 /// The largest answer that is taken, in bytes: some ten thousand instances.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
