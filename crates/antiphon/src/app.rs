@@ -1,5 +1,6 @@
 //! A process: its settings, what it answers, what it consumes, and its life.
 
+mod cache;
 mod consume;
 mod infrastructure;
 #[cfg(feature = "faults-mutant")]
@@ -42,6 +43,7 @@ pub struct App {
     health: Health,
     messaging: Messaging,
     discovery: Discovery,
+    caches: cache::Caches,
     admin: Admin,
     services: Vec<Arc<dyn Service>>,
     channels: HashMap<&'static str, Channel>,

@@ -1,6 +1,7 @@
 //! The sections of `antiphon.toml` that the facade reads, and what they become.
 
 mod broker;
+mod cache;
 mod client;
 mod database;
 mod location;
@@ -14,6 +15,7 @@ use antiphon_telemetry::admin::AdminSettings;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use broker::{BrokerSection, Carrier};
+pub(crate) use cache::{Caches, LevelSection};
 pub(crate) use client::Clients;
 pub use database::DatabaseSettings;
 pub(crate) use location::{Location, scheme};
@@ -25,6 +27,7 @@ pub(crate) struct Sections {
     pub(crate) admin: AdminSettings,
     pub(crate) database: DatabaseSettings,
     pub(crate) broker: BrokerSection,
+    pub(crate) caches: Caches,
     pub(crate) clients: Clients,
     pub(crate) discovery: antiphon_discovery::Settings,
     pub(crate) shutdown: ShutdownSection,
@@ -39,6 +42,7 @@ impl Sections {
             admin: settings.section("admin")?,
             database: settings.section("database")?,
             broker: settings.section("broker")?,
+            caches: Caches::read(settings)?,
             clients: Clients::read(settings)?,
             discovery: settings.section("discovery")?,
             shutdown: settings.section("shutdown")?,

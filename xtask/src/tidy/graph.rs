@@ -85,6 +85,8 @@ const ARROWS: [(&str, &[&str], &str); 14] = [
             "antiphon-broker-nats",
             "antiphon-broker-rabbitmq",
             "antiphon-broker-redis",
+            "antiphon-cache",
+            "antiphon-cache-redis",
             "antiphon-config",
             "antiphon-contract",
             "antiphon-core",

@@ -9,6 +9,7 @@ use antiphon_telemetry::admin::{Admin, Page};
 use antiphon_telemetry::{Service, Telemetry};
 
 use super::App;
+use super::cache::Caches;
 use crate::carriers::{self, Carriers};
 use crate::error::{Error, Result};
 use crate::settings::Sections;
@@ -23,6 +24,7 @@ pub(super) async fn load(
     let service = Service::new(name, version);
     let telemetry = Telemetry::start(&service, &sections.telemetry).map_err(Error::mistake)?;
     let health = Health::new();
+    let caches = Caches::open(&sections.caches)?;
     let Carriers { broker, parking } = carriers::open(&sections.broker, &sections.database).await?;
     #[cfg(feature = "faults-mutant")]
     let broker = super::mutant::wrap(broker);
@@ -43,6 +45,7 @@ pub(super) async fn load(
             ..Messaging::new(broker, telemetry.clone(), health.clone())
         },
         discovery: Discovery::new(sections.discovery.clone()),
+        caches,
         services: Vec::new(),
         channels: std::collections::HashMap::new(),
         topology: Topology::default(),
