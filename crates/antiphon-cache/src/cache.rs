@@ -2,6 +2,7 @@
 
 mod builder;
 mod load;
+mod soon;
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -41,6 +42,7 @@ struct Inner<K: Hash + Eq, V> {
     weigh: Weigh<K, V>,
     weight_min: u32,
     loads: Semaphore,
+    pending: soon::Pending<K>,
     metrics: Metrics,
 }
 
@@ -190,6 +192,12 @@ where
     /// until it is built anew. The shared level keeps what it has.
     pub fn forget_all(&self) {
         self.0.forget_all();
+    }
+
+    /// Its name, which is that of its section of the settings.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
     }
 
     /// The filter of keys that exist, if `filter_keys` asks for one.

@@ -22,8 +22,9 @@ use tokio::time::Instant;
 /// The filter of a cache's existing keys. Got from [`Cache::filter`](crate::Cache::filter).
 ///
 /// [`Cache::invalidate`](crate::Cache::invalidate) adds its key, so whoever reports each change feeds
-/// the filter, too; a key that ceased to exist stays in it until it is built anew. The keys that exist already are given to it at the start and whenever
-/// [`Self::due`] returns:
+/// the filter, too; a key that ceased to exist stays in it until it is built anew. The keys that exist
+/// already are given to it at the start and whenever [`Self::due`] returns, which is what
+/// [`Cache::filter_keeper`](crate::Cache::filter_keeper) does where all of them can be read at once:
 ///
 /// ```
 /// # async fn keep(filter: &antiphon_cache::KeyFilter<String>, all: impl AsyncFn() -> Vec<String>) {

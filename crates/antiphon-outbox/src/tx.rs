@@ -1,5 +1,6 @@
 //! The transaction that user code works in, and the handle that opens it.
 
+use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,7 +67,12 @@ impl<S: OutboxStore> Database<S> {
     /// The store is busy or fails.
     pub async fn begin(&self) -> Result<Tx<S>, StoreError> {
         let connection = self.store.begin().await?;
-        Ok(Tx { database: self.clone(), connection, messages: Vec::new() })
+        Ok(Tx {
+            database: self.clone(),
+            connection,
+            messages: Vec::new(),
+            endings: Endings::default(),
+        })
     }
 }
 
@@ -80,6 +86,24 @@ pub struct Tx<S: Store> {
     database: Database<S>,
     connection: S::Connection,
     messages: Vec<Message>,
+    /// After the connection, which rolls back when it is dropped.
+    endings: Endings,
+}
+
+/// What is done when the transaction is over, in whatever way: when this is dropped.
+#[derive(Default)]
+struct Endings(Vec<Box<dyn FnOnce() + Send + Sync>>);
+
+impl Drop for Endings {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(|ending| ending());
+    }
+}
+
+impl fmt::Debug for Endings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.len())
+    }
 }
 
 impl<S: OutboxStore> Tx<S> {
@@ -129,6 +153,18 @@ impl<S: OutboxStore> Tx<S> {
             None => message.inject(&Context::root()),
         });
         message
+    }
+
+    /// Does something when this transaction is over: after the commit and before this process hears of
+    /// its messages, or after it was rolled back. For what must not be left out when something was
+    /// committed and does no harm when nothing was, such as forgetting a cached value or waking
+    /// whoever looks at the rows. It must not block.
+    ///
+    /// It is also done when the outcome of the commit is unknown, and when the future of the commit is
+    /// dropped, which may be before the commit takes effect. A process that dies does not do it: what
+    /// must survive that is a message.
+    pub fn when_over(&mut self, ending: impl FnOnce() + Send + Sync + 'static) {
+        self.endings.0.push(Box::new(ending));
     }
 
     /// Notes that `consumer` handles `messages`; the first statement of the transaction that does.
@@ -182,6 +218,7 @@ impl<S: OutboxStore> Tx<S> {
                 .map_err(CommitError::RolledBack)?;
         }
         store.commit(self.connection).await?;
+        drop(self.endings);
         if !self.messages.is_empty() {
             self.database.committed.send_replace(());
         }

@@ -1,6 +1,7 @@
 //! A process: its settings, what it answers, what it consumes, and its life.
 
 mod announce;
+mod cache;
 mod consume;
 mod infrastructure;
 #[cfg(feature = "faults-mutant")]
@@ -49,6 +50,7 @@ pub struct App {
     messaging: Messaging,
     discovery: Discovery,
     registries: Known,
+    caches: cache::Caches,
     admin: Admin,
     services: Vec<Arc<dyn Service>>,
     channels: HashMap<&'static str, Channel>,

@@ -21,6 +21,7 @@ mod settings;
 pub mod sql;
 pub mod sqlite;
 
+pub use antiphon_cache as cache;
 pub use antiphon_config::{self as config, Sources};
 pub use antiphon_core::context::spawn;
 pub use antiphon_core::{

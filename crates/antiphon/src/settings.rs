@@ -1,6 +1,7 @@
 //! The sections of `antiphon.toml` that the facade reads, and what they become.
 
 mod broker;
+mod cache;
 mod client;
 mod database;
 mod instance;
@@ -15,6 +16,7 @@ use antiphon_telemetry::admin::AdminSettings;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use broker::{BrokerSection, Carrier};
+pub(crate) use cache::{Caches, LevelSection};
 pub(crate) use client::Clients;
 pub use database::DatabaseSettings;
 pub(crate) use instance::{InstanceSection, Registries};
@@ -27,6 +29,7 @@ pub(crate) struct Sections {
     pub(crate) admin: AdminSettings,
     pub(crate) database: DatabaseSettings,
     pub(crate) broker: BrokerSection,
+    pub(crate) caches: Caches,
     pub(crate) clients: Clients,
     pub(crate) discovery: antiphon_discovery::Settings,
     pub(crate) instance: InstanceSection,
@@ -43,6 +46,7 @@ impl Sections {
             admin: settings.section("admin")?,
             database: settings.section("database")?,
             broker: settings.section("broker")?,
+            caches: Caches::read(settings)?,
             clients: Clients::read(settings)?,
             discovery: settings.section("discovery")?,
             instance: settings.section("instance")?,

@@ -1,10 +1,16 @@
 //! Inventory: what is on the shelves, and for whom it is set aside.
+//!
+//! Articles are read through a cache. Whoever changes articles here has them forgotten as the
+//! transaction ends; that somebody set one is an event besides, which has it forgotten even if the
+//! process that set it died in between. Why not each change is one: `docs/adr/0019`.
 
 use std::collections::BTreeMap;
 
+use antiphon::cache::{Cache, Protobuf};
+use antiphon::messaging::Handle;
 use antiphon::saga::{Participants, Participate, Rejection};
 use antiphon::sql::{Database, Migration, Sql, Tx, sqlx};
-use antiphon::{App, Fail, Status, Streaming};
+use antiphon::{App, Consumer, Fail, Status, Streaming};
 use futures_util::StreamExt;
 use sqlx::Row;
 use sqlx::any::AnyRow;
@@ -19,6 +25,8 @@ use crate::contract::shop::inventory::v1::{
 #[derive(Clone)]
 pub(crate) struct Inventory {
     db: Database,
+    /// Articles by sku.
+    stock: Cache<String, Stock>,
 }
 
 impl Inventory {
@@ -36,34 +44,39 @@ pub(crate) async fn mount(app: &mut App) -> antiphon::Result<()> {
             &[Migration::new("inventory", include_str!("../migrations/inventory.sql"))],
         )
         .await?;
-    let inventory = Inventory { db: db.clone() };
+    let inventory = Inventory { db: db.clone(), stock: app.cache("stock", Protobuf)? };
     crate::catalogue::seed(&inventory).await?;
+    app.component(inventory.stock.filter_keeper({
+        let db = db.clone();
+        move || skus(db.clone())
+    }));
     app.serve(InventoryServiceServer::new(inventory.clone()));
     app.consume(
         db.participant("inventory.commands")
             .on::<Reserve>(inventory.clone())
             .on::<Release>(inventory.clone())
-            .on::<Ship>(inventory),
+            .on::<Ship>(inventory.clone()),
     )?;
+    app.consume(Consumer::group("inventory.cache").on::<StockSet>(inventory))?;
     Ok(())
 }
 
 impl InventoryService for Inventory {
     async fn put_stock(&self, request: PutStockRequest) -> Result<Stock, Status> {
         let mut tx = self.db.begin().await?;
-        let stock = put(&mut tx, &request).await?;
+        let stock = self.put(&mut tx, &request).await?;
         tx.commit().await?;
+        self.tell_others([&request.sku]).await;
         Ok(stock)
     }
 
     async fn get_stock(&self, request: GetStockRequest) -> Result<Stock, Status> {
-        let found = sqlx::query("select * from stock where sku = ?")
-            .bind(&request.sku)
-            .fetch_optional(self.db.store().reader())
-            .await
-            .map_err(Status::internal)?;
-        match found {
-            Some(row) => stock(&row).map_err(Status::internal),
+        let load = {
+            let (db, sku) = (self.db.clone(), request.sku.clone());
+            move || async move { read(&db, &sku).await.map_err(Status::internal) }
+        };
+        match self.stock.get(&request.sku, load).await? {
+            Some(stock) => Ok(Stock::clone(&stock)),
             None => Err(InventoryError::sku_not_found(format!("there is no sku {}", request.sku))),
         }
     }
@@ -97,24 +110,61 @@ impl InventoryService for Inventory {
         }
         let mut tx = self.db.begin().await?;
         for request in &received {
-            put(&mut tx, request).await?;
+            self.put(&mut tx, request).await?;
         }
         tx.commit().await?;
+        self.tell_others(received.iter().map(|request| &request.sku)).await;
         let count = i32::try_from(received.len()).map_err(Status::internal)?;
         Ok(ImportStockResponse { count, ..Default::default() })
     }
 }
 
-/// Sets one article.
-async fn put(tx: &mut Tx, request: &PutStockRequest) -> Result<Stock, Status> {
-    let row = write(tx, request).await.map_err(Status::internal)?;
-    tx.emit(&StockSet {
-        sku: request.sku.clone(),
-        quantity: request.quantity,
-        price_cents: request.price_cents,
-        ..Default::default()
-    });
-    stock(&row).map_err(Status::internal)
+impl Inventory {
+    /// Sets one article.
+    async fn put(&self, tx: &mut Tx, request: &PutStockRequest) -> Result<Stock, Status> {
+        let row = write(tx, request).await.map_err(Status::internal)?;
+        tx.emit(&StockSet {
+            sku: request.sku.clone(),
+            quantity: request.quantity,
+            price_cents: request.price_cents,
+            ..Default::default()
+        });
+        self.forget(tx, [&request.sku]);
+        stock(&row).map_err(Status::internal)
+    }
+
+    /// Has these articles forgotten when the transaction is over.
+    fn forget<'a>(&self, tx: &mut Tx, skus: impl IntoIterator<Item = &'a String>) {
+        let stock = self.stock.clone();
+        let skus: Vec<String> = skus.into_iter().cloned().collect();
+        tx.when_over(move || stock.invalidate_soon(&skus));
+    }
+
+    /// Waits until the other instances have forgotten these articles, too, so that the caller reads
+    /// what it wrote wherever it asks next.
+    async fn tell_others<'a>(&self, skus: impl IntoIterator<Item = &'a String>) {
+        if let Err(error) = self.stock.invalidate_many(skus).await {
+            tracing::warn!(%error, "the event will tell them");
+        }
+    }
+}
+
+impl Handle<StockSet> for Inventory {
+    async fn handle(&self, event: StockSet) -> Result<(), Fail> {
+        Ok(self.stock.invalidate(&event.sku).await?)
+    }
+}
+
+async fn read(db: &Database, sku: &str) -> Result<Option<Stock>, sqlx::Error> {
+    let query = sqlx::query("select * from stock where sku = ?").bind(sku);
+    let row = query.fetch_optional(db.store().reader()).await?;
+    row.as_ref().map(stock).transpose()
+}
+
+/// Every sku there is.
+async fn skus(db: Database) -> Result<Vec<String>, Status> {
+    let query = sqlx::query_scalar("select sku from stock");
+    query.fetch_all(db.store().reader()).await.map_err(Status::internal)
 }
 
 async fn write(tx: &mut Tx, request: &PutStockRequest) -> Result<AnyRow, sqlx::Error> {
@@ -156,10 +206,11 @@ impl Participate<Reserve, Sql> for Inventory {
 
     /// Sets everything aside, or nothing.
     async fn handle(&self, command: Reserve, tx: &mut Tx) -> Result<Reserved, Rejection> {
-        let mut wanted = BTreeMap::<&str, i64>::new();
+        let mut wanted = BTreeMap::<&String, i64>::new();
         for item in &command.items {
             *wanted.entry(&item.sku).or_default() += i64::from(item.quantity);
         }
+        self.forget(tx, wanted.keys().copied());
         for (sku, quantity) in wanted {
             let taken = sqlx::query(
                 "update stock set on_hand = on_hand - ?, reserved = reserved + ?
@@ -194,7 +245,9 @@ impl Participate<Release, Sql> for Inventory {
     type Reply = Released;
 
     async fn handle(&self, command: Release, tx: &mut Tx) -> Result<Released, Rejection> {
-        for (sku, quantity) in reserved(tx, &command.order_id, "released").await? {
+        let items = reserved(tx, &command.order_id, "released").await?;
+        self.forget(tx, items.iter().map(|(sku, _)| sku));
+        for (sku, quantity) in items {
             sqlx::query(
                 "update stock set on_hand = on_hand + ?, reserved = reserved - ? where sku = ?",
             )
@@ -212,7 +265,9 @@ impl Participate<Ship, Sql> for Inventory {
     type Reply = Shipped;
 
     async fn handle(&self, command: Ship, tx: &mut Tx) -> Result<Shipped, Rejection> {
-        for (sku, quantity) in reserved(tx, &command.order_id, "shipped").await? {
+        let items = reserved(tx, &command.order_id, "shipped").await?;
+        self.forget(tx, items.iter().map(|(sku, _)| sku));
+        for (sku, quantity) in items {
             sqlx::query(
                 "update stock set reserved = reserved - ?, shipped = shipped + ? where sku = ?",
             )

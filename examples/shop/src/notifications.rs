@@ -74,8 +74,8 @@ impl Notifications {
         .bind(self.db.now().as_micros())
         .execute(tx.sql())
         .await?;
-        // Too early by one commit at most: a subscriber that finds nothing looks again.
-        self.news.send_modify(|count| *count += 1);
+        let news = self.news.clone();
+        tx.when_over(move || news.send_modify(|count| *count += 1));
         Ok(())
     }
 

@@ -91,6 +91,8 @@ const ARROWS: [(&str, &[&str], &str); 16] = [
             "antiphon-broker-nats",
             "antiphon-broker-rabbitmq",
             "antiphon-broker-redis",
+            "antiphon-cache",
+            "antiphon-cache-redis",
             "antiphon-config",
             "antiphon-contract",
             "antiphon-core",

@@ -9,6 +9,7 @@ use antiphon_telemetry::Telemetry;
 use moka::notification::RemovalCause;
 use tokio::sync::Semaphore;
 
+use super::soon::Pending;
 use super::{Cache, Entry, Inner, Weigh};
 use crate::codec::Codec;
 use crate::filter::KeyFilter;
@@ -91,6 +92,7 @@ where
             windows: Windows::of(&settings),
             weight_min: settings.weight_min(),
             loads: Semaphore::new(settings.loads_max.min(Semaphore::MAX_PERMITS)),
+            pending: Pending::default(),
             flights: Arc::new(Flights::new()),
             name,
             settings,

@@ -6,4 +6,5 @@ mod invalidation;
 mod level;
 mod loading;
 mod shared;
+mod soon;
 mod stale;

@@ -21,7 +21,7 @@ fn cache_on(level: &Arc<Level>, settings: CacheSettings) -> (Cache<String, u32>,
     (cache.expect("a cache"), telemetry)
 }
 
-fn two(settings: CacheSettings) -> [(Cache<String, u32>, Telemetry, Arc<Level>); 2] {
+pub(crate) fn two(settings: CacheSettings) -> [(Cache<String, u32>, Telemetry, Arc<Level>); 2] {
     let ends = processes(2, 0);
     [0, 1].map(|process| {
         let (cache, telemetry) = cache_on(&ends[process], settings.clone());
@@ -29,7 +29,7 @@ fn two(settings: CacheSettings) -> [(Cache<String, u32>, Telemetry, Arc<Level>);
     })
 }
 
-async fn get(cache: &Cache<String, u32>, loads: &Loads) -> u32 {
+pub(crate) async fn get(cache: &Cache<String, u32>, loads: &Loads) -> u32 {
     *cache.get("k", loads.number()).await.expect("an answer").expect("a value")
 }
 

@@ -9,6 +9,7 @@ use antiphon_telemetry::admin::{Admin, Page};
 use antiphon_telemetry::{Service, Telemetry};
 
 use super::App;
+use super::cache::Caches;
 use crate::carriers::{self, Carriers};
 use crate::error::{Error, Result};
 use crate::registries::Known;
@@ -26,6 +27,7 @@ pub(super) async fn load(
     let telemetry = Telemetry::start(&service, &sections.telemetry).map_err(Error::mistake)?;
     let health = Health::new();
     let registries = Known::open(&sections.registries)?;
+    let caches = Caches::open(&sections.caches)?;
     let Carriers { broker, parking } = carriers::open(&sections.broker, &sections.database).await?;
     #[cfg(feature = "faults-mutant")]
     let broker = super::mutant::wrap(broker);
@@ -47,6 +49,7 @@ pub(super) async fn load(
         },
         discovery: registries.discovery(&sections.discovery),
         registries,
+        caches,
         services: Vec::new(),
         channels: std::collections::HashMap::new(),
         remotes: parking_lot::Mutex::default(),

@@ -178,6 +178,20 @@ pub(crate) async fn request(
     tokio::time::timeout(PATIENCE, exchange).await.expect("an answer comes")
 }
 
+/// Places an order under an idempotency key.
+pub(crate) async fn order(shop: &Shop, key: &str, body: &Value) -> Reply {
+    let headers = [("content-type", "application/json"), ("idempotency-key", key)];
+    request(&shop.api, "POST", "/v1/orders", &headers, &body.to_string()).await
+}
+
+/// The value of a metric, by its name with its labels; 0 when it is not there.
+pub(crate) async fn figure(admin: &str, name: &str) -> u64 {
+    let reply = request(admin, "GET", "/metrics", &[], "").await;
+    let text = String::from_utf8(reply.body.to_vec()).unwrap();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    value.unwrap_or(0)
+}
+
 /// Waits until `look` finds something.
 pub(crate) async fn until<T, Fut: Future<Output = Option<T>>>(
     what: &str,

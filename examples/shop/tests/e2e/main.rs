@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
+mod cache;
 mod cards;
 mod discovery;
 mod fleet;

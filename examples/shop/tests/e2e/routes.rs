@@ -2,12 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{PATIENCE, Reply, Shop, request, until};
-
-async fn order(shop: &Shop, key: &str, body: &Value) -> Reply {
-    let headers = [("content-type", "application/json"), ("idempotency-key", key)];
-    request(&shop.api, "POST", "/v1/orders", &headers, &body.to_string()).await
-}
+use crate::harness::{PATIENCE, Shop, order, request, until};
 
 fn book() -> Value {
     json!({

@@ -1,0 +1,197 @@
+//! Invalidations that nobody waits for: the shared level hears of them from a task that does not give
+//! up as long as the old value can be served.
+
+use std::borrow::Borrow;
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
+
+use antiphon_core::retry::Decision;
+use antiphon_core::{Retry, RetryPolicy};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use super::{Cache, Inner};
+
+/// The waits between attempts to reach the shared level.
+const AGAIN: RetryPolicy =
+    RetryPolicy::exponential(Duration::from_millis(50), Duration::from_secs(2));
+/// How many keys are sent at a time.
+const KEYS_MAX: usize = 1_000;
+
+/// The keys that the shared level has not heard of yet.
+pub(super) struct Pending<K>(Mutex<State<K>>);
+
+struct State<K> {
+    /// With the moment when what was stored before has lost its time anyway.
+    keys: HashMap<K, Instant>,
+    /// Whether there is a task that sends them.
+    sending: bool,
+}
+
+impl<K> Default for Pending<K> {
+    fn default() -> Self {
+        Self(Mutex::new(State { keys: HashMap::new(), sending: false }))
+    }
+}
+
+impl<K: Hash + Eq + Clone> Pending<K> {
+    /// Takes keys on, up to `capacity` of them; yields how many were too many.
+    fn add(&self, keys: &[K], until: Instant, capacity: u64) -> usize {
+        let mut state = self.0.lock();
+        let mut left_out = 0;
+        for key in keys {
+            let full = u64::try_from(state.keys.len()).is_ok_and(|count| count >= capacity);
+            if full && !state.keys.contains_key(key) {
+                left_out += 1;
+            } else {
+                state.keys.insert(key.clone(), until);
+            }
+        }
+        left_out
+    }
+
+    /// Whether the caller has to start a task that sends.
+    fn claim(&self) -> bool {
+        let mut state = self.0.lock();
+        !state.keys.is_empty() && !std::mem::replace(&mut state.sending, true)
+    }
+
+    /// Some keys to send; without any, the task is done.
+    fn take(&self) -> Option<Vec<(K, Instant)>> {
+        let mut state = self.0.lock();
+        let some: Vec<K> = state.keys.keys().take(KEYS_MAX).cloned().collect();
+        if some.is_empty() {
+            state.sending = false;
+            return None;
+        }
+        Some(some.into_iter().filter_map(|key| state.keys.remove_entry(&key)).collect())
+    }
+
+    /// These were not sent. What was stored before some of them may be over by now.
+    fn put_back(&self, keys: Vec<(K, Instant)>, now: Instant) {
+        let mut state = self.0.lock();
+        for (key, until) in keys.into_iter().filter(|(_, until)| *until > now) {
+            // Who asked for it meanwhile knows better until when.
+            state.keys.entry(key).or_insert(until);
+        }
+    }
+}
+
+impl<K, V> Cache<K, V>
+where
+    K: Hash + Eq + Clone + Send + Sync + 'static,
+    V: Send + Sync + 'static,
+{
+    /// [`Self::invalidate_many`] for who cannot wait, such as the end of a transaction: this process
+    /// has forgotten the keys when it returns, and the shared level hears of them at once, from a task
+    /// in the background. If the level is away, the task tries again until it is reached or the old
+    /// values are over by themselves; a process that dies before that leaves them to their time.
+    ///
+    /// Keys that wait are sent together, and a key that waits already is not sent twice. As many keys
+    /// wait as the cache has room for (`capacity`); those of others are left to their time, which is
+    /// logged.
+    ///
+    /// Outside a Tokio runtime the shared level hears of the keys with the next call inside one.
+    pub fn invalidate_soon<'a, Q>(&self, keys: impl IntoIterator<Item = &'a Q>)
+    where
+        K: Borrow<Q>,
+        Q: ToOwned<Owned = K> + ?Sized + 'a,
+    {
+        let cache = &self.0;
+        let keys: Vec<K> = keys.into_iter().map(ToOwned::to_owned).collect();
+        cache.metrics.invalidations.inc_by(u64::try_from(keys.len()).unwrap_or(u64::MAX));
+        keys.iter().for_each(|key| cache.forget(key));
+        if cache.shared.is_none() {
+            return;
+        }
+        let until = Instant::now() + cache.settings.kept_max();
+        let left_out = cache.pending.add(&keys, until, cache.settings.capacity);
+        if left_out > 0 {
+            let cache = &cache.name;
+            tracing::warn!(cache, left_out, "too many invalidations wait for the shared level");
+        }
+        if let Ok(runtime) = Handle::try_current()
+            && cache.pending.claim()
+        {
+            runtime.spawn(send(Arc::clone(cache)));
+        }
+    }
+}
+
+/// Sends what waits until nothing does.
+async fn send<K, V>(cache: Arc<Inner<K, V>>)
+where
+    K: Hash + Eq + Clone + Send + Sync + 'static,
+    V: Send + Sync + 'static,
+{
+    let Some(shared) = &cache.shared else { return };
+    let mut failures = 0;
+    while let Some(keys) = cache.pending.take() {
+        match shared.invalidate(&cache.name, keys.iter().map(|(key, _)| key)).await {
+            // Until a moment ago the old values could be read there, and kept here again.
+            Ok(()) => {
+                failures = 0;
+                keys.iter().for_each(|(key, _)| cache.forget(key));
+            }
+            Err(error) => {
+                failures += 1;
+                if failures == 1 {
+                    let cache = &cache.name;
+                    tracing::warn!(cache, ?error, "invalidations wait for the shared level");
+                }
+                cache.pending.put_back(keys, Instant::now());
+                let wait = match AGAIN.decide(failures, Retry::Outage, fastrand::f64()) {
+                    Decision::RetryAfter(wait) => wait,
+                    Decision::GiveUp => AGAIN.delay_max,
+                };
+                tokio::time::sleep(wait).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sorted(keys: Option<Vec<(u32, Instant)>>) -> Vec<u32> {
+        let mut keys: Vec<u32> = keys.into_iter().flatten().map(|(key, _)| key).collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_task_sends_what_waits_and_each_key_once() {
+        let pending = Pending::default();
+        let until = Instant::now() + Duration::from_secs(60);
+        assert!(!pending.claim(), "nothing waits");
+        assert_eq!(pending.add(&[1, 2, 2, 1], until, 10), 0);
+        assert!(pending.claim() && !pending.claim());
+        assert_eq!(sorted(pending.take()), [1, 2]);
+        assert_eq!(pending.add(&[3], until, 10), 0);
+        assert!(!pending.claim(), "the task looks again");
+        assert_eq!(sorted(pending.take()), [3]);
+        assert!(pending.take().is_none());
+        assert_eq!(pending.add(&[4], until, 10), 0);
+        assert!(pending.claim(), "the task had ended");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_is_bounded_in_number_and_time() {
+        let pending = Pending::default();
+        let now = Instant::now();
+        let (soon, late) = (now + Duration::from_secs(1), now + Duration::from_secs(60));
+        assert_eq!(pending.add(&[1, 2, 3], soon, 2), 1);
+        assert_eq!(pending.add(&[1], late, 2), 0, "it waits already");
+        let taken = pending.take().expect("two keys");
+        pending.put_back(taken, now + Duration::from_secs(2));
+        assert_eq!(sorted(pending.take()), [1], "the old value of the other is over");
+        pending.put_back(vec![(7, soon)], now);
+        pending.add(&[7], late, 2);
+        pending.put_back(vec![(7, soon)], now);
+        assert_eq!(pending.take(), Some(vec![(7, late)]), "the later time counts");
+    }
+}
