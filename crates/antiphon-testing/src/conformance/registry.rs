@@ -129,7 +129,10 @@ macro_rules! registry_conformance {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $case() {
-                    $crate::conformance::registry::$module::$case::<$harness>().await;
+                    let case = $crate::conformance::registry::$module::$case::<$harness>();
+                    // A server that is not there would be waited for without end.
+                    let within = std::time::Duration::from_secs(180);
+                    tokio::time::timeout(within, case).await.expect("it ends");
                 }
             )*
         }
