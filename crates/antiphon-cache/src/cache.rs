@@ -200,6 +200,12 @@ where
         &self.0.name
     }
 
+    /// Whether there is a level behind the memory of this process that others share.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.0.shared.is_some()
+    }
+
     /// The filter of keys that exist, if `filter_keys` asks for one.
     #[must_use]
     pub fn filter(&self) -> Option<&KeyFilter<K>> {

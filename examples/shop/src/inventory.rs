@@ -1,8 +1,8 @@
 //! Inventory: what is on the shelves, and for whom it is set aside.
 //!
-//! Articles are read through a cache. Whoever changes articles here has them forgotten as the
-//! transaction ends; that somebody set one is an event besides, which has it forgotten even if the
-//! process that set it died in between. Why not each change is one: `docs/adr/0019`.
+//! Articles are read through a cache. Whoever changes articles has them forgotten as the transaction
+//! ends. Where instances share what they keep, the event that an article was set has it forgotten, too,
+//! even if the process that set it died in between. Why so: `docs/adr/0019`.
 
 use std::collections::BTreeMap;
 
@@ -57,7 +57,9 @@ pub(crate) async fn mount(app: &mut App) -> antiphon::Result<()> {
             .on::<Release>(inventory.clone())
             .on::<Ship>(inventory.clone()),
     )?;
-    app.consume(Consumer::group("inventory.cache").on::<StockSet>(inventory))?;
+    if inventory.stock.is_shared() {
+        app.consume(Consumer::group("inventory.cache").on::<StockSet>(inventory))?;
+    }
     Ok(())
 }
 

@@ -45,6 +45,13 @@ async fn what_one_instance_changes_all_instances_read() {
         })
         .await;
     }
+    // The events say it as well: the seeds of the first start, and each of those above.
+    let handled = "messaging_client_consumed_messages_total{group=\"inventory.cache\",kind=\"shop.inventory.v1.StockSet\"}";
+    until("each event is handled by one of them", || async {
+        let handled = figure(&one.admin, handled).await + figure(&two.admin, handled).await;
+        (handled >= 10 + 19).then_some(())
+    })
+    .await;
     let shared = "cache_shared_requests_total{cache=\"stock\",outcome=\"hit\"}";
     assert!(figure(&two.admin, shared).await > 0, "what one loaded the other finds");
 
