@@ -101,7 +101,7 @@ fn left_out(step: Step, options: &Options) -> Option<&'static str> {
     } else if options.filter.is_some() && step.kind().is_none() {
         Some("only test programs were asked for")
     } else if options.embedded && step == Step::Interop {
-        Some("--embedded: needs Python, Node and curl")
+        Some("--embedded: needs Python, Node, Go and curl")
     } else if options.embedded && step == Step::Engines {
         Some(
             "--embedded: needs PostgreSQL, MariaDB, NATS, Kafka, RabbitMQ, Mosquitto, Redis, etcd, \

@@ -8,6 +8,7 @@
 mod attempt;
 mod attempts;
 mod channel;
+mod compression;
 mod error;
 mod exchange;
 mod instance;
@@ -62,7 +63,9 @@ pub struct ClientSettings {
     pub connections_max: usize,
     /// Connections that nobody used for this long are closed.
     pub idle_timeout: Duration,
-    /// How often an idle connection with open calls is asked whether it still lives.
+    /// How often an idle connection with open calls is asked whether it still lives. To a server that
+    /// ends a connection because of that (`ENHANCE_YOUR_CALM`; by default grpc-go and grpcio allow one
+    /// such question in five minutes) the next connections ask half as often.
     pub keep_alive_interval: Duration,
     /// How long the answer to that may take.
     pub keep_alive_timeout: Duration,

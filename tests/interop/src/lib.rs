@@ -1,1 +1,2 @@
-//! Clients of other languages call our services: see `tests/interop.rs`.
+//! Our services and clients with those of other languages: see `tests/interop.rs` (the shop) and
+//! `tests/peers` (retries, deadlines, GOAWAY).

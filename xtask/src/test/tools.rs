@@ -1,11 +1,13 @@
 //! Tools of other languages for the interop tests.
 //!
-//! What the tests need is pinned in the repository: `tests/interop/python/requirements.txt` and
-//! `tests/interop/node/package-lock.json`. It is installed once into a cache folder outside the
-//! repository, named by a hash of its pins, and handed to the tests as variables:
+//! What the tests need is pinned in the repository: `tests/interop/python/requirements.txt`,
+//! `tests/interop/node/package-lock.json` and `tests/interop/go/go.sum`. It is installed once into a
+//! cache folder outside the repository, named by a hash of its pins, and handed to the tests as
+//! variables:
 //!
 //! * `ANTIPHON_PYTHON`: the interpreter of a virtual environment with the packages;
-//! * `ANTIPHON_NODE`: a folder with the scripts of `tests/interop/node` beside their `node_modules`.
+//! * `ANTIPHON_NODE`: a folder with the scripts of `tests/interop/node` beside their `node_modules`;
+//! * `ANTIPHON_GO`: the program that `tests/interop/go` is compiled to.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,6 +18,7 @@ use crate::services::packages as distribution;
 
 const PYTHON: &str = "tests/interop/python";
 const NODE: &str = "tests/interop/node";
+const GO: &str = "tests/interop/go";
 /// Written last, so that a folder without it is begun anew.
 const READY: &str = ".ready";
 
@@ -29,6 +32,9 @@ pub(crate) fn prepare(root: &Path) -> Result<Variables, String> {
     }
     if root.join(NODE).join("package-lock.json").exists() {
         variables.push(("ANTIPHON_NODE".to_owned(), node(root, &cache)?.into()));
+    }
+    if root.join(GO).join("go.sum").exists() {
+        variables.push(("ANTIPHON_GO".to_owned(), go(root, &cache)?.into()));
     }
     Ok(variables)
 }
@@ -59,13 +65,26 @@ fn node(root: &Path, cache: &Path) -> Result<PathBuf, String> {
         have("Node with npm", usable, &["nodejs", "npm"])?;
         begin(&folder)?;
         copy(&source, &folder)?;
-        let install = ["ci", "--no-audit", "--no-fund", "--loglevel=error"];
+        let install = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
         run(Command::new("npm").args(install).current_dir(&folder)).map_err(cannot_be_had)?;
         finish(&folder)?;
     }
     // Scripts find their modules only beside them, so they go where the modules are.
     copy(&source, &folder)?;
     Ok(folder)
+}
+
+/// Go compiles what has changed, and knows by itself what has not.
+fn go(root: &Path, cache: &Path) -> Result<PathBuf, String> {
+    let source = root.join(GO);
+    have("Go", || works("go", &["version"]), &["golang-go"])?;
+    let folder = cache.join(format!("go-{}", hash(&read(&source.join("go.sum"))?)));
+    std::fs::create_dir_all(&folder).map_err(|error| trouble(&folder, &error))?;
+    let program = folder.join("peer");
+    let build = ["build", "-trimpath", "-o"];
+    run(Command::new("go").args(build).arg(&program).arg(".").current_dir(&source))
+        .map_err(cannot_be_had)?;
+    Ok(program)
 }
 
 /// Makes sure that a tool works, from the distribution's packages if this user may install them.
@@ -88,8 +107,9 @@ fn have(what: &str, usable: impl Fn() -> bool, packages: &[&str]) -> Result<(), 
 
 fn cannot_be_had(error: String) -> String {
     format!(
-        "{error}: the packages for the interop tests could not be installed. They come from PyPI \
-         and the npm registry; without a way there, leave these tests out with --embedded"
+        "{error}: the packages for the interop tests could not be installed. They come from PyPI, \
+         the npm registry and Go's module proxy; without a way there, leave these tests out with \
+         --embedded"
     )
 }
 

@@ -229,8 +229,16 @@ impl Call<'_> {
     fn give_up(&self, stop: Stop, fault: Fault, log: Log) -> Status {
         let error = self.error(problem(stop), log);
         let status = match fault {
+            // Servers keep the deadline, too, and what they end then may be heard before our own time
+            // is up.
+            Fault::Answered(status)
+                if stop == Stop::Expired && status.code() == Code::Cancelled =>
+            {
+                Status::deadline_exceeded().with_source(error)
+            }
             Fault::Answered(status) if error.attempts.len() == 1 => status,
             Fault::Answered(status) => status.with_source(error),
+            _ if stop == Stop::Expired => Status::deadline_exceeded().with_source(error),
             Fault::NotSent(_) | Fault::Refused(_) | Fault::Broken(_) => {
                 let message = format!("{} broke off", self.method.service);
                 Status::unavailable(message).with_source(error)

@@ -1,8 +1,9 @@
-//! One attempt of a unary call on the wire: gRPC over HTTP/2, uncompressed.
+//! One attempt of a unary call on the wire: gRPC over HTTP/2.
 //!
 //! The message is encoded once for all attempts; sending it again costs a reference. What became of an
 //! attempt is told as exactly as HTTP/2 allows, for that decides whether another one is harmless.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use antiphon_core::{Code, Status};
@@ -14,6 +15,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 
+use super::compression::{decompress, too_large};
 use super::instance::CallBody;
 use crate::status_wire;
 
@@ -23,6 +25,7 @@ const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const AGENT: HeaderValue =
     HeaderValue::from_static(concat!("grpc-rust-antiphon/", env!("CARGO_PKG_VERSION")));
+static GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// How an attempt failed.
@@ -113,7 +116,7 @@ pub(super) async fn exchange(
         }
     }
     match trailers.as_ref().and_then(status_wire::from_trailers) {
-        Some(Ok(())) => received.message(),
+        Some(Ok(())) => received.message(&head.headers, bytes_max),
         Some(Err(status)) => Err(Fault::Answered(status)),
         None => Err(Fault::Broken("the answer ended without a status".into())),
     }
@@ -182,8 +185,7 @@ impl Received {
     fn add(&mut self, data: Bytes, bytes_max: usize) -> Result<(), Fault> {
         let length = self.whole.len().max(self.pieces.len()) + data.len();
         if length > FRAME_HEAD + bytes_max {
-            let message = format!("the answer is larger than {bytes_max} bytes");
-            return Err(Fault::Answered(Status::new(Code::ResourceExhausted, message)));
+            return Err(Fault::Answered(too_large(bytes_max)));
         }
         if self.pieces.is_empty() && self.whole.is_empty() {
             self.whole = data;
@@ -197,7 +199,7 @@ impl Received {
     }
 
     /// The message in a frame that must be the only one.
-    fn message(self) -> Result<Bytes, Fault> {
+    fn message(self, headers: &HeaderMap, bytes_max: usize) -> Result<Bytes, Fault> {
         let mut frame = if self.pieces.is_empty() { self.whole } else { self.pieces.freeze() };
         let wrong = |problem: &str| {
             Err(Fault::Answered(Status::new(Code::Internal, format!("the answer {problem}"))))
@@ -205,13 +207,14 @@ impl Received {
         if frame.len() < FRAME_HEAD {
             return wrong("has no message");
         }
-        if frame.get_u8() != 0 {
-            return wrong("is compressed, which was not asked for");
-        }
+        let flags = frame.get_u8();
         match (frame.get_u32() as usize).cmp(&frame.len()) {
-            std::cmp::Ordering::Equal => Ok(frame),
-            std::cmp::Ordering::Greater => wrong("breaks off within its message"),
-            std::cmp::Ordering::Less => wrong("has more than one message"),
+            Ordering::Equal if flags == 0 => Ok(frame),
+            Ordering::Equal => {
+                decompress(headers.get(&GRPC_ENCODING), &frame, bytes_max).map_err(Fault::Answered)
+            }
+            Ordering::Greater => wrong("breaks off within its message"),
+            Ordering::Less => wrong("has more than one message"),
         }
     }
 }
@@ -256,7 +259,7 @@ mod tests {
             for piece in pieces {
                 received.add(Bytes::from_static(piece), 8)?;
             }
-            std::mem::take(&mut received).message()
+            std::mem::take(&mut received).message(&HeaderMap::new(), 8)
         };
         read().map_err(|fault| match fault {
             Fault::Answered(status) => format!("{status:?}"),
@@ -276,7 +279,7 @@ mod tests {
         for (pieces, problem) in [
             (&[][..], "no message"),
             (&[&b"\0\0\0"[..]], "no message"),
-            (&[b"\x01\0\0\0\x02hi"], "compressed"),
+            (&[b"\x01\0\0\0\x02hi"], "does not say how"),
             (&[b"\0\0\0\0\x03hi"], "breaks off"),
             (&[b"\0\0\0\0\x01hi"], "more than one"),
             (&[b"\0\0\0\0\x09", b"123456789"], "larger than 8 bytes"),

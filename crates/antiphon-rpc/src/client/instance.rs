@@ -7,7 +7,7 @@ mod connection;
 mod state;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use antiphon_discovery as discovery;
@@ -39,6 +39,9 @@ pub(super) struct Instance {
     pub(super) health: Health,
     picked: AtomicU64,
     connections: Mutex<Vec<Arc<Connection>>>,
+    /// How many times as long as the settings say new connections stay quiet before the server is
+    /// asked whether it lives: twice as long each time that it minded (gRFC A8).
+    patience: AtomicU32,
     seen: Mutex<Seen>,
     /// The last connection takes no more calls.
     lost: Notify,
@@ -84,6 +87,7 @@ impl Instance {
             health: Health::new(now),
             picked: AtomicU64::new(0),
             connections: Mutex::default(),
+            patience: AtomicU32::new(1),
             seen: Mutex::new(Seen { state: State::Idle, failure: None }),
             lost: Notify::new(),
             crowded: Notify::new(),
@@ -200,12 +204,16 @@ impl Instance {
 
     /// Makes one more connection.
     async fn connect(self: &Arc<Self>, settings: &ClientSettings) -> Result<(), String> {
-        let (connection, ended) = connection::connect(&self.address, settings).await?;
+        let patience = self.patience.load(Relaxed);
+        let (connection, ended) = connection::connect(&self.address, settings, patience).await?;
         self.connections.lock().push(Arc::new(connection));
         let instance = Arc::clone(self);
         tokio::spawn(async move {
             if let Err(error) = ended.await {
                 tracing::debug!(server.address = instance.address, %error, "a connection ended");
+                if connection::was_disturbed(&error) {
+                    instance.patience.fetch_max(patience.saturating_mul(2), Relaxed);
+                }
             }
             let mut connections = instance.connections.lock();
             connections.retain(|connection| connection.is_open());

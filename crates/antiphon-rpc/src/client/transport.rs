@@ -154,11 +154,14 @@ impl Body for Answers {
                     _ => (Verdict::Failed, chain(&error)),
                 };
                 attempt.progressed(verdict);
+                // Servers keep the deadline, too, and their end of the stream may be heard first.
+                let status = if attempt.context().is_expired() {
+                    Status::deadline_exceeded()
+                } else {
+                    Status::unavailable(format!("the stream broke off: {cause}"))
+                };
                 let mut trailers = HeaderMap::new();
-                status_wire::to_trailers(
-                    &Status::unavailable(format!("the stream broke off: {cause}")),
-                    &mut trailers,
-                );
+                status_wire::to_trailers(&status, &mut trailers);
                 return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
             }
             Poll::Ready(None) => return Poll::Ready(None),

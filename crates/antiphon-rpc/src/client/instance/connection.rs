@@ -1,5 +1,6 @@
 //! One HTTP/2 connection.
 
+use std::error::Error;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -68,6 +69,9 @@ impl Lease {
 /// Connects within the time that the settings give, all addresses of the host together, and waits for
 /// the server's first word: whoever accepts connections and answers nothing is no instance to call.
 ///
+/// The server is asked whether it lives when it was quiet for `patience` times as long as the settings
+/// say.
+///
 /// The future that is returned besides ends when the connection takes no more calls.
 ///
 /// # Errors
@@ -75,6 +79,7 @@ impl Lease {
 pub(super) async fn connect(
     address: &str,
     settings: &ClientSettings,
+    patience: u32,
 ) -> Result<(Connection, impl Future<Output = Result<(), hyper::Error>> + use<>), String> {
     let limit = settings.connect_timeout;
     let connecting = async {
@@ -82,7 +87,7 @@ pub(super) async fn connect(
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
         let (sender, mut connection) = Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .keep_alive_interval(settings.keep_alive_interval)
+            .keep_alive_interval(settings.keep_alive_interval.saturating_mul(patience))
             .keep_alive_timeout(settings.keep_alive_timeout)
             .adaptive_window(true)
             // No calls before the server has said how many it allows.
@@ -105,6 +110,16 @@ pub(super) async fn connect(
         ended
     });
     Ok((Connection { sender, streams_max }, ended))
+}
+
+/// Whether a connection ended because the server minds how often it is asked whether it lives.
+pub(super) fn was_disturbed(error: &hyper::Error) -> bool {
+    let h2 = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+    h2.is_some_and(|error| {
+        error.is_remote()
+            && error.is_go_away()
+            && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
+    })
 }
 
 /// Waits until the server has said how many calls it allows. That is heard by a task of hyper's own,
