@@ -5,7 +5,9 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use antiphon_resilience::{AdaptiveLimit, CpuGuard, CpuLoad, CpuSettings, LimitSettings, Outcome};
+use antiphon_resilience::{
+    AdaptiveLimit, CpuGuard, CpuLoad, CpuSettings, LimitSettings, Outcome, Priority,
+};
 use tokio::time::Instant;
 
 /// What the service can work on at the same time.
@@ -55,7 +57,7 @@ struct Cpu {
 impl Gate for Cpu {
     fn enter(&self, in_flight: usize, cpu_time: Duration, now: Instant) -> bool {
         self.load.note(cpu_time, WORKERS as f64, now);
-        self.guard.admits(&self.load, in_flight as u32, now)
+        self.guard.admits(&self.load, Priority::Default, in_flight as u32, now)
     }
 
     fn leave(&self, took: Duration, _: bool, now: Instant) {

@@ -1,7 +1,7 @@
-//! How much processor time this process has used, and how much it may use.
+//! How much processor time this process has asked for, and how much it may use.
 //!
-//! Reads the files of Linux's control groups. Where there are none, the cores that the process may
-//! run on are the limit.
+//! Reads the files of Linux's scheduler and control groups. Where there are none, the time that was
+//! used and the cores that the process may run on are what is known.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,29 @@ use std::time::Duration;
 pub fn cpu_time() -> Duration {
     let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::try_from(used).unwrap_or_default()
+}
+
+/// The processor time that the threads of this process have used since it began, and the time in
+/// which they could have run and had to wait, for each other or for the neighbours on the machine.
+///
+/// What was used alone would say of a process beside a busy neighbour that it has time left. What a
+/// thread waited is forgotten when it ends, so this can go down a little.
+#[must_use]
+pub fn demand() -> Duration {
+    cpu_time() + waited(Path::new("/"))
+}
+
+/// The time that the threads which there are now waited for a processor.
+fn waited(root: &Path) -> Duration {
+    let Ok(threads) = fs::read_dir(root.join("proc/self/task")) else {
+        return Duration::ZERO;
+    };
+    // "used waited times", in nanoseconds. A thread may end before it is looked at.
+    let waited = |thread: fs::DirEntry| -> Option<u64> {
+        let line = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        line.split(' ').nth(1)?.parse().ok()
+    };
+    Duration::from_nanos(threads.flatten().filter_map(waited).sum())
 }
 
 /// How many cores this process may keep busy: the smallest quota of its control group and of those
@@ -121,6 +144,20 @@ mod tests {
         assert_eq!(with("250000\n"), Some(2.5));
         assert_eq!(with("-1\n"), None);
         assert_eq!(with("0\n"), None);
+    }
+
+    #[test]
+    fn what_every_thread_waited_is_added_up() {
+        let files = [
+            ("proc/self/task/1/schedstat", "5000 300 7\n"),
+            ("proc/self/task/2/schedstat", "1 20 1\n"),
+            ("proc/self/task/3/schedstat", "nonsense"),
+            ("proc/self/task/4/status", ""),
+        ];
+        assert_eq!(waited(root(&files).path()), Duration::from_nanos(320));
+        assert_eq!(waited(root(&[]).path()), Duration::ZERO);
+        let used = cpu_time();
+        assert!(demand() >= used);
     }
 
     #[test]

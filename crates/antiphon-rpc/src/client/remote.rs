@@ -27,7 +27,7 @@ use super::policy::MethodPolicy;
 use super::pool::Pool;
 use super::transport::Transport;
 use super::{CallError, ClientSettings, Wire};
-use crate::headers::HeadersMut;
+use crate::headers::inject;
 use crate::service::{MethodInfo, MethodKind, Streaming};
 use crate::{message, status_wire};
 
@@ -332,7 +332,7 @@ fn spec(method: &'static MethodInfo) -> Spec {
 /// The context as call options.
 fn options(context: &Context, settings: &ClientSettings) -> CallOptions {
     let mut headers = http::HeaderMap::new();
-    context.inject(&mut HeadersMut(&mut headers));
+    inject(context, &mut headers);
     let mut options = CallOptions::default().with_max_message_size(settings.message_bytes_max);
     for (name, value) in &headers {
         options = options.with_header(name.clone(), value.clone());
