@@ -48,6 +48,33 @@ impl CpuSettings {
     }
 }
 
+/// What a process has had of the processor since it began ([`usage::read`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CpuUse {
+    /// The processor time that it used, of all threads together.
+    pub used: Duration,
+    /// The time in which its threads could have run and had to wait, for each other or for the
+    /// neighbours on the machine.
+    pub waited: Duration,
+    /// How many cores it may keep busy now; may be a part of one.
+    pub cores: f64,
+}
+
+impl CpuUse {
+    /// The part of the processor time that was asked for since `before`: what was used, and what was
+    /// waited for beside it.
+    ///
+    /// What was used alone would say of a process beside a busy neighbour that it has time left. No
+    /// more of the waiting counts than was used: a process that gets next to nothing of the machine
+    /// is not helped by refusing calls.
+    #[must_use]
+    pub fn asked_since(&self, before: &Self, length: Duration) -> f64 {
+        let used = self.used.saturating_sub(before.used);
+        let waited = self.waited.saturating_sub(before.waited).min(used);
+        (used + waited).as_secs_f64() / (length.as_secs_f64() * self.cores.max(0.001))
+    }
+}
+
 /// How busy the process is. Shared between threads by reference; read without a lock.
 #[derive(Debug)]
 pub struct CpuLoad {
@@ -62,32 +89,30 @@ pub struct CpuLoad {
 #[derive(Debug)]
 struct Seen {
     at: Instant,
-    demand: Duration,
+    cpu: CpuUse,
     average: f64,
 }
 
 impl CpuLoad {
-    /// A process that had asked for so much processor time by now, and is not busy.
+    /// A process that had had so much of the processor by now, and is not busy.
     #[must_use]
-    pub fn new(settings: CpuSettings, demand: Duration, now: Instant) -> Self {
-        let seen = Mutex::new(Seen { at: now, demand, average: 0.0 });
+    pub fn new(settings: CpuSettings, cpu: CpuUse, now: Instant) -> Self {
+        let seen = Mutex::new(Seen { at: now, cpu, average: 0.0 });
         Self { settings, origin: now, seen, busy_until: AtomicU64::new(0) }
     }
 
-    /// Notes how much processor time the process has asked for since its start
-    /// ([`usage::demand`]), with `cores` that it may use ([`usage::cores`]).
+    /// Notes what the process has had of the processor by now.
     ///
     /// To be called a few times a second, and at least once in each cool-off.
-    pub fn note(&self, demand: Duration, cores: f64, now: Instant) {
+    pub fn note(&self, cpu: CpuUse, now: Instant) {
         let mut seen = self.seen.lock();
         let length = now.saturating_duration_since(seen.at);
         if length.is_zero() {
             return;
         }
-        let asked = demand.saturating_sub(seen.demand).as_secs_f64();
-        let part = asked / (length.as_secs_f64() * cores.max(0.001));
+        let part = cpu.asked_since(&seen.cpu, length);
         let average = self.settings.step(seen.average, part, length);
-        *seen = Seen { at: now, demand, average };
+        *seen = Seen { at: now, cpu, average };
         if average > self.settings.threshold {
             let until = self.since_origin(now).saturating_add(micros(self.settings.cool_off));
             self.busy_until.store(until, Relaxed);
@@ -133,16 +158,41 @@ mod tests {
     }
 
     #[test]
+    fn waiting_counts_as_much_as_what_was_used_beside_it_and_no_more() {
+        let part = |used: u32, waited: u32, cores| {
+            let cpu = CpuUse { used: used * MS, waited: waited * MS, cores };
+            cpu.asked_since(&CpuUse::default(), 1_000 * MS)
+        };
+        let cases = [
+            ("alone", part(500, 0, 1.0), 0.5),
+            ("beside a neighbour", part(500, 400, 1.0), 0.9),
+            ("with two cores", part(500, 400, 2.0), 0.45),
+            ("starved", part(100, 900, 1.0), 0.2),
+            ("with half a core", part(450, 0, 0.5), 0.9),
+        ];
+        for (name, part, expected) in cases {
+            assert!((part - expected).abs() < 1e-9, "{name}: {part}");
+        }
+        // What a thread waited is forgotten when it ends.
+        let [before, after] = [(100, 90), (200, 40)].map(|(used, waited)| CpuUse {
+            used: used * MS,
+            waited: waited * MS,
+            cores: 1.0,
+        });
+        assert!((after.asked_since(&before, 1_000 * MS) - 0.1).abs() < 1e-9);
+    }
+
+    #[test]
     fn a_process_is_busy_above_the_threshold_and_for_a_while_after_it() {
         let start = Instant::now();
-        let load = CpuLoad::new(CpuSettings::default(), Duration::ZERO, start);
-        let mut cpu_time = Duration::ZERO;
+        let mut cpu = CpuUse { cores: 0.5, ..CpuUse::default() };
+        let load = CpuLoad::new(CpuSettings::default(), cpu, start);
         // Half a core of the quota of half a core: all that it may use.
         let mut busy_at = None;
         for look in 1..=40 {
-            cpu_time += 50 * MS;
+            cpu.used += 50 * MS;
             let now = start + look * 100 * MS;
-            load.note(cpu_time, 0.5, now);
+            load.note(cpu, now);
             if busy_at.is_none() && load.is_busy(now) {
                 busy_at = Some(look * 100);
             }
@@ -152,7 +202,7 @@ mod tests {
         assert!((load.average() - 0.865).abs() < 0.01, "{}", load.average());
         let still = (1..40).take_while(|look| {
             let now = idle + *look * 100 * MS;
-            load.note(cpu_time, 0.5, now);
+            load.note(cpu, now);
             load.is_busy(now)
         });
         assert_eq!(still.count(), 10, "one look more is above the threshold, then the cool-off");

@@ -121,7 +121,6 @@ impl Fairness {
 }
 
 /// The counters of a client in the two rows, out of different parts of its hash.
-#[expect(clippy::cast_possible_truncation, reason = "less than the length of a row")]
 const fn places(hash: u64) -> [u16; 2] {
     const ROWS: u64 = ROW as u64;
     [(hash % ROWS) as u16, ((hash >> 32) % ROWS) as u16]

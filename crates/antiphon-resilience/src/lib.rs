@@ -29,7 +29,7 @@ pub use antiphon_core::Priority;
 pub use backoff::Backoff;
 pub use budget::{Budget, BudgetSettings};
 pub use bulkhead::{Bulkhead, BulkheadSettings, Permit, Refused};
-pub use cpu::{CpuGuard, CpuLoad, CpuSettings};
+pub use cpu::{CpuGuard, CpuLoad, CpuSettings, CpuUse};
 pub use ejection::{EjectionSettings, Ejector, Health, Probe};
 pub use fairness::{ClientCall, Fairness};
 pub use hedge::{Hedge, HedgeError, HedgeSettings};

@@ -1,4 +1,4 @@
-//! How much processor time this process has asked for, and how much it may use.
+//! What this process has had of the processor, and how much it may use.
 //!
 //! Reads the files of Linux's scheduler and control groups. Where there are none, the time that was
 //! used and the cores that the process may run on are what is known.
@@ -7,21 +7,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The processor time that this process has used since it began, of all threads together.
+use super::CpuUse;
+
+/// What this process has had of the processor by now.
+///
+/// Looks into a few files for each thread: some microseconds, to be done a few times a second.
 #[must_use]
-pub fn cpu_time() -> Duration {
-    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::try_from(used).unwrap_or_default()
+pub fn read() -> CpuUse {
+    CpuUse { used: cpu_time(), waited: waited(Path::new("/")), cores: cores() }
 }
 
-/// The processor time that the threads of this process have used since it began, and the time in
-/// which they could have run and had to wait, for each other or for the neighbours on the machine.
-///
-/// What was used alone would say of a process beside a busy neighbour that it has time left. What a
-/// thread waited is forgotten when it ends, so this can go down a little.
-#[must_use]
-pub fn demand() -> Duration {
-    cpu_time() + waited(Path::new("/"))
+/// The processor time that this process has used since it began, of all threads together.
+fn cpu_time() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::try_from(used).unwrap_or_default()
 }
 
 /// The time that the threads which there are now waited for a processor.
@@ -40,9 +39,8 @@ fn waited(root: &Path) -> Duration {
 /// How many cores this process may keep busy: the smallest quota of its control group and of those
 /// above it, no more than the cores it may run on. May be a part of a core.
 ///
-/// A quota can be changed while the process runs, so this is worth asking again now and then.
-#[must_use]
-pub fn cores() -> f64 {
+/// A quota can be changed while the process runs, so this is asked each time.
+fn cores() -> f64 {
     // The standard library counts whole cores, and takes quotas into account as such.
     let whole = std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64);
     quota(Path::new("/")).map_or(whole, |quota| if whole < quota.floor() { whole } else { quota })
@@ -156,18 +154,16 @@ mod tests {
         ];
         assert_eq!(waited(root(&files).path()), Duration::from_nanos(320));
         assert_eq!(waited(root(&[]).path()), Duration::ZERO);
-        let used = cpu_time();
-        assert!(demand() >= used);
     }
 
     #[test]
     fn this_process_uses_time_and_may_use_some() {
-        assert!(cores() > 0.0);
-        let before = cpu_time();
+        assert!(read().cores > 0.0);
+        let before = read().used;
         let mut work = 1_u64;
-        while cpu_time() == before {
+        while read().used == before {
             work = std::hint::black_box(work.wrapping_mul(31));
         }
-        assert!(cpu_time() > before);
+        assert!(read().used > before);
     }
 }

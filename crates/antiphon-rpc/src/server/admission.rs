@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use antiphon_core::{Code, Priority, Retry, Status};
 use antiphon_resilience::fairness::ClientCall;
-use antiphon_resilience::{CpuLoad, Outcome};
+use antiphon_resilience::{CpuLoad, CpuUse, Outcome};
 use tokio::time::Instant;
 
 use super::arrived::Arrived;
@@ -84,11 +84,11 @@ pub(super) struct Refused {
 }
 
 impl Admission {
-    pub(super) fn new(settings: &ServerSettings, demand: Duration, now: Instant) -> Self {
+    pub(super) fn new(settings: &ServerSettings, cpu: CpuUse, now: Instant) -> Self {
         Self {
             calls_max: settings.calls_max,
             trusts_priority: settings.trust_priority,
-            cpu: CpuLoad::new(settings.cpu.unwrap_or_default(), demand, now),
+            cpu: CpuLoad::new(settings.cpu.unwrap_or_default(), cpu, now),
         }
     }
 
@@ -114,7 +114,7 @@ impl Admission {
         }
         let Some(limits) = &method.limits else {
             let places = Places::default();
-            return places.shared(method, asks, in_progress - 1, self.calls_max);
+            return places.shared(method, asks, in_progress - 1, priority.places(self.calls_max));
         };
         let in_flight = limits.concurrency.in_flight();
         if !limits.cpu.admits(&self.cpu, priority, in_flight, now) {
@@ -124,7 +124,9 @@ impl Admission {
             method.metrics.limit(limits.concurrency.limit());
             return Err(Refused::shed(Shed::Concurrency, priority));
         }
-        let limit = limits.concurrency.limit().min(limits.cpu.limit(&self.cpu, now));
+        let limit = priority
+            .places(limits.concurrency.limit())
+            .min(limits.cpu.places(&self.cpu, priority, now));
         let places = Places { limited: true, client: None };
         places.shared(method, asks, in_flight, limit)
     }

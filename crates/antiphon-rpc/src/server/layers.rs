@@ -102,7 +102,7 @@ impl Calls {
         let metrics = ServerMetrics::new(telemetry);
         Ok(Self(Arc::new(Shared {
             methods: Methods::new(services, &settings, &metrics)?,
-            admission: Admission::new(&settings, usage::demand(), Instant::now()),
+            admission: Admission::new(&settings, usage::read(), Instant::now()),
             settings,
             telemetry: telemetry.clone(),
             metrics,

@@ -38,13 +38,13 @@ pub struct NothingToLimit {
 #[derive(Debug)]
 pub(super) enum Rate {
     Together(RateLimit),
-    PerClient(KeyedRateLimit),
+    PerClient(Box<KeyedRateLimit>),
 }
 
 impl Rate {
     fn new(rule: RateRule, now: Instant) -> Self {
         if rule.per_client {
-            Self::PerClient(KeyedRateLimit::new(rule.rate, CLIENTS_MAX, now))
+            Self::PerClient(Box::new(KeyedRateLimit::new(rule.rate, CLIENTS_MAX, now)))
         } else {
             Self::Together(RateLimit::new(rule.rate, now))
         }

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use antiphon_core::{BoxError, Component, Health, Shutdown, ShutdownHandle, Stage};
+use antiphon_resilience::CpuUse;
 use antiphon_telemetry::Telemetry;
 use connectrpc_reflection::ReflectionError;
 use tokio::net::TcpListener;
@@ -19,7 +20,7 @@ use super::listener::{self, BindError, Gate};
 use super::methods::ServicesError;
 use super::reflection::Reflection;
 use super::settings::ServerSettings;
-use super::watch::{self, CpuReader, CpuUse};
+use super::watch::{self, CpuReader};
 use super::worker::Worker;
 use crate::rest::{Rest, RestError};
 use crate::service::Service;

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use antiphon_resilience::CpuUse;
 use antiphon_resilience::cpu::usage;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -14,15 +15,6 @@ use super::metrics::Shed;
 const LOOK: Duration = Duration::from_millis(250);
 /// After so many looks the log says what was refused.
 const LOOKS_PER_LINE: u32 = 4;
-
-/// What the process asks of the processor.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct CpuUse {
-    /// The processor time that it asked for since it began ([`usage::demand`]).
-    pub demand: Duration,
-    /// How many cores it may use ([`usage::cores`]).
-    pub cores: f64,
-}
 
 /// Where [`CpuUse`] is read.
 pub(super) struct CpuReader(Box<dyn Fn() -> CpuUse + Send + Sync>);
@@ -36,7 +28,7 @@ impl CpuReader {
 impl Default for CpuReader {
     /// From the system.
     fn default() -> Self {
-        Self::new(|| CpuUse { demand: usage::demand(), cores: usage::cores() })
+        Self::new(usage::read)
     }
 }
 
@@ -54,9 +46,8 @@ pub(super) async fn watch(calls: &Calls, cpu: &CpuReader) {
     for look in 1_u32.. {
         looks.tick().await;
         if calls.settings().cpu.is_some() {
-            let CpuUse { demand, cores } = (cpu.0)();
             let load = calls.cpu();
-            load.note(demand, cores, Instant::now());
+            load.note((cpu.0)(), Instant::now());
             calls.metrics().cpu_load.set(load.average());
         }
         if look % LOOKS_PER_LINE == 0 {
