@@ -2,6 +2,7 @@
 
 mod antiphon;
 mod axum;
+mod burn;
 mod connectrpc;
 mod hyper;
 
@@ -23,6 +24,10 @@ pub(crate) enum Kind {
     Hyper,
     /// axum with serde.
     Axum,
+    /// Ours with all default layers on, and a handler that computes for a millisecond.
+    Burn,
+    /// The same without any limit.
+    BurnUnlimited,
 }
 
 /// Serves until the process is killed.
@@ -34,6 +39,8 @@ pub(crate) fn serve(kind: Kind, address: SocketAddr) -> Result<(), BoxError> {
             Kind::Connectrpc => connectrpc::serve(address).await,
             Kind::Hyper => hyper::serve(address).await,
             Kind::Axum => axum::serve(address).await,
+            Kind::Burn => burn::serve(address, burn::Limits::Default).await,
+            Kind::BurnUnlimited => burn::serve(address, burn::Limits::Off).await,
         }
     })
 }

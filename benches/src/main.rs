@@ -10,6 +10,7 @@ mod echo;
 mod inproc;
 mod load;
 mod messaging;
+mod overload;
 mod process;
 mod report;
 mod rpc;
@@ -70,6 +71,8 @@ enum Bench {
     Calls,
     /// The memory broker through the whole consumer stack, the SQL broker, the outbox.
     Messaging,
+    /// Three times as many calls as can be answered, with the default limits and without any.
+    Overload,
     /// Three-step sagas on SQLite and on PostgreSQL, all durable.
     Saga,
     /// The shop in one process: orders per second, start and memory.
@@ -106,6 +109,9 @@ fn run(options: &Options) -> Result<(), antiphon_core::BoxError> {
     }
     if wanted(Bench::Messaging) {
         messaging::run()?;
+    }
+    if wanted(Bench::Overload) {
+        overload::run(options)?;
     }
     if wanted(Bench::Saga) {
         saga::run()?;

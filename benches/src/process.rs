@@ -47,6 +47,23 @@ impl Server {
     }
 }
 
+impl Server {
+    /// How long its threads waited for their core so far: for each other, which is next to nothing
+    /// with one that works, and for whatever else runs there.
+    pub(crate) fn waited(&self) -> Result<Duration, BoxError> {
+        schedule_of(self.child.id(), 1)
+    }
+
+    /// The memory that it has resident, in MiB.
+    pub(crate) fn resident(&self) -> Result<f64, BoxError> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next());
+        let kib: u32 = kib.ok_or("the process has ended")?.parse()?;
+        Ok(f64::from(kib) / 1_024.0)
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         // Nothing is kept of it; if it has ended already, that is as good.
@@ -57,11 +74,16 @@ impl Drop for Server {
 
 /// User and system time of a process so far, all its threads together.
 pub(crate) fn cpu_of(pid: u32) -> Result<Duration, BoxError> {
-    // The scheduler's own account, in nanoseconds; `stat` counts in hundredths of seconds.
+    schedule_of(pid, 0)
+}
+
+/// A column of the scheduler's own account, which is in nanoseconds; `stat` counts in hundredths of
+/// seconds.
+fn schedule_of(pid: u32, column: usize) -> Result<Duration, BoxError> {
     let mut nanos = 0_u64;
     for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
         let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
-        nanos += text.split(' ').next().unwrap_or("0").parse::<u64>()?;
+        nanos += text.split(' ').nth(column).unwrap_or("0").parse::<u64>()?;
     }
     Ok(Duration::from_nanos(nanos))
 }

@@ -25,7 +25,7 @@ struct Figures {
 }
 
 /// The echo message with a text of `size` bytes, in gRPC's envelope.
-fn grpc_body(size: usize) -> Bytes {
+pub(crate) fn grpc_body(size: usize) -> Bytes {
     let mut message = BytesMut::new();
     message.put_slice(&[0x08, 0x96, 0x01, 0x12, 0x04]);
     message.put_slice(b"echo");

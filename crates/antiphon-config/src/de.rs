@@ -247,7 +247,9 @@ impl<'de> MapAccess<'de> for Table<'_> {
         let Some((key, entry)) = self.current.take() else {
             return Err(Error::new("a value was asked for before its key"));
         };
+        // Also what a type finds wrong once it has read the value (`#[serde(try_from)]`) is there.
         seed.deserialize(Reader::new(&entry.node, Place::Key(self.place, key)))
+            .map_err(|error| error.at(&entry.node.origin, Place::Key(self.place, key)))
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::Status;
+use crate::{Priority, Status};
 
 pub use carrier::{Carrier, CarrierMut};
 pub use scope::{Scoped, spawn};
@@ -39,6 +39,7 @@ struct Inner {
     causation_id: Option<Box<str>>,
     idempotency_key: Option<Box<str>>,
     previous_attempts: u32,
+    priority: Priority,
 }
 
 impl Context {
@@ -69,6 +70,12 @@ impl Context {
     #[must_use]
     pub fn with_previous_attempts(self, attempts: u32) -> Self {
         self.change(|inner| inner.previous_attempts = attempts)
+    }
+
+    /// With this priority, which the calls made in this context have as well.
+    #[must_use]
+    pub fn with_priority(self, priority: Priority) -> Self {
+        self.change(|inner| inner.priority = priority)
     }
 
     /// Runs `work` with this context current.
@@ -137,6 +144,13 @@ impl Context {
     #[must_use]
     pub fn previous_attempts(&self) -> u32 {
         self.0.previous_attempts
+    }
+
+    /// How much it matters that the work is done. It goes with calls, in the header `x-priority`; a
+    /// message is in no hurry, so the work it starts begins as [`Priority::Default`] again.
+    #[must_use]
+    pub fn priority(&self) -> Priority {
+        self.0.priority
     }
 
     fn change(mut self, change: impl FnOnce(&mut Inner)) -> Self {

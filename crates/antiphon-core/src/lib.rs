@@ -2,7 +2,8 @@
 //!
 //! Nothing here knows HTTP, protobuf, a broker or a database. What is here is small, changes rarely,
 //! and is named as in the glossary: [`Context`] travels with the work, [`Status`] is how work fails,
-//! [`Retry`] says whether trying again makes sense, [`Clock`] and [`Shutdown`] make time and the end
+//! [`Retry`] says whether trying again makes sense, [`Priority`] which calls go first,
+//! [`Clock`] and [`Shutdown`] make time and the end
 //! of the process parameters instead of globals, [`Component`] is what an application starts and
 //! drains, [`Health`] is what it answers when asked how it is.
 
@@ -12,6 +13,7 @@ pub mod context;
 pub mod finding;
 pub mod health;
 pub mod id;
+pub mod priority;
 pub mod retry;
 pub mod shutdown;
 pub mod status;
@@ -22,6 +24,7 @@ pub use context::{Carrier, CarrierMut, Context, Deadline, SpanId, TraceContext, 
 pub use finding::{Finding, Severity};
 pub use health::Health;
 pub use id::MessageId;
+pub use priority::Priority;
 pub use retry::{Retry, RetryPolicy};
 pub use shutdown::{Shutdown, ShutdownHandle};
 pub use status::{Code, FieldViolation, Status};

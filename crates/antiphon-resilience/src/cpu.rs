@@ -3,28 +3,22 @@
 //! The [adaptive limit](crate::limit) sees overload in the times of calls. A process at the end of
 //! its processor, or of its cgroup's quota, is overloaded whatever the times say, and what else it
 //! does (timers, connections, health) suffers, too. So above 80 % of what it may use, a method gets
-//! no more calls in progress than it worked on at its best: by Little's law its highest rate times
-//! its shortest time. This is the idea of BBR (Cardwell and others, 2016) as service frameworks such
-//! as Kratos use it, with times in microseconds: in whole milliseconds anything faster than one is
-//! computed wrong.
+//! only as many calls in progress as it needs for its best rate, and a short queue.
 //!
 //! [`CpuLoad`] knows how busy the process is, one for all; [`CpuGuard`] decides for one method. What
 //! reads the system is [`usage`].
 
+mod guard;
 pub mod usage;
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::window::micros;
-
-/// How often a method's passing calls are looked at.
-const BUCKET: Duration = Duration::from_millis(100);
-/// For how long what a method did at its best is remembered.
-const MEMORY: Duration = Duration::from_secs(10);
+pub use guard::{Bucket, CpuGuard, allowed};
 
 /// When a process counts as busy.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -54,6 +48,33 @@ impl CpuSettings {
     }
 }
 
+/// What a process has had of the processor since it began ([`usage::read`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CpuUse {
+    /// The processor time that it used, of all threads together.
+    pub used: Duration,
+    /// The time in which its threads could have run and had to wait, for each other or for the
+    /// neighbours on the machine.
+    pub waited: Duration,
+    /// How many cores it may keep busy now; may be a part of one.
+    pub cores: f64,
+}
+
+impl CpuUse {
+    /// The part of the processor time that was asked for since `before`: what was used, and what was
+    /// waited for beside it.
+    ///
+    /// What was used alone would say of a process beside a busy neighbour that it has time left. No
+    /// more of the waiting counts than was used: a process that gets next to nothing of the machine
+    /// is not helped by refusing calls.
+    #[must_use]
+    pub fn asked_since(&self, before: &Self, length: Duration) -> f64 {
+        let used = self.used.saturating_sub(before.used);
+        let waited = self.waited.saturating_sub(before.waited).min(used);
+        (used + waited).as_secs_f64() / (length.as_secs_f64() * self.cores.max(0.001))
+    }
+}
+
 /// How busy the process is. Shared between threads by reference; read without a lock.
 #[derive(Debug)]
 pub struct CpuLoad {
@@ -68,32 +89,30 @@ pub struct CpuLoad {
 #[derive(Debug)]
 struct Seen {
     at: Instant,
-    cpu_time: Duration,
+    cpu: CpuUse,
     average: f64,
 }
 
 impl CpuLoad {
-    /// A process that had used so much processor time by now, and is not busy.
+    /// A process that had had so much of the processor by now, and is not busy.
     #[must_use]
-    pub fn new(settings: CpuSettings, cpu_time: Duration, now: Instant) -> Self {
-        let seen = Mutex::new(Seen { at: now, cpu_time, average: 0.0 });
+    pub fn new(settings: CpuSettings, cpu: CpuUse, now: Instant) -> Self {
+        let seen = Mutex::new(Seen { at: now, cpu, average: 0.0 });
         Self { settings, origin: now, seen, busy_until: AtomicU64::new(0) }
     }
 
-    /// Notes how much processor time the process has used since its start
-    /// ([`usage::cpu_time`]), of `cores` that it may use ([`usage::cores`]).
+    /// Notes what the process has had of the processor by now.
     ///
     /// To be called a few times a second, and at least once in each cool-off.
-    pub fn note(&self, cpu_time: Duration, cores: f64, now: Instant) {
+    pub fn note(&self, cpu: CpuUse, now: Instant) {
         let mut seen = self.seen.lock();
         let length = now.saturating_duration_since(seen.at);
         if length.is_zero() {
             return;
         }
-        let used = cpu_time.saturating_sub(seen.cpu_time).as_secs_f64();
-        let part = used / (length.as_secs_f64() * cores.max(0.001));
+        let part = cpu.asked_since(&seen.cpu, length);
         let average = self.settings.step(seen.average, part, length);
-        *seen = Seen { at: now, cpu_time, average };
+        *seen = Seen { at: now, cpu, average };
         if average > self.settings.threshold {
             let until = self.since_origin(now).saturating_add(micros(self.settings.cool_off));
             self.busy_until.store(until, Relaxed);
@@ -106,7 +125,8 @@ impl CpuLoad {
         self.since_origin(now) < self.busy_until.load(Relaxed)
     }
 
-    /// The average part of the processor time in use; 1 is all of it.
+    /// The average part of the processor time that is asked for; 1 is all of it, and more is what has
+    /// to wait.
     #[must_use]
     pub fn average(&self) -> f64 {
         self.seen.lock().average
@@ -117,140 +137,11 @@ impl CpuLoad {
     }
 }
 
-/// How many calls of one method may be in progress while the process is busy.
-#[derive(Debug)]
-pub struct CpuGuard {
-    origin: Instant,
-    calls: AtomicU32,
-    micros: AtomicU64,
-    /// When the open bucket closes, in microseconds after the origin.
-    closes: AtomicU64,
-    closed: Mutex<Buckets>,
-    /// What may be in progress; all before anything was seen.
-    allowed: AtomicU32,
-}
-
-/// The last ten seconds in buckets, a ring.
-#[derive(Debug)]
-struct Buckets {
-    ring: [Bucket; (MEMORY.as_millis() / BUCKET.as_millis()) as usize],
-    next: usize,
-    opened: u64,
-}
-
-/// The calls that ended in one stretch of time, if any did.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Bucket {
-    /// When it ended, in microseconds after any origin.
-    pub ended: u64,
-    /// Calls per second.
-    pub per_second: f64,
-    /// How long they took on average, in microseconds.
-    pub micros_mean: f64,
-}
-
-/// The most calls that `buckets` show to have been worked on at once: the highest rate times the
-/// shortest time, rounded up, since one too many waits for a moment and one too few is never made up
-/// for. `None` when nothing is known from after `oldest`.
-#[must_use]
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "neither rates nor times are negative, and what is too large for u32 allows everything"
-)]
-pub fn allowed(buckets: &[Bucket], oldest: u64) -> Option<u32> {
-    let known = || buckets.iter().filter(|one| one.ended > oldest && one.per_second > 0.0);
-    let shortest = known().map(|one| one.micros_mean).reduce(f64::min)?;
-    let highest = known().map(|one| one.per_second).fold(0.0, f64::max);
-    Some(((highest * shortest / 1_000_000.0).ceil() as u32).max(1))
-}
-
-impl CpuGuard {
-    /// A method of which nothing was seen yet.
-    #[must_use]
-    pub fn new(now: Instant) -> Self {
-        let ring = [Bucket::default(); _];
-        Self {
-            origin: now,
-            calls: AtomicU32::new(0),
-            micros: AtomicU64::new(0),
-            closes: AtomicU64::new(micros(BUCKET)),
-            closed: Mutex::new(Buckets { ring, next: 0, opened: 0 }),
-            allowed: AtomicU32::new(u32::MAX),
-        }
-    }
-
-    /// Whether one more call may be let in, beside `in_flight` of the method.
-    #[must_use]
-    pub fn admits(&self, load: &CpuLoad, in_flight: u32, now: Instant) -> bool {
-        in_flight < self.allowed.load(Relaxed) || !load.is_busy(now)
-    }
-
-    /// A call that was let in and worked on to its end has ended at `now`, after `took`.
-    pub fn record(&self, took: Duration, now: Instant) {
-        let now = micros(now.saturating_duration_since(self.origin));
-        if now >= self.closes.load(Relaxed) {
-            self.close(now);
-        }
-        self.calls.fetch_add(1, Relaxed);
-        self.micros.fetch_add(micros(took), Relaxed);
-    }
-
-    /// The calls in progress that are allowed while the process is busy.
-    #[must_use]
-    pub fn allowed(&self) -> u32 {
-        self.allowed.load(Relaxed)
-    }
-
-    /// Ends the open bucket and learns from it. Another thread that is doing so is enough.
-    fn close(&self, now: u64) {
-        let Some(mut closed) = self.closed.try_lock() else {
-            return;
-        };
-        let length = now.saturating_sub(closed.opened);
-        if length < micros(BUCKET) {
-            return;
-        }
-        // A call that ends in this moment may be counted without its time; averages do not mind.
-        let calls = self.calls.swap(0, Relaxed);
-        let took = self.micros.swap(0, Relaxed);
-        // After a long pause the calls in the bucket are those from before it.
-        if calls > 0 && length < micros(MEMORY) {
-            let calls = f64::from(calls);
-            let bucket = Bucket {
-                ended: now,
-                per_second: calls * 1_000_000.0 / length as f64,
-                micros_mean: took as f64 / calls,
-            };
-            let place = closed.next;
-            closed.ring[place] = bucket;
-            closed.next = (place + 1) % closed.ring.len();
-        }
-        closed.opened = now;
-        let known = allowed(&closed.ring, now.saturating_sub(micros(MEMORY)));
-        self.allowed.store(known.unwrap_or(u32::MAX), Relaxed);
-        self.closes.store(now.saturating_add(micros(BUCKET)), Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
-
-    #[test]
-    fn the_best_rate_times_the_best_time_is_what_is_worked_on_at_once() {
-        let bucket = |ended, per_second, micros_mean| Bucket { ended, per_second, micros_mean };
-        assert_eq!(allowed(&[], 0), None);
-        assert_eq!(allowed(&[Bucket::default()], 0), None);
-        assert_eq!(allowed(&[bucket(1, 400.0, 10_000.0)], 0), Some(4));
-        assert_eq!(allowed(&[bucket(1, 400.0, 90_000.0), bucket(2, 50.0, 10_000.0)], 0), Some(4));
-        assert_eq!(allowed(&[bucket(1, 400.0, 90_000.0), bucket(2, 50.0, 10_000.0)], 1), Some(1));
-        // A method that takes 50 µs: in milliseconds it would be none, or twenty times as many.
-        assert_eq!(allowed(&[bucket(1, 100_000.0, 50.0)], 0), Some(5));
-        assert_eq!(allowed(&[bucket(1, 1e12, 1e12)], 0), Some(u32::MAX));
-    }
 
     #[test]
     fn the_average_follows_the_use_whatever_the_time_between_looks() {
@@ -267,16 +158,41 @@ mod tests {
     }
 
     #[test]
+    fn waiting_counts_as_much_as_what_was_used_beside_it_and_no_more() {
+        let part = |used: u32, waited: u32, cores| {
+            let cpu = CpuUse { used: used * MS, waited: waited * MS, cores };
+            cpu.asked_since(&CpuUse::default(), 1_000 * MS)
+        };
+        let cases = [
+            ("alone", part(500, 0, 1.0), 0.5),
+            ("beside a neighbour", part(500, 400, 1.0), 0.9),
+            ("with two cores", part(500, 400, 2.0), 0.45),
+            ("starved", part(100, 900, 1.0), 0.2),
+            ("with half a core", part(450, 0, 0.5), 0.9),
+        ];
+        for (name, part, expected) in cases {
+            assert!((part - expected).abs() < 1e-9, "{name}: {part}");
+        }
+        // What a thread waited is forgotten when it ends.
+        let [before, after] = [(100, 90), (200, 40)].map(|(used, waited)| CpuUse {
+            used: used * MS,
+            waited: waited * MS,
+            cores: 1.0,
+        });
+        assert!((after.asked_since(&before, 1_000 * MS) - 0.1).abs() < 1e-9);
+    }
+
+    #[test]
     fn a_process_is_busy_above_the_threshold_and_for_a_while_after_it() {
         let start = Instant::now();
-        let load = CpuLoad::new(CpuSettings::default(), Duration::ZERO, start);
-        let mut cpu_time = Duration::ZERO;
+        let mut cpu = CpuUse { cores: 0.5, ..CpuUse::default() };
+        let load = CpuLoad::new(CpuSettings::default(), cpu, start);
         // Half a core of the quota of half a core: all that it may use.
         let mut busy_at = None;
         for look in 1..=40 {
-            cpu_time += 50 * MS;
+            cpu.used += 50 * MS;
             let now = start + look * 100 * MS;
-            load.note(cpu_time, 0.5, now);
+            load.note(cpu, now);
             if busy_at.is_none() && load.is_busy(now) {
                 busy_at = Some(look * 100);
             }
@@ -286,38 +202,9 @@ mod tests {
         assert!((load.average() - 0.865).abs() < 0.01, "{}", load.average());
         let still = (1..40).take_while(|look| {
             let now = idle + *look * 100 * MS;
-            load.note(cpu_time, 0.5, now);
+            load.note(cpu, now);
             load.is_busy(now)
         });
         assert_eq!(still.count(), 10, "one look more is above the threshold, then the cool-off");
-    }
-
-    #[test]
-    fn the_guard_lets_everything_in_while_the_process_is_not_busy() {
-        let start = Instant::now();
-        let load = CpuLoad::new(CpuSettings::default(), Duration::ZERO, start);
-        let guard = CpuGuard::new(start);
-        // A call each millisecond that takes 5 ms: five at once.
-        for n in 0..1_000 {
-            guard.record(5 * MS, start + n * MS);
-        }
-        let now = start + Duration::from_secs(1);
-        assert_eq!(guard.allowed(), 5);
-        assert!(guard.admits(&load, 1_000, now));
-        load.note(Duration::from_secs(100), 1.0, now);
-        assert!(load.is_busy(now));
-        assert!(guard.admits(&load, 4, now));
-        assert!(!guard.admits(&load, 5, now));
-    }
-
-    #[test]
-    fn what_was_long_ago_is_forgotten() {
-        let start = Instant::now();
-        let guard = CpuGuard::new(start);
-        (0..1_000).for_each(|n| guard.record(5 * MS, start + n * MS));
-        assert_eq!(guard.allowed(), 5);
-        let later = start + Duration::from_secs(12);
-        (0..1_000).for_each(|n| guard.record(20 * MS, later + n * MS));
-        assert_eq!(guard.allowed(), 20);
     }
 }

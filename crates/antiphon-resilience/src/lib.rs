@@ -7,7 +7,7 @@
 //!
 //! Who calls: [`bulkhead`] (a place among the calls to the target), [`retry`] with [`backoff`] and
 //! [`budget`], [`hedge`], [`throttle`], [`ejection`]; [`verdict`] is what an answer says about the
-//! target. Who answers: [`limit`] with [`priority`], [`cpu`], [`rate`], [`fairness`].
+//! target. Who answers: [`limit`] with [`Priority`], [`cpu`], [`rate`], [`fairness`].
 
 pub mod backoff;
 pub mod balance;
@@ -18,7 +18,6 @@ pub mod ejection;
 pub mod fairness;
 pub mod hedge;
 pub mod limit;
-pub mod priority;
 mod quantile;
 pub mod rate;
 pub mod retry;
@@ -26,15 +25,15 @@ pub mod throttle;
 pub mod verdict;
 mod window;
 
+pub use antiphon_core::Priority;
 pub use backoff::Backoff;
 pub use budget::{Budget, BudgetSettings};
 pub use bulkhead::{Bulkhead, BulkheadSettings, Permit, Refused};
-pub use cpu::{CpuGuard, CpuLoad, CpuSettings};
+pub use cpu::{CpuGuard, CpuLoad, CpuSettings, CpuUse};
 pub use ejection::{EjectionSettings, Ejector, Health, Probe};
 pub use fairness::{ClientCall, Fairness};
 pub use hedge::{Hedge, HedgeError, HedgeSettings};
 pub use limit::{AdaptiveLimit, LimitSettings, Outcome};
-pub use priority::Priority;
 pub use rate::{KeyedRateLimit, RateLimit, RateSettings};
 pub use retry::{Attempts, Permission, RetryPolicy};
 pub use throttle::{Throttle, ThrottleSettings};

@@ -5,13 +5,18 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use antiphon_resilience::{AdaptiveLimit, CpuGuard, CpuLoad, CpuSettings, LimitSettings, Outcome};
+use antiphon_resilience::{
+    AdaptiveLimit, CpuGuard, CpuLoad, CpuSettings, CpuUse, LimitSettings, Outcome, Priority,
+};
 use tokio::time::Instant;
 
 /// What the service can work on at the same time.
 const WORKERS: usize = 4;
 /// How long one call takes when it is worked on.
 const SERVICE: Duration = Duration::from_millis(10);
+/// What the workers have used at the start.
+const UNUSED: CpuUse =
+    CpuUse { used: Duration::ZERO, waited: Duration::ZERO, cores: WORKERS as f64 };
 /// What callers wait at most.
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Calls per second that the service can answer at most.
@@ -54,8 +59,8 @@ struct Cpu {
 
 impl Gate for Cpu {
     fn enter(&self, in_flight: usize, cpu_time: Duration, now: Instant) -> bool {
-        self.load.note(cpu_time, WORKERS as f64, now);
-        self.guard.admits(&self.load, in_flight as u32, now)
+        self.load.note(CpuUse { used: cpu_time, ..UNUSED }, now);
+        self.guard.admits(&self.load, Priority::Default, in_flight as u32, now)
     }
 
     fn leave(&self, took: Duration, _: bool, now: Instant) {
@@ -178,7 +183,7 @@ async fn without_a_limit_goodput_collapses() {
 #[test]
 fn a_guard_of_the_processor_alone_keeps_the_goodput() {
     let start = Instant::now();
-    let load = CpuLoad::new(CpuSettings::default(), Duration::ZERO, start);
+    let load = CpuLoad::new(CpuSettings::default(), UNUSED, start);
     let gate = Cpu { load, guard: CpuGuard::new(start) };
     let mut service = Service::new(&gate, start);
     let mut random = fastrand::Rng::with_seed(7);

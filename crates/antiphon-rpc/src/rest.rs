@@ -37,9 +37,12 @@ mod websocket;
 #[cfg(test)]
 mod tests;
 
+use std::future::ready;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use antiphon_contract::ContractErrors;
+use antiphon_core::BoxFuture;
 use http::{Method as Verb, Request, Response};
 
 use self::docs::Docs;
@@ -121,17 +124,23 @@ impl Rest {
         self.0.sockets.closed().await;
     }
 
-    /// Answers a request.
+    /// Lets a request from `peer` in at once, and gives what answers it.
     ///
     /// # Cancel safety
     /// When the future is dropped, so is the handler, and the call is recorded as CANCELLED.
-    pub async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
+    pub fn handle(
+        &self,
+        request: Request<RequestBody>,
+        peer: IpAddr,
+    ) -> BoxFuture<'static, Response<Body>> {
         if websocket::is_asked_for(&request) {
-            return websocket::answer(&self.0, request);
+            return Box::pin(ready(websocket::answer(&self.0, request, peer)));
         }
-        if request.method() == Verb::HEAD {
-            return serve::without_body(Box::pin(self.0.answer(request)).await);
+        let is_head = request.method() == Verb::HEAD;
+        let answering = self.0.answer(request, peer);
+        if is_head {
+            return Box::pin(async { serve::without_body(answering.await) });
         }
-        self.0.answer(request).await
+        answering
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! The layers that every call passes are listed in [`layers`].
 
+mod admission;
 mod answer;
 mod arrived;
 mod body;
@@ -15,17 +16,22 @@ mod lean;
 mod listener;
 mod methods;
 mod metrics;
+mod rates;
 mod reflection;
 mod run;
 mod settings;
+mod watch;
 mod web_text;
 mod wire;
 mod worker;
 
+pub use antiphon_resilience::{CpuSettings, CpuUse, LimitSettings, RateSettings};
 pub use body::{Body, BodyError, RequestBody};
 pub use call::{Call, CallStream};
+pub use http::HeaderName;
 pub use layers::{Calls, Protocol};
 pub use listener::BindError;
-pub use methods::{Method, ServedTwice};
+pub use methods::{Method, ServicesError};
+pub use rates::NothingToLimit;
 pub use run::{Server, StartError};
-pub use settings::{ServerSettings, Timeouts};
+pub use settings::{RateRule, ServerSettings, Timeouts};

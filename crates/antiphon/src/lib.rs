@@ -25,8 +25,8 @@ pub use antiphon_cache as cache;
 pub use antiphon_config::{self as config, Sources};
 pub use antiphon_core::context::spawn;
 pub use antiphon_core::{
-    BoxError, Clock, Code, Component, Context, FieldViolation, Finding, Health, MessageId, Retry,
-    RetryPolicy, Severity, Shutdown, ShutdownHandle, Stage, Status, Timestamp,
+    BoxError, Clock, Code, Component, Context, FieldViolation, Finding, Health, MessageId,
+    Priority, Retry, RetryPolicy, Severity, Shutdown, ShutdownHandle, Stage, Status, Timestamp,
 };
 pub use antiphon_messaging as messaging;
 pub use antiphon_messaging::{Command, Consumer, Event, Fail, Incoming, Message, Requests};

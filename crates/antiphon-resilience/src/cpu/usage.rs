@@ -1,25 +1,46 @@
-//! How much processor time this process has used, and how much it may use.
+//! What this process has had of the processor, and how much it may use.
 //!
-//! Reads the files of Linux's control groups. Where there are none, the cores that the process may
-//! run on are the limit.
+//! Reads the files of Linux's scheduler and control groups. Where there are none, the time that was
+//! used and the cores that the process may run on are what is known.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The processor time that this process has used since it began, of all threads together.
+use super::CpuUse;
+
+/// What this process has had of the processor by now.
+///
+/// Looks into a few files for each thread: some microseconds, to be done a few times a second.
 #[must_use]
-pub fn cpu_time() -> Duration {
+pub fn read() -> CpuUse {
+    CpuUse { used: cpu_time(), waited: waited(Path::new("/")), cores: cores() }
+}
+
+/// The processor time that this process has used since it began, of all threads together.
+fn cpu_time() -> Duration {
     let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::try_from(used).unwrap_or_default()
+}
+
+/// The time that the threads which there are now waited for a processor.
+fn waited(root: &Path) -> Duration {
+    let Ok(threads) = fs::read_dir(root.join("proc/self/task")) else {
+        return Duration::ZERO;
+    };
+    // "used waited times", in nanoseconds. A thread may end before it is looked at.
+    let waited = |thread: fs::DirEntry| -> Option<u64> {
+        let line = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        line.split(' ').nth(1)?.parse().ok()
+    };
+    Duration::from_nanos(threads.flatten().filter_map(waited).sum())
 }
 
 /// How many cores this process may keep busy: the smallest quota of its control group and of those
 /// above it, no more than the cores it may run on. May be a part of a core.
 ///
-/// A quota can be changed while the process runs, so this is worth asking again now and then.
-#[must_use]
-pub fn cores() -> f64 {
+/// A quota can be changed while the process runs, so this is asked each time.
+fn cores() -> f64 {
     // The standard library counts whole cores, and takes quotas into account as such.
     let whole = std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64);
     quota(Path::new("/")).map_or(whole, |quota| if whole < quota.floor() { whole } else { quota })
@@ -124,13 +145,25 @@ mod tests {
     }
 
     #[test]
+    fn what_every_thread_waited_is_added_up() {
+        let files = [
+            ("proc/self/task/1/schedstat", "5000 300 7\n"),
+            ("proc/self/task/2/schedstat", "1 20 1\n"),
+            ("proc/self/task/3/schedstat", "nonsense"),
+            ("proc/self/task/4/status", ""),
+        ];
+        assert_eq!(waited(root(&files).path()), Duration::from_nanos(320));
+        assert_eq!(waited(root(&[]).path()), Duration::ZERO);
+    }
+
+    #[test]
     fn this_process_uses_time_and_may_use_some() {
-        assert!(cores() > 0.0);
-        let before = cpu_time();
+        assert!(read().cores > 0.0);
+        let before = read().used;
         let mut work = 1_u64;
-        while cpu_time() == before {
+        while read().used == before {
             work = std::hint::black_box(work.wrapping_mul(31));
         }
-        assert!(cpu_time() > before);
+        assert!(read().used > before);
     }
 }

@@ -28,6 +28,9 @@ pub struct LimitSettings {
     pub max: u32,
     /// How many times longer than usual calls may take before the limit falls; at least 1.
     pub tolerance: f64,
+    /// How much longer than that they may take besides. Nobody minds milliseconds, and a method that
+    /// takes a few microseconds takes a hundred times as long when a few calls come at once.
+    pub slack: Duration,
     /// How much of the way to the computed limit one window goes, in `0.0..=1.0`.
     pub smoothing: f64,
     /// How long calls are watched before the limit changes.
@@ -41,6 +44,7 @@ impl Default for LimitSettings {
             min: 20,
             max: 2_000,
             tolerance: 1.5,
+            slack: Duration::from_millis(5),
             smoothing: 0.2,
             window: Duration::from_millis(100),
         }
@@ -104,7 +108,11 @@ impl LimitSettings {
         reason = "a time is not negative, and one too long for u64 is as good as any that fits"
     )]
     pub fn patience_micros(&self, estimate: &Estimate) -> u64 {
-        (self.tolerance.max(1.0) * estimate.micros_long) as u64
+        self.micros_tolerated(estimate) as u64
+    }
+
+    fn micros_tolerated(&self, estimate: &Estimate) -> f64 {
+        self.tolerance.max(1.0) * estimate.micros_long + self.slack.as_secs_f64() * 1_000_000.0
     }
 
     /// What is known after `window`.
@@ -124,7 +132,7 @@ impl LimitSettings {
         let gradient = if window.timed_out {
             GRADIENT_MIN
         } else {
-            (self.tolerance.max(1.0) * next.micros_long / short).clamp(GRADIENT_MIN, 1.0)
+            (self.micros_tolerated(&next) / short).clamp(GRADIENT_MIN, 1.0)
         };
         let room = if gradient < 1.0 { 0.0 } else { estimate.limit.sqrt() };
         let target = estimate.limit * gradient + room;
@@ -158,6 +166,7 @@ mod tests {
         min: 20,
         max: 200,
         tolerance: 1.5,
+        slack: Duration::ZERO,
         smoothing: 0.2,
         window: Duration::from_millis(100),
     };
@@ -188,6 +197,13 @@ mod tests {
             let next = SETTINGS.step(usual(), window);
             assert!((next.limit - expected).abs() < 0.5, "{name}: {}", next.limit);
         }
+    }
+
+    #[test]
+    fn a_few_milliseconds_are_no_overload() {
+        let settings = LimitSettings { slack: Duration::from_millis(5), ..SETTINGS };
+        assert!(settings.step(usual(), window(6_000.0)).limit > 101.0);
+        assert!(settings.step(usual(), window(13_000.0)).limit < 95.5);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::exchange::{Fault, exchange, request};
 use super::instance::{CallBody, Instance};
 use super::policy::MethodPolicy;
 use super::remote::Remote;
-use crate::headers::HeadersMut;
+use crate::headers::inject;
 use crate::service::MethodInfo;
 
 /// How many attempts came before this one, those of the callers before us included (gRFC A6).
@@ -208,7 +208,7 @@ impl Call<'_> {
         let authority = remote.authority_for(attempt.instance());
         let mut request = request(authority, self.method.path, attempt.context().remaining(), body);
         let headers = request.headers_mut();
-        attempt.context().inject(&mut HeadersMut(headers));
+        inject(attempt.context(), headers);
         if previous > 0 {
             headers.insert(PREVIOUS_ATTEMPTS.clone(), HeaderValue::from(previous));
         }

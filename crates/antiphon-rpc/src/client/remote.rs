@@ -28,7 +28,7 @@ use super::pool::{Pool, Wanted};
 use super::report::MethodReport;
 use super::transport::Transport;
 use super::{CallError, ClientSettings, Wire};
-use crate::headers::HeadersMut;
+use crate::headers::inject;
 use crate::service::{MethodInfo, MethodKind, ServiceInfo, Streaming};
 use crate::{message, status_wire};
 
@@ -374,7 +374,7 @@ fn spec(method: &'static MethodInfo) -> Spec {
 /// The context as call options.
 fn options(context: &Context, settings: &ClientSettings) -> CallOptions {
     let mut headers = http::HeaderMap::new();
-    context.inject(&mut HeadersMut(&mut headers));
+    inject(context, &mut headers);
     let mut options = CallOptions::default().with_max_message_size(settings.message_bytes_max);
     for (name, value) in &headers {
         options = options.with_header(name.clone(), value.clone());

@@ -1,11 +1,12 @@
 //! One REST request: route, call, answer.
 
-use std::future::poll_fn;
+use std::future::{poll_fn, ready};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use antiphon_core::{Code, Status};
+use antiphon_core::{BoxFuture, Code, Status};
 use bytes::Bytes;
 use futures_util::{Stream, stream as streams};
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
@@ -22,15 +23,26 @@ use crate::server::{Body, BodyError, Call, CallStream, Protocol, RequestBody};
 use crate::service::{Codec, Encoded, Streaming};
 
 impl Shared {
-    pub(super) async fn answer(&self, request: Request<RequestBody>) -> Response<Body> {
-        let path = request.uri().path();
-        match self.routes.find(request.method(), path) {
-            Ok(route) if route.is_unary() => self.unary(route, request).await,
-            Ok(route) => {
-                let route = Arc::clone(route);
-                Box::pin(self.server_stream(route, request)).await
-            }
-            Err(miss) => self.no_route(&request, miss),
+    /// Lets a request in at once, and gives what answers it.
+    pub(super) fn answer(
+        self: &Arc<Self>,
+        request: Request<RequestBody>,
+        peer: IpAddr,
+    ) -> BoxFuture<'static, Response<Body>> {
+        let route = match self.routes.find(request.method(), request.uri().path()) {
+            Ok(route) => Arc::clone(route),
+            Err(miss) => return Box::pin(ready(self.no_route(&request, miss))),
+        };
+        let (parts, body) = request.into_parts();
+        let call = match self.calls.enter(&route.method, &parts.headers, peer, Protocol::Rest) {
+            Ok(call) => call,
+            Err(status) => return Box::pin(ready(problem::response(&status, None))),
+        };
+        let shared = Arc::clone(self);
+        if route.is_unary() {
+            Box::pin(async move { shared.unary(&route, call, parts, body).await })
+        } else {
+            Box::pin(async move { shared.server_stream(&route, call, parts, body).await })
         }
     }
 
@@ -64,12 +76,13 @@ impl Shared {
         }
     }
 
-    async fn unary(&self, route: &Route, request: Request<RequestBody>) -> Response<Body> {
-        let (parts, body) = request.into_parts();
-        let call = match self.calls.enter(&route.method, &parts.headers, Protocol::Rest) {
-            Ok(call) => call,
-            Err(status) => return problem::response(&status, None),
-        };
+    async fn unary(
+        &self,
+        route: &Route,
+        call: Call,
+        parts: Parts,
+        body: RequestBody,
+    ) -> Response<Body> {
         let context = call.context().clone();
         let answered = call.answer(async {
             if !route.answer.is_raw {
@@ -111,16 +124,13 @@ impl Shared {
 
     async fn server_stream(
         &self,
-        route: Arc<Route>,
-        request: Request<RequestBody>,
+        route: &Arc<Route>,
+        call: Call,
+        parts: Parts,
+        body: RequestBody,
     ) -> Response<Body> {
-        let (parts, body) = request.into_parts();
-        let call = match self.calls.enter(&route.method, &parts.headers, Protocol::Rest) {
-            Ok(call) => call,
-            Err(status) => return problem::response(&status, None),
-        };
         let context = call.context().clone();
-        let opened = self.open(call, &route, &parts, body).await;
+        let opened = self.open(call, route, &parts, body).await;
         match opened {
             Ok(response) => response,
             Err(status) => problem::response(&status, Some(&context)),

@@ -13,6 +13,7 @@ mod sockets;
 mod streams;
 
 use std::convert::Infallible;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -100,7 +101,7 @@ impl Server {
             let rest = rest.clone();
             Box::pin(async move {
                 let request = request.map(|body| RequestBody::new(body, Duration::from_secs(5)));
-                Ok(rest.handle(request).await)
+                Ok(rest.handle(request, Ipv4Addr::LOCALHOST.into()).await)
             })
         })
     }

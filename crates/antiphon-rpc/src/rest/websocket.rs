@@ -21,6 +21,7 @@
 mod handshake;
 mod session;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use antiphon_core::Status;
@@ -72,8 +73,12 @@ impl Drop for OpenSocket {
 }
 
 /// Answers the request that begins a WebSocket; the session goes on in a task of its own.
-pub(super) fn answer(shared: &Arc<Shared>, request: Request<RequestBody>) -> Response<Body> {
-    match open(shared, request) {
+pub(super) fn answer(
+    shared: &Arc<Shared>,
+    request: Request<RequestBody>,
+    peer: IpAddr,
+) -> Response<Body> {
+    match open(shared, request, peer) {
         Ok(response) => response,
         Err(refused) => *refused,
     }
@@ -82,6 +87,7 @@ pub(super) fn answer(shared: &Arc<Shared>, request: Request<RequestBody>) -> Res
 fn open(
     shared: &Arc<Shared>,
     mut request: Request<RequestBody>,
+    peer: IpAddr,
 ) -> Result<Response<Body>, Box<Response<Body>>> {
     let refuse = |status: &Status| Box::new(problem::response(status, None));
     let path = request.uri().path();
@@ -96,7 +102,7 @@ fn open(
     let opening = first.opening(shared, &route).map_err(|status| refuse(&status))?;
     let call = shared
         .calls
-        .enter(&route.method, request.headers(), Protocol::WebSocket)
+        .enter(&route.method, request.headers(), peer, Protocol::WebSocket)
         .map_err(|status| refuse(&status))?;
     let upgrade = hyper::upgrade::on(&mut request);
     let session = Session::new(Arc::clone(shared), route, call, handshake.codec, opening);

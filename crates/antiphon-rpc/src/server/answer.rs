@@ -1,14 +1,17 @@
 //! Who answers a request: the lean path, the general path, or REST.
 
+use std::future::ready;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use antiphon_core::Status;
+use antiphon_core::{BoxFuture, Status};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
 use super::body::{Body, RequestBody};
+use super::call::Call;
 use super::general::{self, General};
 use super::layers::{self, Calls, Protocol};
 use super::lean;
@@ -32,57 +35,87 @@ impl Answers {
         self.rest.closed().await;
     }
 
-    pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+    /// Lets a request from `peer` in at once, and gives what answers it.
+    ///
+    /// Not only when there is time to begin with it: a call that waits for the processor is in
+    /// progress, and the limits must know of it.
+    pub(super) fn answer(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        peer: IpAddr,
+    ) -> impl Future<Output = Response<Body>> + Send + use<> {
+        let (answers, begun) = (Arc::clone(self), self.begin(request, peer));
+        async move {
+            match begun {
+                Begun::Lean(call, body) => lean::answer(&answers.calls, call, body).await,
+                Begun::Refused(status) => lean::failed(&status),
+                Begun::Otherwise(answering) => answering.await,
+            }
+        }
+    }
+
+    fn begin(&self, request: Request<Incoming>, peer: IpAddr) -> Begun {
         let (head, incoming) = request.into_parts();
         let body = RequestBody::new(incoming, self.calls.settings().body_idle_timeout);
         match self.calls.method(head.uri.path()) {
             Some(method) if lean::is_lean(method, &head) => {
-                let entered = self.calls.enter(method, &head.headers, Protocol::Grpc);
-                // Not kept while the call is answered.
-                drop(head);
-                match entered {
-                    Ok(call) => lean::answer(&self.calls, method, call, body).await,
-                    Err(status) => lean::failed(&status),
+                match self.calls.enter(method, &head.headers, peer, Protocol::Grpc) {
+                    Ok(call) => Begun::Lean(call, body),
+                    Err(status) => Begun::Refused(status),
                 }
             }
-            // Boxed, so that the future of the lean path stays small.
-            method => Box::pin(self.otherwise(method, Request::from_parts(head, body))).await,
+            method => {
+                let request = Request::from_parts(head, body);
+                Begun::Otherwise(self.otherwise(method, request, peer))
+            }
         }
     }
 
     /// Answers what does not take the lean path.
-    async fn otherwise(
+    fn otherwise(
         &self,
         method: Option<&Arc<Method>>,
         request: Request<RequestBody>,
-    ) -> Response<Body> {
+        peer: IpAddr,
+    ) -> BoxFuture<'static, Response<Body>> {
         match method {
             Some(_) if is_grpc(request.headers()) && request.version() < Version::HTTP_2 => {
-                needs_http2()
+                Box::pin(ready(needs_http2()))
             }
-            Some(_) if Rest::is_websocket(&request) => self.rest.handle(request).await,
-            Some(method) => self.general.answer(method, request).await,
-            None => self.elsewhere(request).await,
+            Some(_) if Rest::is_websocket(&request) => self.rest.handle(request, peer),
+            Some(method) => self.general.answer(method, request, peer),
+            None => match nothing_here(&request) {
+                Some(response) => Box::pin(ready(response)),
+                None => self.rest.handle(request, peer),
+            },
         }
     }
+}
 
-    /// Answers what is not a path of a method.
-    async fn elsewhere(&self, request: Request<RequestBody>) -> Response<Body> {
-        let path = request.uri().path();
-        if is_rpc(request.headers()) {
-            let status = Status::unimplemented(format!("there is no method {path}"));
-            let mut response = general::refused(&status, request.headers());
-            // Connect tells an unknown path from an unknown feature by the HTTP status.
-            if response.status() != StatusCode::OK {
-                *response.status_mut() = StatusCode::NOT_FOUND;
-            }
-            return response;
+/// A request that was looked at.
+enum Begun {
+    /// The lean path.
+    Lean(Call, RequestBody),
+    /// It was refused on the lean path.
+    Refused(Status),
+    /// Any other. Boxed, so that the future of the lean path stays small.
+    Otherwise(BoxFuture<'static, Response<Body>>),
+}
+
+/// The answer to what is neither a method nor a path that REST could have.
+fn nothing_here(request: &Request<RequestBody>) -> Option<Response<Body>> {
+    let path = request.uri().path();
+    if is_rpc(request.headers()) {
+        let status = Status::unimplemented(format!("there is no method {path}"));
+        let mut response = general::refused(&status, request.headers());
+        // Connect tells an unknown path from an unknown feature by the HTTP status.
+        if response.status() != StatusCode::OK {
+            *response.status_mut() = StatusCode::NOT_FOUND;
         }
-        if let Err(status) = layers::sanitise(path) {
-            return problem(StatusCode::BAD_REQUEST, status.message());
-        }
-        self.rest.handle(request).await
+        return Some(response);
     }
+    let refused = layers::sanitise(path).err()?;
+    Some(problem(StatusCode::BAD_REQUEST, refused.message()))
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {

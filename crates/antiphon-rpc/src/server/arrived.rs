@@ -1,7 +1,7 @@
 //! The headers that the layers read, found in one pass: looking each up by name would cost more than
 //! all the rest of the layers.
 
-use antiphon_core::{Carrier, Status};
+use antiphon_core::{Carrier, Context, Priority, Status};
 use http::{HeaderMap, HeaderValue};
 
 /// As the documents of the contract say.
@@ -22,6 +22,7 @@ pub(super) struct Arrived<'a> {
     /// What Connect callers ask for, in milliseconds.
     pub(super) connect_timeout: Option<&'a HeaderValue>,
     previous_attempts: Option<&'a HeaderValue>,
+    priority: Option<&'a HeaderValue>,
 }
 
 impl<'a> Arrived<'a> {
@@ -38,6 +39,7 @@ impl<'a> Arrived<'a> {
                 "grpc-timeout" => &mut arrived.grpc_timeout,
                 "connect-timeout-ms" => &mut arrived.connect_timeout,
                 "grpc-previous-rpc-attempts" => &mut arrived.previous_attempts,
+                "x-priority" => &mut arrived.priority,
                 _ => continue,
             };
             place.get_or_insert(value);
@@ -45,10 +47,28 @@ impl<'a> Arrived<'a> {
         arrived
     }
 
+    /// The context of the call, which has this priority.
+    pub(super) fn context(&self, priority: Priority) -> Context {
+        let mut context = Context::extract(self);
+        let attempts = self.previous_attempts();
+        if attempts > 0 {
+            context = context.with_previous_attempts(attempts);
+        }
+        if priority != Priority::Default {
+            context = context.with_priority(priority);
+        }
+        context
+    }
+
     /// How many attempts the caller made before this one; 0 where it says nothing that can be read.
-    pub(super) fn previous_attempts(&self) -> u32 {
+    fn previous_attempts(&self) -> u32 {
         let said = self.previous_attempts.and_then(|value| value.to_str().ok());
         said.and_then(|text| text.parse().ok()).unwrap_or(0)
+    }
+
+    /// How much the caller says it matters; a word that is none is as if it were not there.
+    pub(super) fn priority(&self) -> Option<Priority> {
+        self.priority.and_then(|value| Priority::from_name(value.to_str().ok()?))
     }
 
     /// A key that cannot be kept is refused: to pass over it would be to do twice what the caller
@@ -87,8 +107,7 @@ impl Carrier for Arrived<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::headers::HeadersMut;
-    use antiphon_core::Context;
+    use crate::headers::inject;
 
     #[test]
     fn a_key_that_cannot_be_kept_is_refused_and_not_passed_over() {
@@ -112,11 +131,14 @@ mod tests {
             .with_correlation_id("order-1")
             .with_causation_id("message-2")
             .with_idempotency_key("key-3")
-            .with_baggage("tenant", "blue");
+            .with_baggage("tenant", "blue")
+            .with_priority(Priority::Sheddable);
         let mut headers = HeaderMap::new();
-        context.inject(&mut HeadersMut(&mut headers));
+        inject(&context, &mut headers);
         headers.insert("tracestate", HeaderValue::from_static("vendor=1"));
-        let back = Context::extract(&Arrived::new(&headers));
+        let arrived = Arrived::new(&headers);
+        assert_eq!(arrived.priority(), Some(Priority::Sheddable));
+        let back = Context::extract(&arrived);
         assert_eq!(back.trace().trace_id, context.trace().trace_id);
         assert_eq!(back.trace().state, "vendor=1");
         assert_eq!(back.correlation_id(), "order-1");

@@ -14,6 +14,7 @@ use antiphon_telemetry::Span;
 use futures_util::Stream;
 use tokio::time::{Instant, Sleep};
 
+use super::admission::Places;
 use super::layers::{Calls, Protocol};
 use super::methods::{Method, procedure};
 use crate::service::Streaming;
@@ -27,9 +28,8 @@ pub struct Call {
     context: Context,
     span: Span,
     begun: Instant,
-    /// Counted by the adaptive limit of the method.
-    limited: bool,
-    ended: bool,
+    /// Until it ends.
+    places: Option<Places>,
 }
 
 impl Call {
@@ -40,12 +40,9 @@ impl Call {
         context: Context,
         span: Span,
         begun: Instant,
+        places: Places,
     ) -> Self {
-        Self { calls, method, protocol, context, span, begun, limited: false, ended: false }
-    }
-
-    pub(super) fn limited(&mut self) {
-        self.limited = true;
+        Self { calls, method, protocol, context, span, begun, places: Some(places) }
     }
 
     /// What is called.
@@ -72,15 +69,12 @@ impl Call {
         self,
         work: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, Status> {
-        self.answer_pinned(pin!(work)).await
+        let outcome = self.run(pin!(work)).await;
+        self.ended(outcome)
     }
 
-    /// [`Self::answer`] for work that has its place already: moving it would cost.
-    pub(super) async fn answer_pinned<T>(
-        mut self,
-        work: Pin<&mut impl Future<Output = Result<T, Status>>>,
-    ) -> Result<T, Status> {
-        let outcome = self.run(work).await;
+    /// Records how the call ended, and gives that back.
+    pub(super) fn ended<T>(mut self, outcome: Result<T, Status>) -> Result<T, Status> {
         self.end(outcome.as_ref().err());
         outcome
     }
@@ -109,7 +103,8 @@ impl Call {
         status
     }
 
-    fn run<'a, F>(&'a self, work: Pin<&'a mut F>) -> Run<'a, F> {
+    /// Runs `work` in the context of the call, until its deadline, panics caught.
+    pub(super) fn run<'a, F>(&'a self, work: Pin<&'a mut F>) -> Run<'a, F> {
         Run { call: self, deadline: self.context.deadline(), timer: None, work }
     }
 
@@ -123,22 +118,18 @@ impl Call {
     }
 
     fn end(&mut self, failed: Option<&Status>) {
-        if std::mem::replace(&mut self.ended, true) {
+        let Some(places) = self.places.take() else {
             return;
-        }
+        };
         let now = Instant::now();
         let took = now.saturating_duration_since(self.begun);
         let code = failed.map(Status::code);
-        if self.limited
-            && let Some(limit) = &self.method.limit
-        {
-            let outcome = match code {
-                Some(Code::DeadlineExceeded) => Outcome::TimedOut,
-                Some(Code::Cancelled) => Outcome::Ignored,
-                _ => Outcome::Done,
-            };
-            limit.leave(took, now, outcome);
-        }
+        let outcome = match code {
+            Some(Code::DeadlineExceeded) => Outcome::TimedOut,
+            Some(Code::Cancelled) => Outcome::Ignored,
+            _ => Outcome::Done,
+        };
+        places.leave(&self.method, took, now, outcome);
         self.method.metrics.record(self.protocol, code, took, &self.context);
         self.calls.left();
         if let Some(status) = failed {
@@ -177,7 +168,7 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        if !self.ended {
+        if self.places.is_some() {
             self.end(Some(&Status::new(Code::Cancelled, "the caller went away")));
         }
     }
@@ -220,7 +211,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 }
 
 /// Work in the context of a call, until its deadline.
-struct Run<'a, F> {
+pub(super) struct Run<'a, F> {
     call: &'a Call,
     deadline: Option<Deadline>,
     // Most handlers answer at once; then no timer is ever set.
@@ -233,6 +224,10 @@ impl<T, F: Future<Output = Result<T, Status>>> Future for Run<'_, F> {
 
     fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
+        // A call whose time went by while it waited for the processor is not begun any more.
+        if this.timer.is_none() && this.deadline.is_some_and(|at| at <= Instant::now()) {
+            return Poll::Ready(Err(Status::deadline_exceeded()));
+        }
         let work = this.work.as_mut();
         match this.call.poll_part(|| work.poll(task)) {
             Ok(Poll::Pending) => {}

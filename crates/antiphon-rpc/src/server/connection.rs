@@ -1,6 +1,7 @@
 //! One connection, from its first byte to its end.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -60,6 +61,7 @@ impl Protocols {
 /// What broke it. Nobody but a log is interested.
 pub(super) async fn serve(
     mut stream: TcpStream,
+    peer: IpAddr,
     protocols: &Protocols,
     answers: Arc<Answers>,
     shutdown: &Shutdown,
@@ -78,9 +80,11 @@ pub(super) async fn serve(
     let service = {
         let requests = Arc::clone(&requests);
         service_fn(move |request: hyper::Request<Incoming>| {
-            let answers = Arc::clone(&answers);
             requests.fetch_add(1, Ordering::Relaxed);
-            async move { Ok::<hyper::Response<Body>, Infallible>(answers.answer(request).await) }
+            // What is done here, is done when the request is read, and what is awaited, when there
+            // is time for it.
+            let answering = answers.answer(request, peer);
+            async move { Ok::<hyper::Response<Body>, Infallible>(answering.await) }
         })
     };
     match version {

@@ -4,9 +4,11 @@
 //! an extension, and is taken out where connectrpc dispatches. A call that never gets there (a broken
 //! envelope, an unknown compression) is recorded by what connectrpc answered.
 
+use std::future::ready;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use antiphon_core::{Code, Status};
+use antiphon_core::{BoxFuture, Code, Status};
 use bytes::Bytes;
 use connectrpc::dispatcher::{RequestStream, StreamingResult, UnaryResult};
 use connectrpc::{
@@ -49,17 +51,24 @@ impl General {
         Self { calls: calls.clone(), service }
     }
 
-    /// Answers a call.
-    pub(super) async fn answer(
+    /// Lets a call in at once, and gives what answers it.
+    pub(super) fn answer(
         &self,
         method: &Arc<Method>,
-        mut request: Request<RequestBody>,
-    ) -> Response<Body> {
+        request: Request<RequestBody>,
+        peer: IpAddr,
+    ) -> BoxFuture<'static, Response<Body>> {
         let protocol = protocol_of(request.headers());
-        let call = match self.calls.enter(method, request.headers(), protocol) {
-            Ok(call) => call,
-            Err(status) => return refused(&status, request.headers()),
-        };
+        match self.calls.enter(method, request.headers(), peer, protocol) {
+            Ok(call) => {
+                let general = self.clone();
+                Box::pin(async move { general.run(call, request).await })
+            }
+            Err(status) => Box::pin(ready(refused(&status, request.headers()))),
+        }
+    }
+
+    async fn run(&self, call: Call, mut request: Request<RequestBody>) -> Response<Body> {
         if web_text::is_text(request.headers()) {
             request = match self.decoded(request).await {
                 Ok(request) => request,

@@ -4,38 +4,39 @@
 //! 2. protocol sniff under a timer (`connection`)
 //! 3. hyper: header time and size, idle time, write stalls, HTTP/2 limits, connection age
 //!    (`connection`)
-//! 4. context, span, metrics and access log, recorded also for calls that are dropped
-//! 5. panics become INTERNAL
-//! 6. paths that only an attack writes are refused
-//! 7. health and reflection pass the limits by
-//! 8. limits on calls in progress: the process's and the method's adaptive one
-//! 9. deadline, held within bounds
-//! 10. body and message size, silent clients (`body`)
-//! 11. decoding, validation, handler (generated code behind [`Service`])
+//! 4. paths that only an attack writes are refused
+//! 5. admission, which health and reflection pass by: rate limits, limits on calls in progress, the
+//!    processor, fairness between clients, all by priority (`admission`)
+//! 6. context, deadline within bounds, span; metrics and access log, also for calls that are dropped
+//! 7. panics become INTERNAL
+//! 8. a call whose deadline passed while it waited for the processor is not begun
+//! 9. body and message size, silent clients (`body`)
+//! 10. decoding, validation, handler (generated code behind [`Service`])
 //!
-//! [`Calls::enter`] is 4 to 9; it gives a [`Call`], which runs 10 and 11 and records how they end.
-//! Every protocol uses these two and nothing else, so a layer is written once.
+//! [`Calls::enter`] is 5 and 6, done when the request is read; it gives a [`Call`], which runs the
+//! rest when there is time for it, and records how that ends. Every protocol uses these two and
+//! nothing else, so a layer is written once.
 
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use antiphon_core::{Code, Context, Retry, Status};
+use antiphon_core::Status;
+use antiphon_resilience::CpuLoad;
+use antiphon_resilience::cpu::usage;
 use antiphon_telemetry::{SpanKind, Telemetry};
 use http::HeaderMap;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::admission::{Admission, Asks, Client, Places, Refused};
 use super::arrived::Arrived;
 use super::call::Call;
 use super::deadline;
-use super::methods::{Method, Methods, ServedTwice, procedure};
-use super::metrics::{ServerMetrics, Shed};
+use super::methods::{Method, Methods, ServicesError, procedure};
+use super::metrics::ServerMetrics;
 use super::settings::ServerSettings;
 use crate::service::Service;
-
-/// When a call that was turned away may be tried again.
-const RETRY_AFTER_SHEDDING: Duration = Duration::from_secs(1);
 
 /// How a call arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +81,8 @@ struct Shared {
     methods: Methods,
     telemetry: Telemetry,
     metrics: ServerMetrics,
-    in_progress: AtomicUsize,
+    admission: Admission,
+    in_progress: AtomicU32,
     /// Tells that nothing is in progress any more.
     idle: Notify,
     /// Becomes true when streams must come to their end.
@@ -91,19 +93,20 @@ impl Calls {
     /// The calls to `services`.
     ///
     /// # Errors
-    /// [`ServedTwice`] when two services have one name.
+    /// [`ServicesError`] when two services have one name, or a rate limit is for none of them.
     pub fn new(
         services: &[Arc<dyn Service>],
         settings: ServerSettings,
         telemetry: &Telemetry,
-    ) -> Result<Self, ServedTwice> {
+    ) -> Result<Self, ServicesError> {
         let metrics = ServerMetrics::new(telemetry);
         Ok(Self(Arc::new(Shared {
             methods: Methods::new(services, &settings, &metrics)?,
+            admission: Admission::new(&settings, usage::read(), Instant::now()),
             settings,
             telemetry: telemetry.clone(),
             metrics,
-            in_progress: AtomicUsize::new(0),
+            in_progress: AtomicU32::new(0),
             idle: Notify::new(),
             ending: watch::Sender::new(false),
         })))
@@ -125,66 +128,82 @@ impl Calls {
         &self.0.metrics
     }
 
-    /// Lets a call in. Every `Ok` and every `Err` is counted, timed and logged, exactly once.
+    pub(super) fn cpu(&self) -> &CpuLoad {
+        &self.0.admission.cpu
+    }
+
+    /// Lets a call from `peer` in. Every `Ok` and every `Err` is counted and timed, exactly once.
     ///
     /// # Errors
     /// INVALID_ARGUMENT for a timeout that is none, DEADLINE_EXCEEDED when the caller's time is
-    /// over, UNAVAILABLE when more calls are in progress than the service can work on.
+    /// over, UNAVAILABLE when more calls are in progress than the service can work on,
+    /// RESOURCE_EXHAUSTED above a rate limit.
     pub fn enter(
         &self,
         method: &Arc<Method>,
         headers: &HeaderMap,
+        peer: IpAddr,
         protocol: Protocol,
     ) -> Result<Call, Status> {
         let begun = Instant::now();
         let shared = &self.0;
         let arrived = Arrived::new(headers);
-        let mut context = Context::extract(&arrived);
-        let previous_attempts = arrived.previous_attempts();
-        if previous_attempts > 0 {
-            context = context.with_previous_attempts(previous_attempts);
-        }
+        let priority = shared.admission.priority(&arrived);
+        let client = self.client(headers, peer);
+        let places = self
+            .admit(method, Asks { client, priority, now: begun })
+            .map_err(|refused| self.refuse(method, protocol, refused, begun))?;
         let time = deadline::asked(&arrived)
             .and_then(|asked| deadline::allowed(asked, method.info, &shared.settings.timeouts));
+        let mut context = arrived.context(priority);
         if let Ok(Some(time)) = time {
             context = context.with_deadline(begun + time);
         }
-        let key = arrived.check_idempotency_key();
         let name = procedure(method.info.path);
         let (context, span) = shared.telemetry.span(SpanKind::Server, name, &context, &[]);
-        let mut call = Call::new(self.clone(), Arc::clone(method), protocol, context, span, begun);
-        match self.admit(&mut call).and(time).and(key) {
-            Ok(_) => Ok(call),
+        let (calls, method) = (self.clone(), Arc::clone(method));
+        let call = Call::new(calls, method, protocol, context, span, begun, places);
+        match time.and(arrived.check_idempotency_key()) {
+            Ok(()) => Ok(call),
             Err(status) => Err(call.fail(status)),
         }
     }
 
-    /// The limits on calls in progress.
-    fn admit(&self, call: &mut Call) -> Result<(), Status> {
+    /// Whose call it is.
+    fn client<'a>(&self, headers: &'a HeaderMap, peer: IpAddr) -> Client<'a> {
+        let header = self.0.settings.client_header.as_ref();
+        let name = header.and_then(|header| headers.get(header));
+        name.map_or(Client::Address(peer), |name| Client::Named(name.as_bytes()))
+    }
+
+    /// Counts a call and passes it through the limits.
+    fn admit(&self, method: &Method, asks: Asks<'_>) -> Result<Places, Refused> {
         let shared = &self.0;
         let in_progress = shared.in_progress.fetch_add(1, Ordering::Relaxed) + 1;
         shared.metrics.active_calls.inc();
-        if call.method().exempt {
-            return Ok(());
+        if method.exempt {
+            return Ok(Places::default());
         }
-        if in_progress > shared.settings.calls_max {
-            return Err(self.shed(Shed::CallsMax));
+        let admitted = shared.admission.admit(method, asks, in_progress);
+        if admitted.is_err() {
+            self.left();
         }
-        if let Some(limit) = &call.method().limit {
-            if !limit.try_enter() {
-                call.method().metrics.limit(limit.limit());
-                return Err(self.shed(Shed::Concurrency));
-            }
-            call.limited();
-        }
-        Ok(())
+        admitted
     }
 
-    fn shed(&self, why: Shed) -> Status {
-        self.0.metrics.shed(why);
-        Status::new(Code::Unavailable, "more calls are in progress than this server can work on")
-            .with_reason("OVERLOADED", "antiphon")
-            .with_retry(Retry::After(RETRY_AFTER_SHEDDING))
+    /// Records a call that was not let in.
+    fn refuse(
+        &self,
+        method: &Method,
+        protocol: Protocol,
+        refused: Refused,
+        begun: Instant,
+    ) -> Status {
+        self.0.metrics.shed(refused.why);
+        method.metrics.refused(protocol, refused.code, begun.elapsed());
+        let (rpc, why) = (procedure(method.info.path), refused.why.label());
+        tracing::debug!(rpc, protocol = protocol.name(), why, "call turned away");
+        refused.status()
     }
 
     /// A call ended; called once for each that [`Self::admit`] counted.
@@ -255,6 +274,7 @@ pub(super) fn sanitise(path: &str) -> Result<(), Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use antiphon_core::Code;
 
     #[test]
     fn plain_paths_pass() {

@@ -36,19 +36,18 @@ pub(super) fn is_lean(method: &Method, head: &Parts) -> bool {
 }
 
 /// Answers a call. What is kept here across waits is kept small: it is moved when the call begins.
-pub(super) async fn answer(
-    calls: &Calls,
-    method: &Method,
-    call: Call,
-    mut body: RequestBody,
-) -> Response<Body> {
+pub(super) async fn answer(calls: &Calls, call: Call, mut body: RequestBody) -> Response<Body> {
     let bytes_max = calls.settings().message_bytes_max;
-    let answered = pin!(async {
-        let frame = body.read(FRAME_HEAD + bytes_max).await?;
-        let message = unframe(frame)?;
-        method.service.unary(method.index, message, Codec::Proto).await
-    });
-    match call.answer_pinned(answered).await {
+    let answered = {
+        let answering = pin!(async {
+            let frame = body.read(FRAME_HEAD + bytes_max).await?;
+            let message = unframe(frame)?;
+            let method = call.method();
+            method.service.unary(method.index, message, Codec::Proto).await
+        });
+        call.run(answering).await
+    };
+    match call.ended(answered) {
         Ok(message) => {
             let body = Body::trailed(message.into_enveloped(), status_wire::ok_trailers());
             let mut response = Response::new(body);

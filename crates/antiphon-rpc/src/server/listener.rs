@@ -138,6 +138,13 @@ impl Gate {
     }
 }
 
+impl Admitted {
+    /// The client's address.
+    pub(super) const fn address(&self) -> IpAddr {
+        self.address
+    }
+}
+
 fn is_the_clients(error: &io::Error) -> bool {
     matches!(
         error.kind(),

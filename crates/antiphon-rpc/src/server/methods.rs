@@ -1,12 +1,14 @@
-//! The methods that a server answers, by their path.
+//! The methods that a server answers, by their path, with their limits.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use antiphon_resilience::AdaptiveLimit;
+use antiphon_resilience::{AdaptiveLimit, CpuGuard, Fairness};
+use tokio::time::Instant;
 
 use super::metrics::{MethodMetrics, ServerMetrics};
+use super::rates::{NothingToLimit, Rate, Rates};
 use super::settings::ServerSettings;
 use crate::service::{MethodInfo, MethodKind, Service};
 
@@ -19,10 +21,21 @@ pub struct Method {
     /// What the contract says of it.
     pub info: &'static MethodInfo,
     pub(super) metrics: MethodMetrics,
+    /// How often it may be called.
+    pub(super) rates: Vec<Arc<Rate>>,
     /// Only unary methods: the time a stream is open says nothing about load.
-    pub(super) limit: Option<AdaptiveLimit>,
+    pub(super) limits: Option<Limits>,
+    /// The calls in progress of each client.
+    pub(super) fairness: Option<Fairness>,
     /// Health and reflection are answered whatever the load.
     pub(super) exempt: bool,
+}
+
+/// How many calls of a method may be in progress, learnt from those that were.
+#[derive(Debug)]
+pub(super) struct Limits {
+    pub(super) concurrency: AdaptiveLimit,
+    pub(super) cpu: CpuGuard,
 }
 
 impl fmt::Debug for Method {
@@ -40,17 +53,25 @@ pub(super) fn procedure(path: &str) -> &str {
 #[derive(Debug, Default)]
 pub(super) struct Methods(HashMap<&'static str, Arc<Method>>);
 
-/// Two services have the same name.
+/// Why services cannot be served as they are.
 #[derive(Debug, thiserror::Error)]
-#[error("the service {0} is served twice; give each service to the server once")]
-pub struct ServedTwice(&'static str);
+pub enum ServicesError {
+    /// Two services have the same name.
+    #[error("the service {0} is served twice; give each service to the server once")]
+    ServedTwice(&'static str),
+    /// A rate limit is for nothing that is served.
+    #[error(transparent)]
+    RateLimit(#[from] NothingToLimit),
+}
 
 impl Methods {
     pub(super) fn new(
         services: &[Arc<dyn Service>],
         settings: &ServerSettings,
         metrics: &ServerMetrics,
-    ) -> Result<Self, ServedTwice> {
+    ) -> Result<Self, ServicesError> {
+        let now = Instant::now();
+        let rates = Rates::new(&settings.rate_limits, services, now)?;
         let mut by_path = HashMap::new();
         for service in services {
             let exempt = service.info().name.starts_with("grpc.");
@@ -61,11 +82,16 @@ impl Methods {
                     index,
                     info,
                     metrics: metrics.method(procedure(info.path)),
-                    limit: limited.then(|| AdaptiveLimit::new(settings.concurrency)),
+                    rates: rates.of(info),
+                    limits: limited.then(|| Limits {
+                        concurrency: AdaptiveLimit::new(settings.concurrency),
+                        cpu: CpuGuard::new(now),
+                    }),
+                    fairness: (settings.fair_shares && !exempt).then(|| Fairness::new(now)),
                     exempt,
                 };
                 if by_path.insert(procedure(info.path), Arc::new(method)).is_some() {
-                    return Err(ServedTwice(service.info().name));
+                    return Err(ServicesError::ServedTwice(service.info().name));
                 }
             }
         }

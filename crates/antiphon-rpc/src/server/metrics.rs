@@ -4,6 +4,7 @@
 //! protocol and code, and kept beside the method.
 
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use antiphon_core::{Code, Context};
@@ -18,6 +19,12 @@ type Durations = Family<Labels<3>, Histogram, fn() -> Histogram>;
 /// Why something was turned away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shed {
+    /// A limit on how often the method or its service is called.
+    Rate,
+    /// The processor is busy.
+    Cpu,
+    /// The client has its share of a busy server.
+    Fairness,
     /// The adaptive limit of the method.
     Concurrency,
     /// The limit on calls in progress in the process.
@@ -29,8 +36,23 @@ pub(crate) enum Shed {
 }
 
 impl Shed {
-    const fn label(self) -> &'static str {
+    /// Every reason, in the order of declaration.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Rate,
+        Self::Cpu,
+        Self::Fairness,
+        Self::Concurrency,
+        Self::CallsMax,
+        Self::ConnectionsMax,
+        Self::ConnectionsPerAddress,
+    ];
+
+    /// The name in metrics and logs.
+    pub(crate) const fn label(self) -> &'static str {
         match self {
+            Self::Rate => "rate",
+            Self::Cpu => "cpu",
+            Self::Fairness => "fairness",
             Self::Concurrency => "concurrency",
             Self::CallsMax => "calls_max",
             Self::ConnectionsMax => "connections_max",
@@ -43,8 +65,10 @@ impl Shed {
 #[derive(Clone, Debug)]
 pub(crate) struct ServerMetrics {
     durations: Durations,
-    shed: Family<Labels<1>, Counter>,
+    shed: [Counter; Shed::ALL.len()],
     limits: Family<Labels<1>, Gauge>,
+    /// The part of the processor time that the process asks for.
+    pub(crate) cpu_load: Gauge<f64, AtomicU64>,
     /// Calls in progress.
     pub(crate) active_calls: Gauge,
     /// Connections open.
@@ -61,10 +85,12 @@ impl ServerMetrics {
     fn register(registry: &mut Registry) -> Self {
         let durations =
             Durations::new_with_constructor((|| Histogram::new(SECONDS)) as fn() -> Histogram);
+        let shed = Family::<Labels<1>, Counter>::default();
         let metrics = Self {
             durations: durations.clone(),
-            shed: Family::default(),
+            shed: Shed::ALL.map(|why| shed.get_or_create(&[("reason", why.label())]).clone()),
             limits: Family::default(),
+            cpu_load: Gauge::default(),
             active_calls: Gauge::default(),
             connections: Gauge::default(),
             panics: Counter::default(),
@@ -87,7 +113,12 @@ impl ServerMetrics {
         registry.register(
             "rpc_server_shed",
             "Calls and connections turned away because of a limit",
-            metrics.shed.clone(),
+            shed,
+        );
+        registry.register(
+            "rpc_server_cpu_load",
+            "The part of the processor time it may use that the process asks for",
+            metrics.cpu_load.clone(),
         );
         registry.register(
             "rpc_server_concurrency_limit",
@@ -99,7 +130,12 @@ impl ServerMetrics {
     }
 
     pub(crate) fn shed(&self, why: Shed) {
-        self.shed.get_or_create(&[("reason", why.label())]).inc();
+        self.shed[why as usize].inc();
+    }
+
+    /// How often something was turned away for this reason.
+    pub(crate) fn shed_so_far(&self, why: Shed) -> u64 {
+        self.shed[why as usize].get()
     }
 
     pub(crate) fn method(&self, name: &'static str) -> MethodMetrics {
@@ -135,17 +171,24 @@ impl MethodMetrics {
         took: Duration,
         context: &Context,
     ) {
+        self.cell(protocol, code).observe_in(took.as_secs_f64(), context);
+    }
+
+    /// Records a call that was not let in.
+    pub(crate) fn refused(&self, protocol: Protocol, code: Code, took: Duration) {
+        self.cell(protocol, Some(code)).observe(took.as_secs_f64());
+    }
+
+    fn cell(&self, protocol: Protocol, code: Option<Code>) -> &Histogram {
         let place = code.map_or(0, |code| usize::from(code.number()));
-        self.cells[protocol as usize][place]
-            .get_or_init(|| {
-                let labels = [
-                    ("rpc_system_name", protocol.name()),
-                    ("rpc_method", self.name),
-                    ("rpc_status_code", code.map_or("OK", Code::name)),
-                ];
-                self.durations.get_or_create(&labels).clone()
-            })
-            .observe_in(took.as_secs_f64(), context);
+        self.cells[protocol as usize][place].get_or_init(|| {
+            let labels = [
+                ("rpc_system_name", protocol.name()),
+                ("rpc_method", self.name),
+                ("rpc_status_code", code.map_or("OK", Code::name)),
+            ];
+            self.durations.get_or_create(&labels).clone()
+        })
     }
 
     /// Records the limit of the method.

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use antiphon_core::{BoxError, Component, Health, Shutdown, ShutdownHandle, Stage};
+use antiphon_resilience::CpuUse;
 use antiphon_telemetry::Telemetry;
 use connectrpc_reflection::ReflectionError;
 use tokio::net::TcpListener;
@@ -16,9 +17,10 @@ use super::answer::Answers;
 use super::health::HealthService;
 use super::layers::Calls;
 use super::listener::{self, BindError, Gate};
-use super::methods::ServedTwice;
+use super::methods::ServicesError;
 use super::reflection::Reflection;
 use super::settings::ServerSettings;
+use super::watch::{self, CpuReader};
 use super::worker::Worker;
 use crate::rest::{Rest, RestError};
 use crate::service::Service;
@@ -34,9 +36,9 @@ pub enum StartError {
     /// The port could not be had.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// Two services have one name.
+    /// The services do not fit together, or the settings do not fit them.
     #[error(transparent)]
-    ServedTwice(#[from] ServedTwice),
+    Services(#[from] ServicesError),
     /// The descriptor set of a service cannot be read; its build is at fault.
     #[error("the descriptors of the services do not fit together")]
     Descriptors(#[from] ReflectionError),
@@ -58,6 +60,7 @@ pub struct Server {
     drain: ShutdownHandle,
     calls: Calls,
     health: Health,
+    cpu: CpuReader,
 }
 
 impl Server {
@@ -98,13 +101,20 @@ impl Server {
             calls.metrics(),
         );
         let health = health.clone();
-        Ok(Self { address, listener, gate, workers, drain, calls, health })
+        let cpu = CpuReader::default();
+        Ok(Self { address, listener, gate, workers, drain, calls, health, cpu })
     }
 
     /// The address it listens on, with the port that the system chose.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Asks `read` and not the system how busy the processor is.
+    #[must_use]
+    pub fn with_cpu_use(self, read: impl Fn() -> CpuUse + Send + Sync + 'static) -> Self {
+        Self { cpu: CpuReader::new(read), ..self }
     }
 
     /// Hands connections to the least loaded worker, for ever.
@@ -133,7 +143,18 @@ impl Component for Server {
         Stage::Serve
     }
 
-    async fn run(self, shutdown: Shutdown) -> Result<(), BoxError> {
+    async fn run(mut self, shutdown: Shutdown) -> Result<(), BoxError> {
+        let calls = self.calls.clone();
+        let cpu = std::mem::take(&mut self.cpu);
+        tokio::select! {
+            ended = self.serve(shutdown) => ended,
+            () = watch::watch(&calls, &cpu) => Ok(()),
+        }
+    }
+}
+
+impl Server {
+    async fn serve(self, shutdown: Shutdown) -> Result<(), BoxError> {
         self.health.well(HEALTH_PART);
         tracing::info!(address = %self.address, workers = self.workers.len(), "serving");
         tokio::select! {

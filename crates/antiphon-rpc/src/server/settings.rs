@@ -1,11 +1,14 @@
 //! The settings of a server.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use antiphon_resilience::LimitSettings;
+use antiphon_resilience::{CpuSettings, LimitSettings};
+use http::HeaderName;
 
 pub use super::deadline::Timeouts;
+pub use super::rates::RateRule;
 use crate::rest::RestSettings;
 
 /// Where a server listens, and its limits and timers. The defaults are safe.
@@ -52,9 +55,26 @@ pub struct ServerSettings {
     /// Bytes kept per HTTP/2 stream for a client that does not read.
     pub send_buffer_bytes: usize,
     /// Calls in progress at once, all methods together.
-    pub calls_max: usize,
+    /// Critical calls may exceed it by a fifth, and sheddable ones leave a part of it free.
+    pub calls_max: u32,
     /// The adaptive limit of each unary method.
     pub concurrency: LimitSettings,
+    /// When the processor counts as busy, so that unary methods get no more calls than keep it so;
+    /// `None` never.
+    pub cpu: Option<CpuSettings>,
+    /// Whether no client gets more than its share of a method that is nearly full.
+    pub fair_shares: bool,
+    /// The header that says which client a call is of, for shares and for rate limits per client:
+    /// one that callers cannot choose, such as a gateway sets. Without it, or where a call has none,
+    /// the address of the peer says so.
+    pub client_header: Option<HeaderName>,
+    /// Whether callers are believed that their calls are critical (`x-priority`). A server that
+    /// strangers reach should not, unless a gateway before it takes the header away. That a call is
+    /// less than usual is always believed.
+    pub trust_priority: bool,
+    /// How often methods and services may be called, by `package.Service/Method` or
+    /// `package.Service`.
+    pub rate_limits: BTreeMap<String, RateRule>,
     /// How long calls may take.
     pub timeouts: Timeouts,
     /// Calls that take longer are logged even when they succeed.
@@ -93,6 +113,11 @@ impl Default for ServerSettings {
             send_buffer_bytes: 64 * 1024,
             calls_max: 10_000,
             concurrency: LimitSettings::default(),
+            cpu: Some(CpuSettings::default()),
+            fair_shares: true,
+            client_header: None,
+            trust_priority: true,
+            rate_limits: BTreeMap::new(),
             timeouts: Timeouts::default(),
             slow_call: secs(1),
             lame_duck: Duration::ZERO,

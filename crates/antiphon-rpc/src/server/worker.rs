@@ -4,7 +4,7 @@
 //! cheap: a connection writes after all its runnable handlers have answered, so answers share writes,
 //! and nothing wakes another core.
 
-use std::net::TcpStream as StdTcpStream;
+use std::net::{IpAddr, TcpStream as StdTcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -121,8 +121,9 @@ async fn work(
             let (protocols, answers) = (Arc::clone(&protocols), Arc::clone(&answers));
             let shutdown = shutdown.clone();
             tokio::spawn(async move {
+                let peer = admitted.address();
                 let _counted = (counted, admitted);
-                if let Err(error) = serve(stream, &protocols, answers, &shutdown).await {
+                if let Err(error) = serve(stream, peer, &protocols, answers, &shutdown).await {
                     tracing::debug!(%error, "connection broke");
                 }
             });
@@ -141,9 +142,10 @@ async fn work(
 
 async fn serve(
     stream: StdTcpStream,
+    peer: IpAddr,
     protocols: &Protocols,
     answers: Arc<Answers>,
     shutdown: &Shutdown,
 ) -> Result<(), antiphon_core::BoxError> {
-    connection::serve(TcpStream::from_std(stream)?, protocols, answers, shutdown).await
+    connection::serve(TcpStream::from_std(stream)?, peer, protocols, answers, shutdown).await
 }

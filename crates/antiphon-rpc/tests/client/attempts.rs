@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use antiphon_core::{Code, Context, Retry};
+use antiphon_core::{Code, Context, Priority, Retry};
 use antiphon_resilience::BudgetSettings;
 use antiphon_resilience::balance::Policy;
 use antiphon_rpc::client::{ClientSettings, MethodSettings};
@@ -100,6 +100,16 @@ async fn a_call_that_is_somebodys_second_attempt_makes_none_of_its_own() {
     assert_eq!(status.code(), Code::Unavailable);
     let calls: usize = fleet.instances.iter().map(|one| one.behaviour.calls()).sum();
     assert_eq!(calls, 1);
+}
+
+#[tokio::test]
+async fn what_a_call_does_has_the_priority_of_the_call() {
+    let fleet = Fleet::start(1, ClientSettings::default()).await;
+    for priority in [Priority::Sheddable, Priority::Default, Priority::Critical] {
+        let context = Context::root().with_priority(priority);
+        let answer = context.scope(fleet.call(CONTEXT)).await.unwrap();
+        assert_eq!(answer.split(' ').nth(2), Some(priority.name()));
+    }
 }
 
 #[tokio::test]

@@ -144,9 +144,10 @@ impl Service for Instance {
             let context = Context::current();
             encode(&match method {
                 2 => format!(
-                    "{} {}",
+                    "{} {} {}",
                     context.previous_attempts(),
-                    context.remaining().unwrap_or_default().as_millis()
+                    context.remaining().unwrap_or_default().as_millis(),
+                    context.priority().name(),
                 ),
                 _ => behaviour.name.lock().clone(),
             })

@@ -24,7 +24,8 @@ async fn calls_above_the_limit_are_unavailable_at_once_with_a_hint_and_health_st
     tokio::time::sleep(Duration::from_millis(100)).await;
     let answer = client.grpc("Wait", b"0").await;
     assert_eq!((answer.status, answer.code()), (200, "14"));
-    assert_eq!(answer.headers["grpc-retry-pushback-ms"], "1000");
+    let pushback: u64 = answer.headers["grpc-retry-pushback-ms"].to_str().unwrap().parse().unwrap();
+    assert!((50..150).contains(&pushback), "{pushback}");
     // Another method has a limit of its own, and health has none.
     assert_eq!(client.grpc("Echo", b"").await.code(), "0");
     assert_eq!(check(&client).await, [Bytes::from_static(&[8, 1])]);

@@ -7,6 +7,8 @@ mod drain;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod overload;
+#[cfg(test)]
 mod protocols;
 #[cfg(test)]
 mod support;

@@ -1,9 +1,10 @@
 //! Which calls go first when there is not enough for all.
 //!
 //! Four classes, after the criticality of Google's SRE book ("Handling Overload"). Each may fill
-//! another part of the [adaptive limit](crate::limit), so the lower ones are refused while there is
-//! still room for the higher ones. Administration, health and reflection are in no class: they are
-//! answered whatever the load.
+//! another part of a server's limits, so the lower ones are refused while there is still room for
+//! the higher ones. Administration, health and reflection are in no class: they are answered
+//! whatever the load. What a call does for its answer has the class of the call, through every
+//! service that it passes ([`Context::priority`](crate::Context::priority)).
 
 /// How much it matters that a call is answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,7 +21,8 @@ pub enum Priority {
 }
 
 impl Priority {
-    /// From its name in metadata. Whose word a server takes for it is for the server to know.
+    /// From its name in metadata (`x-priority`). Whose word a server takes for it is for the server
+    /// to know.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Probe, Self::Sheddable, Self::Default, Self::Critical]
