@@ -7,9 +7,10 @@
 
 mod open;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use antiphon_core::BoxError;
+use tokio::time::Instant;
 
 use self::open::{Load, Seen};
 use crate::Options;

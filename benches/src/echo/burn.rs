@@ -4,11 +4,12 @@
 use std::hint::black_box;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use antiphon_core::{BoxError, Component, Health, ShutdownHandle, Status};
 use antiphon_rpc::server::{Server, ServerSettings};
 use antiphon_telemetry::Telemetry;
+use tokio::time::Instant;
 
 use crate::contract::bench::v1::{EchoMessage, EchoService, EchoServiceServer};
 

@@ -143,7 +143,8 @@ impl Call<'_> {
                     Ok(outcome) => outcome,
                     Err(_) if hedge.try_send(Instant::now(), held_back()) => {
                         remote.metrics.hedged();
-                        self.beside(first, &first_side).await
+                        // Boxed, for it is rare and would make every call's future twice as large.
+                        Box::pin(self.beside(first, &first_side)).await
                     }
                     Err(_) => first.await,
                 },

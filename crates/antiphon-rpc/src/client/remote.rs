@@ -205,7 +205,8 @@ impl Remote {
         self.call(method, &policy, None, |context| {
             let options = options(&context, &self.settings);
             let transport = Transport::new(self, method, &policy, place);
-            let work = call(transport, options);
+            // Boxed, for connectrpc's futures are many kilobytes large.
+            let work = Box::pin(call(transport, options));
             async move { work.await.map_err(|error| self.status(method, error)) }
         })
         .await

@@ -255,3 +255,14 @@ async fn more_calls_than_places_wait_and_then_are_refused() {
     assert!(refused.message().contains("too many calls"), "{refused}");
     assert_eq!(behaviour.calls(), 4);
 }
+
+#[tokio::test]
+async fn a_call_is_small_enough_to_be_a_part_of_many_futures() {
+    let fleet = Fleet::start(1, ClientSettings::default()).await;
+    let request = StringValue::default;
+    let unary = fleet.channel.unary::<_, StringValue>(GET, request());
+    let stream = fleet.channel.server_stream::<_, StringValue>(COUNT, request());
+    let sizes = (size_of_val(&unary), size_of_val(&stream));
+    println!("bytes of a unary call, and of opening a stream: {sizes:?}");
+    assert!(sizes.0 < 12_000 && sizes.1 < 4_000, "{sizes:?}");
+}
