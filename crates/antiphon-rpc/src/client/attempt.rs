@@ -26,7 +26,6 @@ pub(super) struct Attempt {
     picked: Picked,
     in_flight: InFlight<Arc<Instance>>,
     _lease: Lease,
-    sender: SendRequest<CallBody>,
     context: Context,
     span: Span,
     /// Whether another attempt of the same call was faster.
@@ -35,35 +34,35 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    /// Begins an attempt; `None` when the instance has just lost its last connection.
+    /// Begins an attempt, and gives what its request is sent with; `None` when the instance has just
+    /// lost its last connection.
     pub(super) fn begin(
         remote: &Arc<Remote>,
         method: &MethodInfo,
         caller: &Context,
         picked: Picked,
-    ) -> Option<Self> {
+    ) -> Option<(Self, SendRequest<CallBody>)> {
         let instance = Arc::clone(&picked.instance);
-        let lease = instance.lease()?;
+        let (lease, sender) = instance.lease()?;
         let name = &method.path[1..];
         let (context, mut span) = remote.telemetry.span(SpanKind::Client, name, caller, &[]);
         if span.is_recording() {
             span.set("server.address", instance.address());
         }
-        let sender = lease.sender();
         let in_flight = InFlight::begin(instance, Instant::now());
         in_flight.candidate().count_pick();
         let remote = Arc::clone(remote);
-        Some(Self {
+        let attempt = Self {
             remote,
             picked,
             in_flight,
             _lease: lease,
-            sender,
             context,
             span,
             overtaken: None,
             is_over: false,
-        })
+        };
+        Some((attempt, sender))
     }
 
     /// Another attempt goes on beside it: one of them is overtaken.
@@ -78,10 +77,6 @@ impl Attempt {
     /// The context of the attempt: its span is the current one.
     pub(super) const fn context(&self) -> &Context {
         &self.context
-    }
-
-    pub(super) const fn sender(&mut self) -> &mut SendRequest<CallBody> {
-        &mut self.sender
     }
 
     /// It has ended, or, for a stream, begun to be answered. `pushback`: how long the server asks to

@@ -199,7 +199,8 @@ impl Call<'_> {
             return Err(Ended::Fault(Fault::NotSent("there is no other instance".into())));
         }
         let _ = side.instance.set(Arc::clone(&picked.instance));
-        let Some(mut attempt) = Attempt::begin(remote, self.method, self.context, picked) else {
+        let attempt = Attempt::begin(remote, self.method, self.context, picked);
+        let Some((mut attempt, sender)) = attempt else {
             return Err(Ended::Fault(Fault::NotSent("its connection was just lost".into())));
         };
         if self.policy.hedge.is_some() {
@@ -214,7 +215,7 @@ impl Call<'_> {
             headers.insert(PREVIOUS_ATTEMPTS.clone(), HeaderValue::from(previous));
         }
         let begun = Instant::now();
-        let answer = exchange(attempt.sender(), request, remote.settings.message_bytes_max).await;
+        let answer = exchange(sender, request, remote.settings.message_bytes_max).await;
         let (verdict, pushback) = verdict(&answer);
         attempt.end(verdict, pushback);
         if let Some(hedge) = &self.policy.hedge {

@@ -92,7 +92,7 @@ fn timeout(time: Duration) -> HeaderValue {
 /// # Cancel safety
 /// Dropping the future cancels the call at the server.
 pub(super) async fn exchange(
-    sender: &mut SendRequest<CallBody>,
+    sender: SendRequest<CallBody>,
     request: Request<CallBody>,
     bytes_max: usize,
 ) -> Result<Bytes, Fault> {
@@ -124,10 +124,13 @@ pub(super) async fn exchange(
 
 /// Sends a request; gives it back where it did not leave.
 pub(super) async fn send(
-    sender: &mut SendRequest<CallBody>,
+    mut sender: SendRequest<CallBody>,
     request: Request<CallBody>,
 ) -> Result<Response<Incoming>, (Fault, Option<Request<CallBody>>)> {
-    sender.try_send_request(request).await.map_err(|mut error| match error.take_message() {
+    let sending = sender.try_send_request(request);
+    // Where the connection ends in this moment, only that brings the request back: see `Lease`.
+    drop(sender);
+    sending.await.map_err(|mut error| match error.take_message() {
         Some(request) => (Fault::NotSent("the connection was closing".into()), Some(request)),
         None => (fault(error.error()), None),
     })

@@ -13,6 +13,7 @@ use std::time::Duration;
 use antiphon_discovery as discovery;
 use antiphon_resilience::balance::{Candidate, Load, Standing};
 use antiphon_resilience::{Backoff, Health};
+use hyper::client::conn::http2::SendRequest;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -38,7 +39,7 @@ pub(super) struct Instance {
     pub(super) load: Load,
     pub(super) health: Health,
     picked: AtomicU64,
-    connections: Mutex<Vec<Arc<Connection>>>,
+    connections: Mutex<Vec<Connection>>,
     /// How many times as long as the settings say new connections stay quiet before the server is
     /// asked whether it lives: twice as long each time that it minded (gRFC A8).
     patience: AtomicU32,
@@ -121,15 +122,16 @@ impl Instance {
         self.weight == found.weight && self.zone == found.zone && self.priority == found.priority
     }
 
-    /// The connection with the fewest calls. `None` when the last one has just been lost.
-    pub(super) fn lease(&self) -> Option<Lease> {
+    /// A place on the connection with the fewest calls, and what a request is sent with. `None` when the
+    /// last one has just been lost.
+    pub(super) fn lease(&self) -> Option<(Lease, SendRequest<CallBody>)> {
         let mut connections = self.connections.lock();
-        connections.retain(|connection| connection.is_open());
+        connections.retain(Connection::is_open);
         let least = connections.iter().min_by_key(|connection| connection.calls())?;
-        let calls = least.calls();
-        let lease = Lease::new(Arc::clone(least));
+        let (calls, streams_max) = (least.calls(), least.streams_max());
+        let lease = least.lease();
         drop(connections);
-        if calls as f64 >= lease.streams_max() as f64 * CROWDED {
+        if calls as f64 >= streams_max as f64 * CROWDED {
             self.crowded.notify_one();
         }
         Some(lease)
@@ -206,7 +208,7 @@ impl Instance {
     async fn connect(self: &Arc<Self>, settings: &ClientSettings) -> Result<(), String> {
         let patience = self.patience.load(Relaxed);
         let (connection, ended) = connection::connect(&self.address, settings, patience).await?;
-        self.connections.lock().push(Arc::new(connection));
+        self.connections.lock().push(connection);
         let instance = Arc::clone(self);
         tokio::spawn(async move {
             if let Err(error) = ended.await {
@@ -216,7 +218,7 @@ impl Instance {
                 }
             }
             let mut connections = instance.connections.lock();
-            connections.retain(|connection| connection.is_open());
+            connections.retain(Connection::is_open);
             if connections.is_empty() {
                 instance.lost.notify_one();
             }

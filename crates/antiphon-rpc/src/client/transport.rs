@@ -77,11 +77,12 @@ impl Transport {
             })?;
             tried.push(Arc::clone(&picked.instance));
             let address = picked.instance.address().to_owned();
-            let Some(mut attempt) = Attempt::begin(remote, self.method, &context, picked) else {
+            let attempt = Attempt::begin(remote, self.method, &context, picked);
+            let Some((mut attempt, sender)) = attempt else {
                 continue;
             };
             super::exchange::address(&mut request, remote.authority_for(attempt.instance()));
-            let cause = match send(attempt.sender(), request).await {
+            let cause = match send(sender, request).await {
                 Ok(response) => {
                     return Ok(response.map(|body| Answers { body, attempt, _place: place }));
                 }

@@ -54,10 +54,11 @@ async fn pushback_is_heard(language: Language) {
 /// A server with all hands full asks to be left alone for a second.
 async fn a_call_that_is_shed_comes_back_when_it_was_told_to(language: Language) {
     let ours = Running::start("ours", ServerSettings { calls_max: 1, ..server_settings() }).await;
-    let busy = Ours::new(&[ours.address], ClientSettings::default());
+    let patient = ClientSettings { timeout: Duration::from_secs(30), ..ClientSettings::default() };
+    let busy = Ours::new(&[ours.address], patient);
     let mut client = Client::start(language, &[ours.address]);
     let ask = Ask::id("shed");
-    let endless = Ask { waits_ms: 9_000, ..Ask::id("busy") };
+    let endless = Ask { waits_ms: 29_000, ..Ask::id("busy") };
     let keep_busy = async {
         tokio::select! {
             answer = busy.call(PUT, &endless) => {
@@ -117,13 +118,13 @@ async fn a_drain_fails_no_call(language: Language) {
 }
 
 async fn connections_that_grow_old_fail_no_call(language: Language) {
-    let age = Duration::from_millis(200);
+    let age = Duration::from_secs(1);
     let settings = ServerSettings { connection_age_max: age, ..server_settings() };
     let ours = Running::start("old", settings).await;
     let gate = Gate::open(ours.address).await;
     let mut client = Client::start(language, &[gate.address]);
     client.load("Put", &Ask { waits_ms: 2, ..Ask::default() }, 16).await;
-    until(async || gate.accepted() > 5).await;
+    until(async || gate.accepted() > 2).await;
     more(&mut client, "old", 100).await;
     let load = client.stop().await;
     assert!(load.failures.is_empty(), "{load:?}");

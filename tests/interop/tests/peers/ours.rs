@@ -108,11 +108,11 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Waits until a server has answered so many more calls.
+    /// Waits until a server has answered so many more calls, or so many failed that it is no use.
     pub(crate) async fn more(&self, name: &str, calls: usize) {
         let by = || self.answered.lock().get(name).copied().unwrap_or(0);
         let goal = by() + calls;
-        until(async || by() >= goal).await;
+        until(async || by() >= goal || self.failed.lock().len() > 50).await;
     }
 
     /// Ends it; fails where a call did.

@@ -54,7 +54,9 @@ fn named(name: &str) -> PeerSettings {
 }
 
 fn settings() -> ClientSettings {
-    let mut settings = ClientSettings::default();
+    // A busy machine is slow.
+    let mut settings =
+        ClientSettings { timeout: Duration::from_secs(40), ..ClientSettings::default() };
     // Servers fail here because they are told to.
     settings.ejection.consecutive_failures = 0;
     settings
@@ -139,12 +141,12 @@ async fn a_server_that_leaves_fails_no_call(language: Language) {
 }
 
 async fn connections_that_the_server_lets_grow_old_fail_no_call(language: Language) {
-    let settings_of_peer = PeerSettings { age_ms: Some(200), ..named("old") };
+    let settings_of_peer = PeerSettings { age_ms: Some(1_000), ..named("old") };
     let server = Server::start(language, &settings_of_peer).await;
     let gate = Gate::open(server.address).await;
     let ours = Ours::new(&[gate.address], settings());
     let load = ours.load(PUT, &Ask { waits_ms: 2, ..Ask::default() }, 16);
-    until(async || gate.accepted() > 5).await;
+    until(async || gate.accepted() > 2).await;
     load.more("old", 100).await;
     load.end_without_failure().await;
 }
@@ -199,9 +201,9 @@ async fn streams_arrive_and_are_cancelled(language: Language) {
     until(async || ours.seen("1").await.cancelled == 2).await;
 }
 
-/// What keep-alive is tested with: the defaults, a thousand times as fast.
+/// The default is 30 s.
 fn fast_pings() -> ClientSettings {
-    ClientSettings { keep_alive_interval: Duration::from_millis(50), ..settings() }
+    ClientSettings { keep_alive_interval: Duration::from_millis(100), ..settings() }
 }
 
 async fn pings_that_the_server_allows_keep_a_quiet_call(language: Language) {
@@ -220,8 +222,8 @@ async fn a_server_that_minds_pings_is_asked_less_often(language: Language) {
     let server = Server::start(language, &minds).await;
     let gate = Gate::open(server.address).await;
     let ours = Ours::new(&[gate.address], fast_pings());
-    // Cut off after 200 ms, then after 400, then not within its time.
-    let quiet = |id| Ask { waits_ms: 600, ..Ask::id(id) };
+    // Cut off after 400 ms, then after 800, then not within its time.
+    let quiet = |id| Ask { waits_ms: 1_200, ..Ask::id(id) };
     let answer = soon(ours.call(GET, &quiet("1"))).await.unwrap();
     let connections = gate.accepted();
     if language == Language::Node {

@@ -28,8 +28,16 @@ type Connected = http2::Connection<TokioIo<TcpStream>, CallBody, TokioExecutor>;
 #[derive(Debug)]
 pub(super) struct Connection {
     sender: SendRequest<CallBody>,
-    /// How many calls the server allows at once.
-    streams_max: Arc<AtomicUsize>,
+    places: Arc<Places>,
+}
+
+/// The calls on a connection.
+#[derive(Debug)]
+struct Places {
+    /// How many the server allows at once.
+    streams_max: AtomicUsize,
+    /// How many are under way: each holds a [`Lease`].
+    calls: AtomicUsize,
 }
 
 impl Connection {
@@ -38,31 +46,35 @@ impl Connection {
         !self.sender.is_closed()
     }
 
-    /// How many calls are under way: each holds a [`Lease`], one more reference beside the list's.
-    pub(super) fn calls(self: &Arc<Self>) -> usize {
-        Arc::strong_count(self) - 1
+    /// How many calls are under way.
+    pub(super) fn calls(&self) -> usize {
+        self.places.calls.load(Relaxed)
+    }
+
+    /// How many calls the server allows at once.
+    pub(super) fn streams_max(&self) -> usize {
+        self.places.streams_max.load(Relaxed)
+    }
+
+    /// A call begins: its place, and what its request is sent with.
+    pub(super) fn lease(&self) -> (Lease, SendRequest<CallBody>) {
+        self.places.calls.fetch_add(1, Relaxed);
+        (Lease { places: Arc::clone(&self.places) }, self.sender.clone())
     }
 }
 
 /// The right to make one call over a connection. The call is under way until this is dropped.
+///
+/// It does not hold the sender: a request that is given to a connection in the moment in which that ends
+/// may be left lying in hyper's queue, and comes back only when the last sender is gone.
 #[derive(Debug)]
 pub(in super::super) struct Lease {
-    connection: Arc<Connection>,
+    places: Arc<Places>,
 }
 
-impl Lease {
-    pub(super) const fn new(connection: Arc<Connection>) -> Self {
-        Self { connection }
-    }
-
-    /// How many calls the server allows at once on the connection.
-    pub(super) fn streams_max(&self) -> usize {
-        self.connection.streams_max.load(Relaxed)
-    }
-
-    /// What requests are sent with.
-    pub(in super::super) fn sender(&self) -> SendRequest<CallBody> {
-        self.connection.sender.clone()
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.places.calls.fetch_sub(1, Relaxed);
     }
 }
 
@@ -102,14 +114,17 @@ pub(super) async fn connect(
         Ok(connected) => connected?,
         Err(_) => return Err(format!("no connection within {limit:?}")),
     };
-    let streams_max = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
-    let known = Arc::clone(&streams_max);
+    let places = Arc::new(Places {
+        streams_max: AtomicUsize::new(connection.current_max_send_streams()),
+        calls: AtomicUsize::new(0),
+    });
+    let known = Arc::clone(&places);
     let ended = poll_fn(move |task| {
         let ended = Pin::new(&mut connection).poll(task);
-        known.store(connection.current_max_send_streams(), Relaxed);
+        known.streams_max.store(connection.current_max_send_streams(), Relaxed);
         ended
     });
-    Ok((Connection { sender, streams_max }, ended))
+    Ok((Connection { sender, places }, ended))
 }
 
 /// Whether a connection ended because the server minds how often it is asked whether it lives.
