@@ -72,9 +72,8 @@ async fn reads_follow_the_orders() {
     let before = read().await;
     let is = |stock: &Value, on_hand: i64, shipped: i64| {
         let begun: i64 = before["onHand"].as_str().unwrap().parse().unwrap();
-        stock["onHand"] == (begun - on_hand).to_string()
-            && stock["reserved"] == "0"
-            && stock["shipped"] == shipped.to_string()
+        let (on_hand, shipped) = ((begun - on_hand).to_string(), shipped.to_string());
+        stock["onHand"] == *on_hand && stock["reserved"] == "0" && stock["shipped"] == *shipped
     };
     for (card, end) in [("tok_ok", "CONFIRMED"), ("tok_declined", "CANCELLED")] {
         let body = json!({

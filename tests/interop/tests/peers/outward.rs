@@ -112,7 +112,7 @@ async fn nothing_runs_on_at_the_server_after_the_caller_gave_up(language: Langua
     let (_server, ours) = peer(language, settings()).await;
     ours.call(GET, &Ask::default()).await.unwrap();
     let late = Ask { waits_ms: 120_000, ..Ask::id("late") };
-    let status = soon(within(500, ours.call(GET, &late))).await.unwrap_err();
+    let status = soon(Box::pin(within(500, ours.call(GET, &late)))).await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
     until(async || ours.seen("late").await.cancelled == 1).await;
     let dropped = Ask { waits_ms: 120_000, ..Ask::id("dropped") };
