@@ -40,7 +40,7 @@ async fn what_one_instance_changes_all_instances_read() {
         let own = one.get("/v1/stock/cup-gold").await.json();
         assert_eq!(own["onHand"], quantity.to_string());
         until("the other instance has heard of it", || async {
-            (two.get("/v1/stock/cup-gold").await.json()["onHand"] == quantity.to_string())
+            (two.get("/v1/stock/cup-gold").await.json()["onHand"] == *quantity.to_string())
                 .then_some(())
         })
         .await;
