@@ -190,7 +190,7 @@ impl App {
         let signals = signals::Signals::new()?;
         let within = self.sections.shutdown.within.0;
         let (telemetry, health) = (self.telemetry.clone(), self.health.clone());
-        let (parts, bound) = self.bind().await?;
+        let (parts, bound) = Box::pin(self.bind()).await?;
         ready(&bound);
         let end = lifecycle::run(parts, &health, signals.first(), signals.second(), within).await;
         telemetry.flush(FLUSH_WITHIN).await;
