@@ -51,7 +51,7 @@ async fn pushback_is_heard(language: Language) {
     assert_eq!(ours.journal.of("never").at.len(), 1);
 }
 
-/// A server with all hands full asks to be left alone for a second.
+/// A server with all hands full asks to be left alone for a moment.
 async fn a_call_that_is_shed_comes_back_when_it_was_told_to(language: Language) {
     let ours = Running::start("ours", ServerSettings { calls_max: 1, ..server_settings() }).await;
     let patient = ClientSettings { timeout: Duration::from_secs(30), ..ClientSettings::default() };
@@ -72,16 +72,17 @@ async fn a_call_that_is_shed_comes_back_when_it_was_told_to(language: Language) 
         client.call("Get", &ask).await
     };
     let (outcome, ()) = tokio::join!(call, keep_busy);
-    assert!(outcome.took_ms >= 995.0, "{outcome:?}");
+    // Fifty milliseconds at least; more where the place was not free yet by then.
+    assert!(outcome.took_ms >= 45.0, "{outcome:?}");
     let answer = outcome.answer.unwrap();
-    assert_eq!((answer.attempt, answer.previous), (1, 1));
-    assert_eq!(shed(&ours), 1);
+    assert_eq!(answer.attempt, 1, "only one was let in");
+    assert!(answer.previous >= 1 && shed(&ours) == answer.previous.into(), "{answer:?}");
 }
 
 fn shed(ours: &Running) -> u64 {
     let metrics = ours.metrics();
-    let line = metrics.lines().find(|line| line.starts_with("rpc_server_shed_total"));
-    line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    let lines = metrics.lines().filter(|line| line.starts_with("rpc_server_shed_total"));
+    lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
 }
 
 async fn deadlines_arrive_and_handlers_end_with_them(language: Language) {
