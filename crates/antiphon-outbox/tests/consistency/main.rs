@@ -6,6 +6,8 @@ mod calls;
 #[cfg(test)]
 mod chaos;
 #[cfg(test)]
+mod endings;
+#[cfg(test)]
 mod fixture;
 #[cfg(test)]
 mod inbox;

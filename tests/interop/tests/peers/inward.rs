@@ -76,7 +76,7 @@ async fn a_call_that_is_shed_comes_back_when_it_was_told_to(language: Language) 
     assert!(outcome.took_ms >= 45.0, "{outcome:?}");
     let answer = outcome.answer.unwrap();
     assert_eq!(answer.attempt, 1, "only one was let in");
-    assert!(answer.previous >= 1 && shed(&ours) == answer.previous.into(), "{answer:?}");
+    assert!(answer.previous >= 1 && shed(&ours) == u64::from(answer.previous), "{answer:?}");
 }
 
 fn shed(ours: &Running) -> u64 {
