@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use antiphon_core::{Code, Context};
 use antiphon_rpc::client::ClientSettings;
+use buffa_types::google::protobuf::StringValue;
+use futures_util::StreamExt;
 use tokio::time::Instant;
 
-use crate::support::{CONTEXT, Fleet, GET, PUT, soon, unavailable, until};
+use crate::support::{CONTEXT, COUNT, Fleet, GET, PUT, soon, unavailable, until};
 
 #[tokio::test]
 async fn a_deadline_is_over_all_attempts_and_their_waits() {
@@ -91,4 +93,23 @@ async fn the_work_of_three_hops_ends_together_when_time_is_up() {
     // 20 ms on a machine that does nothing else.
     assert!(spread < Duration::from_millis(200), "{spread:?}");
     assert_eq!(third.instances[0].behaviour.calls(), 2, "nobody asked again");
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_time_is_up_though_nothing_comes_from_the_server() {
+    let fleet = Fleet::start(1, ClientSettings::default()).await;
+    let context = Context::root().with_deadline(Instant::now() + Duration::from_millis(200));
+    let opening = fleet.channel.server_stream::<_, StringValue>(COUNT, StringValue::default());
+    let mut stream = context.scope(opening).await.unwrap();
+    assert_eq!(stream.next().await.unwrap().unwrap().value, "0");
+    fleet.instances[0].gate.hold();
+    let status = soon(async {
+        loop {
+            if let Err(status) = stream.next().await.unwrap() {
+                break status;
+            }
+        }
+    })
+    .await;
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
 }

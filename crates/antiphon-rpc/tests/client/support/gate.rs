@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -17,6 +17,7 @@ pub(crate) struct Gate {
     /// Connections that came, whether they got through or not.
     accepted: Arc<AtomicUsize>,
     accepting: Mutex<Option<AbortHandle>>,
+    held: Arc<AtomicBool>,
     open: Arc<Mutex<JoinSet<()>>>,
 }
 
@@ -31,6 +32,7 @@ impl Gate {
             behind: Arc::new(Mutex::new(behind)),
             accepted: Arc::default(),
             accepting: Mutex::default(),
+            held: Arc::default(),
             open: Arc::default(),
         };
         gate.revive();
@@ -63,6 +65,11 @@ impl Gate {
         self.open.lock().abort_all();
     }
 
+    /// Passes nothing on any more, and tells nobody: a cable that is pulled.
+    pub(crate) fn hold(&self) {
+        self.held.store(true, Ordering::SeqCst);
+    }
+
     /// Lets connections through again.
     pub(crate) fn revive(&self) {
         let socket = TcpSocket::new_v4().unwrap();
@@ -73,14 +80,14 @@ impl Gate {
 
     fn pass(&self, listener: TcpListener) {
         let (behind, accepted) = (Arc::clone(&self.behind), Arc::clone(&self.accepted));
-        let open = Arc::clone(&self.open);
+        let (open, held) = (Arc::clone(&self.open), Arc::clone(&self.held));
         let accepting = tokio::spawn(async move {
             loop {
                 let (from, _) = listener.accept().await.unwrap();
                 accepted.fetch_add(1, Ordering::SeqCst);
                 let behind = *behind.lock();
                 let mut open = open.lock();
-                open.spawn(carry(from, behind));
+                open.spawn(carry(from, behind, Arc::clone(&held)));
                 while open.try_join_next().is_some() {}
             }
         });
@@ -89,12 +96,20 @@ impl Gate {
 }
 
 /// Carries bytes both ways. Dropped before the end it resets the connection.
-async fn carry(mut from: TcpStream, behind: SocketAddr) {
+async fn carry(mut from: TcpStream, behind: SocketAddr, held: Arc<AtomicBool>) {
     from.set_zero_linger().unwrap();
     let Ok(mut to) = TcpStream::connect(behind).await else { return };
     to.set_nodelay(true).unwrap();
     from.set_nodelay(true).unwrap();
-    let _ = tokio::io::copy_bidirectional(&mut from, &mut to).await;
+    let both = tokio::io::copy_bidirectional(&mut from, &mut to);
+    tokio::pin!(both);
+    std::future::poll_fn(|task| {
+        if held.load(Ordering::SeqCst) {
+            return std::task::Poll::Pending;
+        }
+        both.as_mut().poll(task).map(drop)
+    })
+    .await;
 }
 
 impl Drop for Gate {
