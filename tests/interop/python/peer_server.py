@@ -73,10 +73,21 @@ def look(request, _):
 def count(request, context):
     ask = json.loads(request.value)
     begin(ask)
+    done, gone = threading.Event(), threading.Event()
+
+    # Told at once: a call that ends between two messages never comes back here.
+    def ended():
+        if not done.is_set():
+            with lock:
+                seen[ask.get("id", "")]["cancelled"] += 1
+        gone.set()
+
+    if not context.add_callback(ended):
+        ended()
     for number in range(ask.get("counts", 0)):
         yield StringValue(value=str(number).rjust(ask.get("bytes", 0)))
-    if ask.get("waits_ms"):
-        wait(ask, context)
+    gone.wait(ask.get("waits_ms", 0) / 1000)
+    done.set()
 
 
 def handlers():
