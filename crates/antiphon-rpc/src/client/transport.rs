@@ -11,7 +11,7 @@ use connectrpc::client::{ClientBody, ClientTransport};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::attempt::Attempt;
 use super::attempts::HELD_BACK;
@@ -84,13 +84,7 @@ impl Transport {
             super::exchange::address(&mut request, remote.authority_for(attempt.instance()));
             let cause = match send(sender, request).await {
                 Ok(response) => {
-                    let expiry = context.deadline().map(|at| Box::pin(sleep_until(at)));
-                    return Ok(response.map(|body| Answers {
-                        body,
-                        attempt,
-                        expiry,
-                        _place: place,
-                    }));
+                    return Ok(response.map(|body| Answers { body, attempt, _place: place }));
                 }
                 Err((Fault::NotSent(cause), Some(unsent))) => {
                     attempt.end(Verdict::Neutral, None);
@@ -141,8 +135,6 @@ impl ClientTransport for Transport {
 pub(super) struct Answers {
     body: Incoming,
     attempt: Attempt,
-    /// The deadline of the call, which a server may forget or whose answer may be lost.
-    expiry: Option<Pin<Box<Sleep>>>,
     _place: Permit,
 }
 
@@ -154,14 +146,7 @@ impl Body for Answers {
         self: Pin<&mut Self>,
         task: &mut TaskContext<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Self { body, attempt, expiry, .. } = self.get_mut();
-        if expiry.as_mut().is_some_and(|expiry| expiry.as_mut().poll(task).is_ready()) {
-            *expiry = None;
-            attempt.progressed(Verdict::Failed);
-            let mut trailers = HeaderMap::new();
-            status_wire::to_trailers(&Status::deadline_exceeded(), &mut trailers);
-            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
-        }
+        let Self { body, attempt, .. } = self.get_mut();
         let frame = match Pin::new(body).poll_frame(task) {
             Poll::Ready(Some(Ok(frame))) => frame,
             Poll::Ready(Some(Err(error))) => {
