@@ -25,7 +25,8 @@ pub(crate) struct Options {
     /// Build the shop with a deliberate bug, an acknowledgement before the commit: the run must fail
     #[arg(long)]
     mutant: bool,
-    /// What the run takes: --minutes N, --seed S, --store STORE, --broker BROKER[,…], --rate N
+    /// What the run takes: --minutes N, --seed S, --store STORE, --broker BROKER[,…], --rate N,
+    /// --calm ORDERS (nothing goes wrong)
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
     rest: Vec<String>,
 }

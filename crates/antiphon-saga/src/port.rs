@@ -2,8 +2,8 @@
 //! rule; every adapter runs them all.
 
 use antiphon_core::Timestamp;
-use antiphon_messaging::LANES;
-use antiphon_outbox::{LeaseStore, Store, StoreError};
+use antiphon_messaging::{LANES, Message};
+use antiphon_outbox::{InboxEntry, InboxStore, LeaseStore, Store, StoreError};
 use bytes::Bytes;
 
 use crate::SagaId;
@@ -271,6 +271,8 @@ pub enum Passage {
 /// 3. An undo whose action has not passed, or was refused, gets `Empty`; the action then gets
 ///    `Blocked`, for ever.
 /// 4. `forget_passed` forgets what passed before a moment, and nothing later.
+/// 5. `enter_and_pass` answers as the inbox and `pass` do one after the other, and neither enters nor
+///    passes what the inbox refuses.
 pub trait BarrierStore: Store {
     /// Notes that the command with this key is here.
     ///
@@ -282,6 +284,33 @@ pub trait BarrierStore: Store {
         key: &BarrierKey,
         now: Timestamp,
     ) -> impl Future<Output = Result<Passage, StoreError>> + Send;
+
+    /// Enters one message into the inbox of `consumer` and, if it is new, passes the barrier:
+    /// [`InboxStore::enter`] and `pass` one after the other, for stores that do both at once.
+    ///
+    /// # Errors
+    /// The store fails; the transaction must be rolled back.
+    fn enter_and_pass(
+        &self,
+        connection: &mut Self::Connection,
+        consumer: &str,
+        message: &Message,
+        key: &BarrierKey,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<(InboxEntry, Option<Passage>), StoreError>> + Send
+    where
+        Self: InboxStore,
+    {
+        async move {
+            let entries = self.enter(connection, consumer, &[message]).await?;
+            let entry = entries.into_iter().next().unwrap_or(InboxEntry::Duplicate);
+            let passage = match entry {
+                InboxEntry::New => Some(self.pass(connection, key, now).await?),
+                InboxEntry::Duplicate | InboxEntry::BeyondHorizon => None,
+            };
+            Ok((entry, passage))
+        }
+    }
 
     /// Keeps the answer to a command that has passed, in place of an earlier one.
     ///

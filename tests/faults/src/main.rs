@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Parser;
 use fault_tests::engine::{BrokerKind, StoreKind};
 use fault_tests::proof::void;
-use fault_tests::run::{Options, Verdict, run};
+use fault_tests::run::{Options, Verdict, Work, run};
 
 /// Runs the shop in six processes, makes everything fail, heals, and asks the audit.
 #[derive(Debug, Parser)]
@@ -28,6 +28,9 @@ struct Cli {
     /// Orders per second
     #[arg(long, default_value_t = 40, value_name = "N")]
     rate: u32,
+    /// Nothing goes wrong: so many orders are placed as fast as it goes, and audited
+    #[arg(long, value_name = "N", conflicts_with_all = ["minutes", "rate"])]
+    calm: Option<u32>,
 }
 
 #[expect(clippy::print_stdout, reason = "this is a command")]
@@ -64,9 +67,11 @@ async fn one(cli: &Cli, broker: BrokerKind) -> bool {
     let options = Options {
         store: cli.store,
         broker,
-        active: Duration::from_secs_f64(cli.minutes * 60.0),
+        work: match cli.calm {
+            Some(orders) => Work::Calm(orders),
+            None => Work::Faults(Duration::from_secs_f64(cli.minutes * 60.0), cli.rate),
+        },
         seed,
-        rate: cli.rate,
         folder,
         say: |line| println!("{line}"),
     };
@@ -82,7 +87,11 @@ async fn one(cli: &Cli, broker: BrokerKind) -> bool {
 #[expect(clippy::print_stdout, reason = "this is a command")]
 fn tell(verdict: &Verdict, seed: u64) -> bool {
     println!("\n{}", verdict.audit.trim_end());
-    println!("\n  what the faults did, in {} accepted orders", verdict.accepted);
+    if verdict.bites.is_empty() {
+        println!("\n  {} accepted orders, and nothing went wrong on purpose", verdict.accepted);
+    } else {
+        println!("\n  what the faults did, in {} accepted orders", verdict.accepted);
+    }
     for bite in &verdict.bites {
         println!("  {bite}");
     }

@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::engine::{BrokerKind, Engine, StoreKind};
 use crate::nemesis::{self, World};
-use crate::plan::{ROLES, Side, plan};
+use crate::plan::{Kind, ROLES, Side, plan};
 use crate::proof::{Bite, Happened, Metrics, bites, void};
-use crate::shop::{self, Instance};
+use crate::shop::{self, Instance, Orders};
 use crate::{Result, web};
 
 /// How long customers order before anything goes wrong.
@@ -30,16 +30,23 @@ pub struct Options {
     pub store: StoreKind,
     /// What carries messages.
     pub broker: BrokerKind,
-    /// How long things go wrong.
-    pub active: Duration,
+    /// What customers and faults do.
+    pub work: Work,
     /// Decides what goes wrong and what customers order.
     pub seed: u64,
-    /// Orders per second.
-    pub rate: u32,
     /// Where logs go; they stay there when the run fails.
     pub folder: PathBuf,
     /// Prints progress.
     pub say: fn(String),
+}
+
+/// What customers and faults do.
+#[derive(Clone, Copy, Debug)]
+pub enum Work {
+    /// Things go wrong for so long, while customers place so many orders per second.
+    Faults(Duration, u32),
+    /// Nothing goes wrong; customers place so many orders, as fast as it goes.
+    Calm(u32),
 }
 
 /// How a run ended.
@@ -84,17 +91,37 @@ pub async fn run(options: &Options) -> Result<Verdict> {
     let world = Arc::new(open(engine, &options.folder).await?);
     say(format!("  six services are ready after {:.1} s", begun.elapsed().as_secs_f64()));
 
-    let events = plan(options.seed, options.active, &kinds);
-    let api = |role: usize| world.services[role].api.as_str();
-    let mut customers =
-        shop::customers(&options.folder, api(0), api(1), options.rate, options.seed)?;
+    let verdict = match options.work {
+        Work::Faults(active, rate) => faults(options, &world, &kinds, active, rate).await?,
+        Work::Calm(orders) => calm(options, &world, orders).await?,
+    };
+    for service in &world.services {
+        if !service.stop().await? {
+            return Err(format!("{} did not end in order and in time", service.name()).into());
+        }
+    }
+    Ok(verdict)
+}
+
+/// Lets customers order and everything go wrong.
+async fn faults(
+    options: &Options,
+    world: &Arc<World>,
+    kinds: &[Kind],
+    active: Duration,
+    rate: u32,
+) -> Result<Verdict> {
+    let say = options.say;
+    let events = plan(options.seed, active, kinds);
+    let orders = Orders { count: u32::MAX, rate: Some(rate), seed: options.seed };
+    let mut customers = customers(options, world, orders)?;
     sleep(QUIET).await;
-    let connections_before = connections(&world);
+    let connections_before = connections(world);
     let metrics = Arc::new(Mutex::new(Metrics::default()));
-    let tending = tokio::spawn(tend(Arc::clone(&world), Arc::clone(&metrics)));
-    let active = Instant::now();
-    let inflicted = nemesis::run(&world, &events, say).await;
-    sleep(options.active.saturating_sub(active.elapsed())).await;
+    let tending = tokio::spawn(tend(Arc::clone(world), Arc::clone(&metrics)));
+    let active_since = Instant::now();
+    let inflicted = nemesis::run(world, &events, say).await;
+    sleep(active.saturating_sub(active_since.elapsed())).await;
     shop::signal(&customers, Signal::INT);
     say("  healing".to_owned());
     let healed = world.heal().await;
@@ -105,16 +132,35 @@ pub async fn run(options: &Options) -> Result<Verdict> {
     let (holds, audit) = audit(options, &world.engine).await?;
     // The ledgers are read now and then.
     sleep(Duration::from_secs(2)).await;
-    scrape(&world, &metrics).await;
+    scrape(world, &metrics).await;
     tending.abort();
-    let verdict = judge(options, &world, &events, &*metrics.lock().await, connections_before);
-    let verdict = Verdict { holds, audit, ..verdict };
-    for service in &world.services {
-        if !service.stop().await? {
-            return Err(format!("{} did not end in order and in time", service.name()).into());
-        }
+    let verdict = judge(options, world, &events, &*metrics.lock().await, connections_before);
+    Ok(Verdict { holds, audit, ..verdict })
+}
+
+/// Lets customers order while nothing goes wrong.
+async fn calm(options: &Options, world: &World, count: u32) -> Result<Verdict> {
+    let orders = Orders { count, rate: None, seed: options.seed };
+    let status = customers(options, world, orders)?.wait().await?;
+    let said = std::fs::read_to_string(shop::customers_log(&options.folder))?;
+    said.lines().for_each(|line| (options.say)(format!("  {line}")));
+    if !status.success() {
+        return Err(format!("not every order was accepted and decided: {status}").into());
     }
-    Ok(verdict)
+    let (holds, audit) = audit(options, &world.engine).await?;
+    let ends = world.services.iter().map(Instance::ends).sum();
+    Ok(Verdict { holds, audit, accepted: accepted(options), bites: Vec::new(), ends })
+}
+
+fn customers(options: &Options, world: &World, orders: Orders) -> Result<Child> {
+    let [place, stock] = [0, 1].map(|role: usize| world.services[role].api.as_str());
+    shop::customers(&options.folder, place, stock, orders)
+}
+
+/// How many orders were accepted, as the customers wrote down.
+fn accepted(options: &Options) -> usize {
+    let journal = std::fs::read_to_string(shop::journal(&options.folder)).unwrap_or_default();
+    journal.lines().count()
 }
 
 /// Starts the six services.
@@ -198,11 +244,10 @@ fn judge(
         killed_connections: world.killed_connections.load(Ordering::Relaxed),
         filled: disks.iter().sum(),
     };
-    let journal = std::fs::read_to_string(shop::journal(&options.folder)).unwrap_or_default();
     Verdict {
         holds: false,
         audit: String::new(),
-        accepted: journal.lines().count(),
+        accepted: accepted(options),
         bites: bites(metrics, &happened),
         ends: world.services.iter().map(Instance::ends).sum(),
     }

@@ -278,17 +278,34 @@ impl Instance {
     }
 }
 
-/// Customers who order until they are told to stop, and write down what was accepted.
+/// What customers order.
+#[derive(Clone, Copy, Debug)]
+pub struct Orders {
+    /// How many at most.
+    pub count: u32,
+    /// How many per second, without waiting for what becomes of them; `None` places them as fast as
+    /// it goes and waits for all.
+    pub rate: Option<u32>,
+    /// Decides what is ordered.
+    pub seed: u64,
+}
+
+/// Customers who order until they have what they want or are told to stop, and write down what was
+/// accepted.
 ///
 /// # Errors
 ///
 /// When the process cannot be started.
-pub fn customers(folder: &Path, to: &str, inventory: &str, rate: u32, seed: u64) -> Result<Child> {
-    let log = OpenOptions::new().create(true).append(true).open(folder.join("customers.log"))?;
-    let child = Command::new(command()?)
-        .args(["simulate", "--to", to, "--inventory", inventory])
-        .args(["--orders", "100000000", "--concurrency", "16", "--patience", "600"])
-        .args(["--rate", &rate.to_string(), "--seed", &seed.to_string(), "--no-follow"])
+pub fn customers(folder: &Path, to: &str, inventory: &str, orders: Orders) -> Result<Child> {
+    let log = OpenOptions::new().create(true).append(true).open(customers_log(folder))?;
+    let mut command = Command::new(command()?);
+    command.args(["simulate", "--to", to, "--inventory", inventory]);
+    command.args(["--orders", &orders.count.to_string(), "--seed", &orders.seed.to_string()]);
+    if let Some(rate) = orders.rate {
+        command.args(["--rate", &rate.to_string(), "--no-follow"]);
+        command.args(["--concurrency", "16", "--patience", "600"]);
+    }
+    let child = command
         .arg("--journal")
         .arg(journal(folder))
         .current_dir(folder)
@@ -298,6 +315,12 @@ pub fn customers(folder: &Path, to: &str, inventory: &str, rate: u32, seed: u64)
         .stderr(log)
         .spawn()?;
     Ok(child)
+}
+
+/// What the customers said.
+#[must_use]
+pub fn customers_log(folder: &Path) -> PathBuf {
+    folder.join("customers.log")
 }
 
 /// What was accepted.

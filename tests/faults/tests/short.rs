@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use fault_tests::engine::{BrokerKind, StoreKind};
-use fault_tests::run::{Options, run};
+use fault_tests::run::{Options, Work, run};
 
 /// Runs one pair for as long as tests may take, and fails with everything that was said.
 async fn survives(store: StoreKind, broker: BrokerKind, seed: u64) {
@@ -18,9 +18,8 @@ async fn survives(store: StoreKind, broker: BrokerKind, seed: u64) {
     let options = Options {
         store,
         broker,
-        active: Duration::from_secs(40),
+        work: Work::Faults(Duration::from_secs(40), 30),
         seed,
-        rate: 30,
         folder: folder.path().to_owned(),
         say: |line| println!("{line}"),
     };

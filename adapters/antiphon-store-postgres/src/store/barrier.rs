@@ -3,7 +3,8 @@
 //! Answers go with COMMIT: the commands of one step never share a transaction.
 
 use antiphon_core::Timestamp;
-use antiphon_outbox::StoreError;
+use antiphon_messaging::Message;
+use antiphon_outbox::{InboxEntry, InboxStore, StoreError};
 use antiphon_saga::{BarrierKey, BarrierStore, Passage, Side, StoredReply};
 use bytes::Bytes;
 use sqlx::Row;
@@ -41,26 +42,31 @@ impl BarrierStore for PostgresStore {
         key: &BarrierKey,
         now: Timestamp,
     ) -> Result<Passage, StoreError> {
-        if !note(connection, key, now, false).await? {
-            let passed = look(connection, key).await?;
-            return Ok(if passed.blocked {
-                Passage::Blocked
-            } else {
-                Passage::Repeated(passed.answer)
-            });
-        }
-        if key.side == Side::Action {
-            return Ok(Passage::First);
-        }
-        let action = BarrierKey { side: Side::Action, ..key.clone() };
-        if note(connection, &action, now, true).await? {
-            return Ok(Passage::Empty);
-        }
-        let passed = look(connection, &action).await?;
-        Ok(match passed.answer {
-            Some(StoredReply::Refused { .. }) => Passage::Empty,
-            _ if passed.blocked => Passage::Empty,
-            Some(StoredReply::Done(_)) | None => Passage::First,
+        let is_first = note(connection, key, now, false).await?;
+        passage(connection, key, now, is_first).await
+    }
+
+    async fn enter_and_pass(
+        &self,
+        connection: &mut Connection,
+        consumer: &str,
+        message: &Message,
+        key: &BarrierKey,
+        now: Timestamp,
+    ) -> Result<(InboxEntry, Option<Passage>), StoreError> {
+        let entered = self.enter_with_command(connection, consumer, message, key, now).await?;
+        let (entry, is_first) = match entered {
+            Some(entered) => entered,
+            None => {
+                let entries = self.enter(connection, consumer, &[message]).await?;
+                let is_new = entries.contains(&InboxEntry::New);
+                let is_first = is_new && note(connection, key, now, false).await?;
+                (entries.into_iter().next().unwrap_or(InboxEntry::Duplicate), is_first)
+            }
+        };
+        Ok(match entry {
+            InboxEntry::New => (entry, Some(passage(connection, key, now, is_first).await?)),
+            InboxEntry::Duplicate | InboxEntry::BeyondHorizon => (entry, None),
         })
     }
 
@@ -107,7 +113,7 @@ impl BarrierStore for PostgresStore {
     }
 }
 
-const fn number(side: Side) -> i32 {
+pub(super) const fn side_number(side: Side) -> i32 {
     match side {
         Side::Action => 0,
         Side::Undo => 1,
@@ -121,8 +127,38 @@ fn printable(text: &str) -> String {
 
 fn write_key(text: &mut Text, key: &BarrierKey) -> Result<(), StoreError> {
     text.sql(" WHERE saga = ").id(key.saga.as_bytes()).sql(" AND step = ").text(&key.step)?;
-    text.sql(" AND side = ").number(number(key.side));
+    text.sql(" AND side = ").number(side_number(key.side));
     Ok(())
+}
+
+/// What a command may do that was noted, or had been there already.
+async fn passage(
+    connection: &mut Connection,
+    key: &BarrierKey,
+    now: Timestamp,
+    is_first: bool,
+) -> Result<Passage, StoreError> {
+    if !is_first {
+        let passed = look(connection, key).await?;
+        return Ok(if passed.blocked {
+            Passage::Blocked
+        } else {
+            Passage::Repeated(passed.answer)
+        });
+    }
+    if key.side == Side::Action {
+        return Ok(Passage::First);
+    }
+    let action = BarrierKey { side: Side::Action, ..key.clone() };
+    if note(connection, &action, now, true).await? {
+        return Ok(Passage::Empty);
+    }
+    let passed = look(connection, &action).await?;
+    Ok(match passed.answer {
+        Some(StoredReply::Refused { .. }) => Passage::Empty,
+        _ if passed.blocked => Passage::Empty,
+        Some(StoredReply::Done(_)) | None => Passage::First,
+    })
 }
 
 /// Writes the command down; false when it is there already.
@@ -135,7 +171,7 @@ async fn note(
     let noted = sqlx::query(PASS)
         .bind(uuid(key.saga))
         .bind(&key.step)
-        .bind(number(key.side))
+        .bind(side_number(key.side))
         .bind(now.as_micros())
         .bind(blocked)
         .execute(&mut **connection)
@@ -148,7 +184,7 @@ async fn look(connection: &mut Connection, key: &BarrierKey) -> Result<Passed, S
     let row = sqlx::query(LOOK)
         .bind(uuid(key.saga))
         .bind(&key.step)
-        .bind(number(key.side))
+        .bind(side_number(key.side))
         .fetch_one(&mut **connection)
         .await
         .map_err(store_error("looking at the barrier"))?;

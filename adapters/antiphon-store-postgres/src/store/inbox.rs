@@ -11,11 +11,14 @@ use std::collections::{BTreeMap, HashSet};
 use antiphon_core::{MessageId, Timestamp};
 use antiphon_messaging::Message;
 use antiphon_outbox::{HandledCount, InboxEntry, InboxStore, Store, StoreError};
+use antiphon_saga::BarrierKey;
 use sqlx::{AssertSqlSafe, Row};
 use uuid::Uuid;
 
 use super::PostgresStore;
+use super::barrier::side_number;
 use super::connection::Connection;
+use super::saga::uuid;
 use crate::error::{State, state, store_error};
 
 pub(crate) use days::Days;
@@ -28,8 +31,8 @@ use days::{day_of, day_of_id, first_id, table};
 /// time, which takes longer than to carry it out: for a list of unknown length the server does not
 /// trust a plan that it made before.
 macro_rules! enter_one {
-    () => {
-        "WITH entered AS (
+    ($more:literal) => {
+        concat!("WITH entered AS (
             INSERT INTO {table} (id, consumer)
             SELECT $2, $1 FROM antiphon_horizon WHERE id <= $2
             ON CONFLICT DO NOTHING RETURNING id),
@@ -38,8 +41,8 @@ macro_rules! enter_one {
             SELECT $1, $3, $4, pg_backend_pid(), e.count, 1 - e.count
               FROM antiphon_horizon, (SELECT count(*) FROM entered) AS e WHERE id <= $2
             ON CONFLICT (consumer, topic, kind, shard) DO UPDATE
-               SET done = h.done + excluded.done, duplicates = h.duplicates + excluded.duplicates)
-         SELECT id FROM entered"
+               SET done = h.done + excluded.done, duplicates = h.duplicates + excluded.duplicates)",
+            $more)
     };
 }
 
@@ -199,13 +202,16 @@ impl PostgresStore {
         let id = |message: &Message| Uuid::from_bytes(*message.id.as_bytes());
         let entered = match messages {
             [one] => {
-                sqlx::query_scalar(AssertSqlSafe(format!(enter_one!(), table = table)))
-                    .bind(consumer)
-                    .bind(id(one))
-                    .bind(&*one.topic)
-                    .bind(&*one.kind)
-                    .fetch_all(&mut **connection)
-                    .await
+                sqlx::query_scalar(AssertSqlSafe(format!(
+                    enter_one!(" SELECT id FROM entered"),
+                    table = table
+                )))
+                .bind(consumer)
+                .bind(id(one))
+                .bind(&*one.topic)
+                .bind(&*one.kind)
+                .fetch_all(&mut **connection)
+                .await
             }
             many => {
                 sqlx::query_scalar(AssertSqlSafe(format!(enter!(), table = table)))
@@ -217,15 +223,65 @@ impl PostgresStore {
                     .await
             }
         };
-        let entered: Vec<Uuid> = entered.map_err(|error| match state(&error) {
+        let entered: Vec<Uuid> = entered.map_err(|error| self.not_entered(error))?;
+        Ok(entered.into_iter().map(|id| MessageId::from_bytes(id.into_bytes())).collect())
+    }
+
+    fn not_entered(&self, error: sqlx::Error) -> StoreError {
+        match state(&error) {
             // Another process has just dropped it: the horizon has moved.
             State::NoTable => {
                 self.days().forget();
                 StoreError::Busy(error.into())
             }
             _ => store_error("entering the inbox")(error),
-        })?;
-        Ok(entered.into_iter().map(|id| MessageId::from_bytes(id.into_bytes())).collect())
+        }
+    }
+
+    /// Enters a message and, if it is new, notes a command at the barrier. `None` when the message
+    /// is of a day that may be forgotten: nothing was done then.
+    pub(super) async fn enter_with_command(
+        &self,
+        connection: &mut Connection,
+        consumer: &str,
+        message: &Message,
+        command: &BarrierKey,
+        now: Timestamp,
+    ) -> Result<Option<(InboxEntry, bool)>, StoreError> {
+        let Some(day) = day_of_id(message.id, self.now()).filter(|day| self.is_recent(*day)) else {
+            return Ok(None);
+        };
+        self.ensure_day(day).await?;
+        let statement = format!(
+            enter_one!(
+                ", noted AS (
+                    INSERT INTO antiphon_barrier (saga, step, side, at, blocked)
+                    SELECT $5::uuid, $6::text, $7::integer, $8::bigint, false FROM entered
+                    ON CONFLICT DO NOTHING RETURNING side)
+                 SELECT EXISTS (SELECT FROM entered), EXISTS (SELECT FROM noted)"
+            ),
+            table = table(day)
+        );
+        let row = sqlx::query(AssertSqlSafe(statement))
+            .bind(consumer)
+            .bind(Uuid::from_bytes(*message.id.as_bytes()))
+            .bind(&*message.topic)
+            .bind(&*message.kind)
+            .bind(uuid(command.saga))
+            .bind(&command.step)
+            .bind(side_number(command.side))
+            .bind(now.as_micros())
+            .fetch_one(&mut **connection)
+            .await
+            .map_err(|error| self.not_entered(error))?;
+        let entry = if row.get(0) {
+            InboxEntry::New
+        } else if message.id < read_horizon(connection).await? {
+            InboxEntry::BeyondHorizon
+        } else {
+            InboxEntry::Duplicate
+        };
+        Ok(Some((entry, row.get(1))))
     }
 }
 

@@ -16,7 +16,7 @@ use crate::Ticket;
 use crate::batch::{self, Batches, Handled};
 use crate::decide::Op;
 use crate::engine::{commit_fail, settled_before, store_fail};
-use crate::port::{BarrierStore, Passage, StoredReply};
+use crate::port::{BarrierKey, BarrierStore, Passage, StoredReply};
 
 /// For how long passed commands are remembered at least; commands of older sagas are dead letters.
 pub(super) const RETENTION: Duration = Duration::from_secs(30 * 24 * 3_600);
@@ -116,15 +116,25 @@ impl<S: BarrierStore + OutboxStore + InboxStore> Commands<S> {
         let mut tx = self.database.begin().await.map_err(|error| Stop::Store(store_fail(error)))?;
         let messages: Vec<_> =
             batch[range.clone()].iter().map(|incoming| &*incoming.message).collect();
-        let entries = store
-            .enter(tx.connection(), &self.group, &messages)
-            .await
-            .map_err(|error| Stop::Store(store_fail(error)))?;
+        let mut passage = None;
+        let entries = match (&messages[..], self.asks_to_pass(batch[range.start])) {
+            ([message], Some(key)) => {
+                let (connection, now) = (tx.connection(), store.now());
+                let arrived = store.enter_and_pass(connection, &self.group, message, &key, now);
+                let arrived = arrived.await.map_err(|error| Stop::Store(store_fail(error)))?;
+                passage = arrived.1;
+                vec![arrived.0]
+            }
+            _ => store
+                .enter(tx.connection(), &self.group, &messages)
+                .await
+                .map_err(|error| Stop::Store(store_fail(error)))?,
+        };
         let mut outcomes = Vec::with_capacity(range.len());
         for (index, entry) in range.zip(entries) {
             if entry == InboxEntry::New {
                 let incoming = &batch[index];
-                let work = self.one(&mut tx, incoming, refusals.get(&index));
+                let work = self.one(&mut tx, incoming, passage.take(), refusals.get(&index));
                 let refused = incoming.context.clone().scope(work).await;
                 if let Some(reply) = refused.map_err(|fail| Stop::Failed(index, fail))? {
                     return Err(Stop::Refused(index, reply));
@@ -136,24 +146,38 @@ impl<S: BarrierStore + OutboxStore + InboxStore> Commands<S> {
         Ok(outcomes)
     }
 
-    /// Does one command; gives the refusal if it is refused, and the transaction must not be
-    /// committed then.
-    async fn one(
-        &self,
-        tx: &mut Tx<S>,
-        incoming: &Incoming,
-        refusal: Option<&StoredReply>,
-    ) -> Result<Option<StoredReply>, Fail> {
+    /// What a command must pass the barrier with; `None` for one that need not, or is refused before.
+    fn asks_to_pass(&self, incoming: &Incoming) -> Option<BarrierKey> {
+        let ticket = self.ticket(incoming).ok()?;
+        (ticket.op() != Op::Query).then(|| ticket.key())
+    }
+
+    fn ticket(&self, incoming: &Incoming) -> Result<Ticket, Fail> {
         let ticket = Ticket::read(&incoming.message)?;
         let now = self.database.store().now();
         if ticket.saga().begun_at().is_none_or(|begun| begun < now - RETENTION) {
             let text = format!("the saga {} is older than what is remembered here", ticket.saga());
             return Err(Fail::permanent(text).with_code("dedup-horizon"));
         }
-        let passage = match ticket.op() {
-            Op::Query => Passage::First,
-            Op::Action | Op::Forward | Op::Undo => {
+        Ok(ticket)
+    }
+
+    /// Does one command, which has passed the barrier if there is a passage; gives the refusal if it
+    /// is refused, and the transaction must not be committed then.
+    async fn one(
+        &self,
+        tx: &mut Tx<S>,
+        incoming: &Incoming,
+        passage: Option<Passage>,
+        refusal: Option<&StoredReply>,
+    ) -> Result<Option<StoredReply>, Fail> {
+        let ticket = self.ticket(incoming)?;
+        let passage = match (passage, ticket.op()) {
+            (Some(passage), _) => passage,
+            (None, Op::Query) => Passage::First,
+            (None, Op::Action | Op::Forward | Op::Undo) => {
                 let store = self.database.store();
+                let now = store.now();
                 store.pass(tx.connection(), &ticket.key(), now).await.map_err(store_fail)?
             }
         };

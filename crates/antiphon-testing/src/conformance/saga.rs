@@ -39,6 +39,7 @@ macro_rules! saga_conformance {
             a_command_passes_once_and_is_answered_as_before,
             passing_is_undone_with_its_transaction,
             of_concurrent_commands_one_passes,
+            a_message_enters_and_its_command_passes_at_once,
             an_undo_before_its_action_is_empty_and_blocks_it,
             an_undo_of_what_was_refused_is_empty,
             an_undo_of_what_may_have_happened_passes,

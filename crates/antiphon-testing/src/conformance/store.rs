@@ -140,7 +140,7 @@ macro_rules! store_conformance {
 type StoreOf<H> = <H as StoreHarness>::Store;
 
 /// A message that was made `age` ago.
-fn message_aged(now: Timestamp, age: Duration, key: &str, body: &str) -> Message {
+pub(super) fn message_aged(now: Timestamp, age: Duration, key: &str, body: &str) -> Message {
     let time = now - age;
     Message {
         id: MessageId::new(time),

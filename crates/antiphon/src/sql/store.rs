@@ -324,6 +324,19 @@ impl BarrierStore for Sql {
         within!(self, transaction, (store, open) => store.pass(open, key, now).await)
     }
 
+    async fn enter_and_pass(
+        &self,
+        transaction: &mut SqlTransaction,
+        consumer: &str,
+        message: &Message,
+        key: &BarrierKey,
+        now: Timestamp,
+    ) -> Result<(InboxEntry, Option<Passage>), StoreError> {
+        within!(self, transaction, (store, open) => {
+            store.enter_and_pass(open, consumer, message, key, now).await
+        })
+    }
+
     async fn answer(
         &self,
         transaction: &mut SqlTransaction,

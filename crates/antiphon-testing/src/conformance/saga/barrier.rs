@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use antiphon_core::Timestamp;
-use antiphon_outbox::{Store, StoreError};
+use antiphon_messaging::Message;
+use antiphon_outbox::{InboxEntry, InboxStore, Store, StoreError};
 use antiphon_saga::{BarrierKey, BarrierStore, Passage, SagaId, Side, StoredReply};
 use tokio::time::timeout;
 
 use super::{PATIENCE, SagaHarness, failed};
-use crate::conformance::store::begin;
+use crate::conformance::store::{begin, message_aged};
 
 /// A key of the one saga that a case is about.
 fn key(step: &str, side: Side) -> BarrierKey {
@@ -111,6 +112,49 @@ pub async fn of_concurrent_commands_one_passes<H: SagaHarness>(harness: &mut H) 
     }
     assert_eq!(undos + empty, 1, "one undo passes");
     assert_eq!(actions, undos, "an action has passed if, and only if, there is one to undo");
+}
+
+/// Rule 5.
+pub async fn a_message_enters_and_its_command_passes_at_once<H: SagaHarness>(harness: &mut H) {
+    const HOUR: Duration = Duration::from_secs(3_600);
+    let store = harness.open().await;
+    let arrive = async |message: &Message, key: &BarrierKey| {
+        let (mut connection, now) = (begin(&store).await, store.now());
+        let arrived = store.enter_and_pass(&mut connection, "c", message, key, now).await;
+        let (entry, passage) = arrived.expect("arrived");
+        if passage == Some(Passage::First) {
+            store.answer(&mut connection, key, &done("x")).await.expect("answered");
+        }
+        store.commit(connection).await.expect("committed");
+        (entry, passage)
+    };
+    let new = || message_aged(store.now(), Duration::ZERO, "k", "command");
+    let (action, undo) = (key("a", Side::Action), key("a", Side::Undo));
+    let first = new();
+    let mut connection = begin(&store).await;
+    let now = store.now();
+    let arrived = store.enter_and_pass(&mut connection, "c", &first, &action, now).await;
+    assert_eq!(arrived.expect("arrived"), (InboxEntry::New, Some(Passage::First)));
+    drop(connection);
+    assert_eq!(arrive(&first, &action).await, (InboxEntry::New, Some(Passage::First)), "undone");
+    assert_eq!(arrive(&first, &action).await, (InboxEntry::Duplicate, None));
+    let repeated = Passage::Repeated(Some(done("x")));
+    assert_eq!(arrive(&new(), &action).await, (InboxEntry::New, Some(repeated)));
+    assert_eq!(arrive(&new(), &undo).await, (InboxEntry::New, Some(Passage::First)));
+    let (action, undo) = (key("b", Side::Action), key("b", Side::Undo));
+    assert_eq!(arrive(&new(), &undo).await, (InboxEntry::New, Some(Passage::Empty)));
+    assert_eq!(arrive(&new(), &action).await, (InboxEntry::New, Some(Passage::Blocked)));
+    let action = key("c", Side::Action);
+    store.expire(store.now() - HOUR).await.expect("moved");
+    for age in [2 * HOUR, 200 * HOUR] {
+        let old = message_aged(store.now(), age, "k", "old");
+        assert_eq!(arrive(&old, &action).await, (InboxEntry::BeyondHorizon, None), "{age:?}");
+    }
+    let recent = message_aged(store.now(), HOUR / 2, "k", "recent");
+    assert_eq!(arrive(&recent, &action).await, (InboxEntry::New, Some(Passage::First)));
+    let counts = store.handled().await.expect("counted");
+    let counts: Vec<_> = counts.iter().map(|count| (count.done, count.duplicates)).collect();
+    assert_eq!(counts, [(6, 1)], "what is beyond the horizon is not counted");
 }
 
 /// Rule 3.
