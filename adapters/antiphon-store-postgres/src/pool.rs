@@ -15,7 +15,7 @@ use antiphon_outbox::StoreError;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use sqlx::postgres::{PgConnectOptions, PgTransactionManager};
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use sqlx_core::transaction::TransactionManager;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -38,6 +38,8 @@ pub(crate) struct Pool {
     options: PgConnectOptions,
     connect_timeout: Duration,
     acquire_timeout: Duration,
+    /// What a connection remembers for the transactions on it, as `PREPARE` statements.
+    prepare: String,
     turns: Arc<Semaphore>,
     idle: Mutex<Vec<Kept>>,
     /// A task will soon send what idle connections have to send.
@@ -50,6 +52,8 @@ struct Kept {
     connection: PgConnection,
     made: Instant,
     used: Instant,
+    /// It remembers what its transactions execute.
+    prepared: bool,
     /// The end of an empty transaction waits to be sent: best together with what comes next.
     unsent: bool,
 }
@@ -71,12 +75,14 @@ impl Pool {
         options: PgConnectOptions,
         settings: &Settings,
         connections_max: u32,
+        prepare: String,
     ) -> Arc<Self> {
         let turns = usize::try_from(connections_max.max(1)).unwrap_or(1);
         Arc::new(Self {
             options,
             connect_timeout: settings.connect_timeout,
             acquire_timeout: settings.acquire_timeout,
+            prepare,
             turns: Arc::new(Semaphore::new(turns)),
             idle: Mutex::new(Vec::new()),
             sends: AtomicBool::new(false),
@@ -125,7 +131,7 @@ impl Pool {
             if !transaction {
                 return Ok(kept);
             }
-            match PgTransactionManager::begin(&mut kept.connection, None).await {
+            match self.open(&mut kept).await {
                 Ok(()) => return Ok(kept),
                 // The server has ended it while nobody used it: so it may have the others.
                 Err(error) if was_idle && !is_answer(&error) => {}
@@ -134,10 +140,19 @@ impl Pool {
         }
     }
 
+    async fn open(&self, kept: &mut Kept) -> Result<(), sqlx::Error> {
+        if !kept.prepared {
+            let statements = sqlx::raw_sql(AssertSqlSafe(self.prepare.clone()));
+            statements.execute(&mut kept.connection).await?;
+            kept.prepared = true;
+        }
+        PgTransactionManager::begin(&mut kept.connection, None).await
+    }
+
     async fn connect(&self) -> Result<Kept, sqlx::Error> {
         let connection = connect(&self.options, self.connect_timeout).await?;
         let now = Instant::now();
-        Ok(Kept { connection, made: now, used: now, unsent: false })
+        Ok(Kept { connection, made: now, used: now, prepared: false, unsent: false })
     }
 
     fn put_back(self: &Arc<Self>, mut kept: Kept) {

@@ -11,6 +11,7 @@ use sqlx::Row;
 
 use super::PostgresStore;
 use super::connection::Connection;
+use super::executed::ANSWER;
 use super::literal::Text;
 use super::saga::uuid;
 use crate::error::store_error;
@@ -76,17 +77,19 @@ impl BarrierStore for PostgresStore {
         key: &BarrierKey,
         reply: &StoredReply,
     ) -> Result<(), StoreError> {
-        let text = connection.defer("UPDATE antiphon_barrier SET ");
         match reply {
             StoredReply::Done(body) => {
-                text.sql("done = ").bytes(body).sql(", reason = NULL, message = NULL");
+                let text = connection.defer(ANSWER).bytes(body).sql(",");
+                text.id(key.saga.as_bytes()).sql(",").text(&key.step)?;
+                text.sql(",").number(side_number(key.side)).sql(")");
+                Ok(())
             }
             StoredReply::Refused { reason, message } => {
-                text.sql("done = NULL, reason = ").text(&printable(reason))?;
-                text.sql(", message = ").text(&printable(message))?;
+                let text = connection.defer("UPDATE antiphon_barrier SET done = NULL, reason = ");
+                text.text(&printable(reason))?.sql(", message = ").text(&printable(message))?;
+                write_key(text, key)
             }
         }
-        write_key(text, key)
     }
 
     async fn retract(

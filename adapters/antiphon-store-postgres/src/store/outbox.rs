@@ -27,7 +27,7 @@ use super::connection::Connection;
 use crate::error::store_error;
 
 pub(crate) use floors::Floors;
-pub(crate) use rows::Rows;
+pub(crate) use rows::{Rows, draw_after_lock};
 
 /// Of rows that were delayed, those come that are due for the longest time; where there are more of
 /// them than are asked for, the relay finds the others when it begins again.

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::PostgresStore;
 use super::connection::Connection;
+use super::executed::SAVE;
 use super::outbox::number;
 use crate::error::store_error;
 
@@ -101,21 +102,21 @@ impl SagaStore for PostgresStore {
         for row in rows {
             // The column is NOT NULL: a row with another revision cannot be written.
             connection
-                .defer("UPDATE antiphon_saga SET revision = CASE revision WHEN ")
+                .defer(SAVE)
                 .number(row.revision)
-                .sql(" THEN revision + 1 END, state = ")
+                .sql(",")
                 .number(row.state.number())
-                .sql(if row.parked { ", parked = true" } else { ", parked = false" })
-                .sql(", wake_at = ")
+                .sql(if row.parked { ",true," } else { ",false," })
                 .optional(row.wake_at.map(Timestamp::as_micros))
-                .sql(", data = ")
+                .sql(",")
                 .bytes(&row.data)
-                .sql(", progress = ")
+                .sql(",")
                 .text(&row.progress)?
-                .sql(", updated_at = ")
+                .sql(",")
                 .number(row.updated_at.as_micros())
-                .sql(" WHERE id = ")
-                .id(row.id.as_bytes());
+                .sql(",")
+                .id(row.id.as_bytes())
+                .sql(")");
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ use std::collections::HashSet;
 use antiphon_messaging::{Message, row};
 use antiphon_outbox::{StoreError, outbox_lane};
 
+use crate::store::executed::{APPEND, APPEND_LOCKED};
 use crate::store::literal::Text;
 
 /// The first number of the advisory locks on keys; that of the gate is one above.
@@ -28,9 +29,10 @@ const KEYS_MAX: usize = 64;
 /// About how long a row is without its body.
 const ROW_BYTES: usize = 640;
 
-const INSERT: &str = "INSERT INTO antiphon_outbox (lane, id, topic, kind, head, body, seq) VALUES ";
+const INSERT: &str =
+    "INSERT INTO antiphon_outbox (lane, id, topic, kind, head, body, seq) VALUES (";
 const INSERT_DELAYED: &str =
-    "INSERT INTO antiphon_outbox_delayed (lane, id, topic, kind, head, body, due, seq) VALUES ";
+    "INSERT INTO antiphon_outbox_delayed (lane, id, topic, kind, head, body, due, seq) VALUES (";
 const DRAW: &str = "nextval('antiphon_outbox_seq')";
 /// Goes through the gate, together with others: "gate".
 const PASS_GATE: &str = "pg_advisory_xact_lock_shared(1634628713,1734440037)";
@@ -78,7 +80,7 @@ impl Rows {
                 }
                 Some(due) => {
                     let text = &mut self.delayed;
-                    text.sql(if text.is_empty() { INSERT_DELAYED } else { "," });
+                    text.sql(if text.is_empty() { INSERT_DELAYED } else { ",(" });
                     write(text, message)?;
                     text.sql(",").number(due.as_micros()).sql(",").sql(DRAW).sql(")");
                 }
@@ -96,6 +98,15 @@ impl Rows {
         if self.plain.is_empty() {
             return;
         }
+        if let [row] = &self.plain[..] {
+            begin(text);
+            match row.lock {
+                Some(lock) => text.sql(APPEND_LOCKED).append(&row.values).sql(",").number(lock),
+                None => text.sql(APPEND).append(&row.values),
+            };
+            text.sql(")");
+            return;
+        }
         // Stable: the messages of a key stay in order.
         self.plain.sort_by_key(|row| row.lock);
         let keys: HashSet<i32> = self.plain.iter().filter_map(|row| row.lock).collect();
@@ -103,7 +114,7 @@ impl Rows {
         begin(text);
         let mut held = None;
         for (index, row) in self.plain.iter().enumerate() {
-            text.sql(if index == 0 { INSERT } else { "," }).append(&row.values).sql(",");
+            text.sql(if index == 0 { INSERT } else { ",(" }).append(&row.values).sql(",");
             let is_first = held.is_none();
             match row.lock {
                 Some(lock) if held != Some(lock) && (is_first || !locks_gate) => {
@@ -131,13 +142,21 @@ impl Text {
     }
 }
 
+/// Goes through the gate, locks a key and draws a position: what the only row of a transaction does.
+pub(crate) fn draw_after_lock(lock: &str) -> String {
+    format!(
+        "CASE WHEN {PASS_GATE} IS NULL OR pg_advisory_xact_lock({LOCK_CLASS},{lock}) IS NULL
+              THEN 0 ELSE {DRAW} END"
+    )
+}
+
 fn begin(text: &mut Text) {
     text.sql(if text.is_empty() { "" } else { ";" });
 }
 
-/// Writes the columns that every row has, and leaves the row open.
+/// Writes the columns that every row has.
 fn write(text: &mut Text, message: &Message) -> Result<(), StoreError> {
-    text.sql("(").number(outbox_lane(message)).sql(",").id(message.id.as_bytes()).sql(",");
+    text.number(outbox_lane(message)).sql(",").id(message.id.as_bytes()).sql(",");
     text.text(&message.topic)?.sql(",").text(&message.kind)?.sql(",");
     text.bytes(&row::encode_head(message)).sql(",").bytes(&message.body);
     Ok(())
@@ -212,9 +231,19 @@ mod tests {
     #[test]
     fn a_message_for_later_has_a_statement_of_its_own() {
         let later = Message { not_before: Some(Timestamp::from_micros(7)), ..message("a") };
-        let text = written(&[message("a"), later], true);
+        let text = written(&[message("a"), later, message("b")], true);
         let (first, second) = text.split_once(';').unwrap();
         assert!(first.starts_with(INSERT_DELAYED) && first.contains(",7,nextval"), "{first}");
         assert!(second.starts_with(INSERT), "{second}");
+    }
+
+    #[test]
+    fn the_only_message_is_what_the_connection_has_planned() {
+        let locked = written(&[message("a")], true);
+        assert!(locked.starts_with(APPEND_LOCKED), "{locked}");
+        assert!(locked.ends_with(&format!(",{})", lock_of("orders", "a"))), "{locked}");
+        let free = written(&[message("a")], false);
+        assert!(free.starts_with(APPEND) && free.ends_with("')"), "{free}");
+        assert!(draw_after_lock("$7").contains(&format!("({LOCK_CLASS},$7)")));
     }
 }
