@@ -3,9 +3,11 @@
 //! It takes calls from the store in batches: as many as wait, and as many as it will probably let in
 //! while a batch is good. So a call that comes rarely costs one question to the store, and at thousands
 //! of calls a second the store is asked some twenty times a second. A batch is good for [`LEASE`] from
-//! when it was asked for, and what is left of it then is lost. So whatever the number of instances:
+//! when it was asked for, and what is left of it then is lost; a slow store's answer, for which calls
+//! waited, is good for half of that from when it came. So whatever the number of instances:
 //!
-//! * in a time T no more is let in than the rate gives in T + [`LEASE`], and one burst
+//! * in a time T no more is let in than the rate gives in T + [`LEASE`], and one burst; or in T and the
+//!   time of an answer and half a [`LEASE`], where that is more
 //! * an instance leaves unused no more than the rate gives in [`LEASE`], and only where its calls stop
 //!   coming
 //!
@@ -27,6 +29,8 @@ pub struct Share {
     lots: [Lot; 2],
     /// How many were wanted last.
     batch: u32,
+    /// How many of them whether or not a call waited.
+    ahead: u32,
     /// Calls that came and were not refused since the store was last asked.
     came: u32,
     /// Those of them that wait for the answer.
@@ -75,7 +79,7 @@ impl Share {
     /// ([`Self::ask`]); nobody else is until there is an answer.
     pub fn begins_asking(&mut self, now: u64) -> bool {
         let left: u32 = self.lots.iter().filter(|lot| lot.ends > now).map(|lot| lot.calls).sum();
-        let soon = self.batch >= 4 && left <= self.batch / 4 && self.came > self.batch / 2;
+        let soon = self.ahead >= 4 && left <= self.ahead / 4 && self.came > self.ahead / 2;
         let due = !self.is_asking && self.closed_until <= now && (self.waiting > 0 || soon);
         self.is_asking |= due;
         due
@@ -99,17 +103,21 @@ impl Share {
             1
         };
         let most = lease / rate.interval_nanos();
-        let most = u32::try_from(most).unwrap_or(u32::MAX).clamp(1, rate.burst.max(1));
-        self.batch = likely.min(most).max(self.waiting).max(1);
+        let most = u32::try_from(most).unwrap_or(u32::MAX).min(rate.burst).max(1);
+        self.ahead = likely.clamp(1, most);
+        self.batch = self.ahead.max(self.waiting);
         self.asked_at = now;
         self.came = 0;
         self.batch
     }
 
-    /// The store answered what was asked last, at `now`. Whoever waits has to enter again.
+    /// The store answered what was asked last, at `now`. Whoever waits has to enter again, in order and
+    /// before anybody else.
     pub fn answered(&mut self, rate: &RateSettings, taken: Taken, now: u64) {
         self.settled();
-        let lot = Lot { calls: taken.granted, ends: self.asked_at.saturating_add(nanos(LEASE)) };
+        let lease = nanos(LEASE);
+        let ends = self.asked_at.saturating_add(lease).max(now.saturating_add(lease / 2));
+        let lot = Lot { calls: taken.granted, ends };
         let [first, second] = self.lots.map(|lot| if lot.ends > now { lot.calls } else { 0 });
         self.lots = match (first, second) {
             (_, 0) => [self.lots[0], lot],
@@ -138,6 +146,7 @@ impl Share {
     pub fn is_idle(&self, now: u64) -> bool {
         !self.is_asking
             && self.closed_until <= now
+            && self.lots.iter().all(|lot| lot.ends <= now)
             && self.asked_at.saturating_add(2 * nanos(LEASE)) <= now
     }
 }

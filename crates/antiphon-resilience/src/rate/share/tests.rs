@@ -66,14 +66,18 @@ fn a_part_of_a_batch_is_let_in_before_the_rest_is_refused() {
 }
 
 #[test]
-fn what_was_taken_is_lost_when_its_time_is_over_however_late_it_came() {
-    let mut share = Share::default();
-    assert_eq!(share.enter(0), Entry::Waits);
-    assert!(share.begins_asking(0));
-    share.ask(&HUNDRED, 0);
-    share.answered(&HUNDRED, granted(1, 0), 99 * MS);
-    assert_eq!({ share }.enter(99 * MS), Entry::In);
-    assert_eq!(share.enter(100 * MS), Entry::Waits);
+fn what_was_taken_is_lost_when_its_time_is_over() {
+    // When the answer came, and until when it is good.
+    for (came, good) in [(1, 100), (50, 100), (60, 110), (700, 750)] {
+        let mut share = Share::default();
+        assert_eq!(share.enter(0), Entry::Waits);
+        assert!(share.begins_asking(0));
+        share.ask(&HUNDRED, 0);
+        share.answered(&HUNDRED, granted(1, 0), came * MS);
+        assert!(!share.is_idle((good - 1) * MS));
+        assert_eq!({ share }.enter((good - 1) * MS), Entry::In);
+        assert_eq!(share.enter(good * MS), Entry::Waits);
+    }
 }
 
 #[test]
@@ -114,6 +118,20 @@ fn more_are_asked_for_before_the_last_is_gone() {
     assert_eq!(asked, Some(6), "a quarter is left");
     share.ask(&HUNDRED, 10);
     assert_eq!(share.enter(10), Entry::In, "no call waits for it");
+}
+
+#[test]
+fn a_slow_limit_is_not_asked_for_what_nobody_wants() {
+    let slow = RateSettings { per_second: 1.0, burst: 20 };
+    let mut share = Share::default();
+    for now in [1, 2] {
+        (0..8).for_each(|_| assert_eq!(share.enter(now), Entry::Waits));
+        assert!(share.begins_asking(now));
+        assert_eq!(share.ask(&slow, now), 8);
+        share.answered(&slow, granted(8, 0), now);
+        (0..8).for_each(|_| assert_eq!(share.enter(now), Entry::In));
+        assert!(!share.begins_asking(now));
+    }
 }
 
 #[test]

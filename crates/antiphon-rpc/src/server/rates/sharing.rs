@@ -6,7 +6,8 @@
 //! settings say, and is then decided about by the own limit.
 //!
 //! Questions are asked by tasks of their own, one for each key at a time: a caller that goes away leaves
-//! nobody waiting for it.
+//! nobody waiting for it. The answer is shared out the moment that it comes, in the order in which calls
+//! came, so no call loses its place because its thread was busy.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,8 +19,6 @@ use std::time::Duration;
 use antiphon_core::BoxError;
 use antiphon_resilience::rate::{Entry, Outage, Share, Way};
 use antiphon_resilience::{RateStore, Taken};
-use futures_util::FutureExt;
-use futures_util::future::Shared;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -144,12 +143,12 @@ struct Shard {
 #[derive(Debug, Default)]
 struct Key {
     share: Share,
-    /// While the store is being asked.
-    answer: Option<Answer>,
+    /// Who waits for the store, in the order in which they came.
+    waiting: Vec<oneshot::Sender<Said>>,
 }
 
-/// Comes when the store has answered; an error when it did not.
-type Answer = Shared<oneshot::Receiver<()>>;
+/// What is said to a call: an error is the time after which to come again.
+type Said = Result<(), Duration>;
 
 impl SharedRate {
     pub(super) fn new(name: &str, rule: RateRule, store: Arc<Store>, now: Instant) -> Self {
@@ -170,17 +169,10 @@ impl SharedRate {
             return self.own.check(client, now).into();
         }
         match self.store.outage.way(self.store.nanos(now)) {
-            Way::Shared => match self.enter(client, now) {
-                Some(Ok(said)) => said.into(),
-                Some(Err(answer)) => Checked::Waits(Waiting {
-                    rate: Arc::clone(self),
-                    client: client.into(),
-                    answer,
-                    until: now + self.store.timeout,
-                }),
-                // More clients than the table has room for.
-                None => self.own.check(client, now).into(),
-            },
+            Way::Shared => {
+                // There may be more clients than the table has room for.
+                self.enter(client, now).unwrap_or_else(|| self.own.check(client, now).into())
+            }
             Way::Alone => self.own.check(client, now).into(),
             Way::Probe => {
                 self.probe(client, now);
@@ -189,46 +181,46 @@ impl SharedRate {
         }
     }
 
-    /// Decides by what is here of the key, or says what to wait for; `None` where there is no room for
-    /// the key.
-    fn enter(
-        self: &Arc<Self>,
-        client: Client<'_>,
-        now: Instant,
-    ) -> Option<Result<Result<(), Duration>, Answer>> {
+    /// Decides by what is here of the key; `None` where there is no room for the key.
+    fn enter(self: &Arc<Self>, client: Client<'_>, now: Instant) -> Option<Checked> {
         let (hash, nanos) = (self.hash(client), self.store.nanos(now));
         let mut shard = self.shard(hash).lock();
         let key = shard.key(hash, nanos, self.keys_per_shard)?;
-        let entry = key.share.enter(nanos);
-        if key.share.begins_asking(nanos) {
-            self.ask(key, hash, client);
+        let checked = match key.share.enter(nanos) {
+            Entry::In => Checked::In,
+            Entry::Refused(nanos) => Checked::Refused(Duration::from_nanos(nanos)),
+            Entry::Waits => {
+                let (waiting, said) = oneshot::channel();
+                key.waiting.push(waiting);
+                let (rate, until) = (Arc::clone(self), now + self.store.timeout);
+                Checked::Waits(Waiting { rate, client: client.into(), said, until })
+            }
+        };
+        let asks = key.share.begins_asking(nanos);
+        drop(shard);
+        if asks {
+            self.ask(hash, self.name_of(client));
         }
-        Some(match (entry, &key.answer) {
-            (Entry::In, _) => Ok(Ok(())),
-            (Entry::Refused(nanos), _) => Ok(Err(Duration::from_nanos(nanos))),
-            (Entry::Waits, Some(answer)) => Err(answer.clone()),
-            // Whoever waits has somebody who asks.
-            (Entry::Waits, None) => return None,
-        })
+        Some(checked)
     }
 
     /// Asks the store without anybody waiting for it.
     fn probe(self: &Arc<Self>, client: Client<'_>, now: Instant) {
         let (hash, nanos) = (self.hash(client), self.store.nanos(now));
-        let mut shard = self.shard(hash).lock();
-        if let Some(key) = shard.key(hash, nanos, self.keys_per_shard)
-            && key.share.begins_probing()
-        {
-            self.ask(key, hash, client);
+        let asks = {
+            let mut shard = self.shard(hash).lock();
+            let key = shard.key(hash, nanos, self.keys_per_shard);
+            key.is_some_and(|key| key.share.begins_probing())
+        };
+        if asks {
+            self.ask(hash, self.name_of(client));
         }
     }
 
-    /// Begins a question about a key.
-    fn ask(self: &Arc<Self>, key: &mut Key, hash: u64, client: Client<'_>) {
-        let (answered, answer) = oneshot::channel();
-        key.answer = Some(answer.shared());
-        let name = self.name_of(client);
-        let question = Question { rate: Arc::clone(self), hash, answered: Some(answered) };
+    /// Begins a question about the key of this name. To be called without the lock: a runtime that
+    /// ends drops the task at once, which takes it.
+    fn ask(self: &Arc<Self>, hash: u64, name: Vec<u8>) {
+        let question = Question { rate: Arc::clone(self), hash, is_answered: false };
         tokio::spawn(question.ask(name));
     }
 
@@ -279,27 +271,24 @@ impl Shard {
 struct Question {
     rate: Arc<SharedRate>,
     hash: u64,
-    answered: Option<oneshot::Sender<()>>,
+    is_answered: bool,
 }
 
 impl Question {
     async fn ask(mut self, name: Vec<u8>) {
         let rate = Arc::clone(&self.rate);
         let store = &rate.store;
-        let begun = Instant::now();
+        let begun = store.nanos(Instant::now());
         // Those who came meanwhile are in it.
-        let wanted = self.change(|key| key.share.ask(&rate.rule.rate, store.nanos(begun)));
+        let wanted = self.change(|key| key.share.ask(&rate.rule.rate, begun));
         match store.take(&name, rate.rule, wanted.unwrap_or(1)).await {
             Ok(taken) => {
-                let now = store.nanos(Instant::now());
-                self.change(|key| {
-                    key.share.answered(&rate.rule.rate, taken, now);
-                    key.answer = None;
-                });
                 store.answered(taken);
-                if let Some(answered) = self.answered.take() {
-                    // Nobody may be waiting.
-                    let _ = answered.send(());
+                self.is_answered = true;
+                let now = store.nanos(Instant::now());
+                let asks_again = self.change(|key| key.answered(&rate.rule, taken, now));
+                if asks_again == Some(true) {
+                    rate.ask(self.hash, name);
                 }
             }
             Err(error) => store.failed(&error),
@@ -311,12 +300,38 @@ impl Question {
     }
 }
 
+impl Key {
+    /// Shares out what the store granted. Whether it is to be asked again, for those who came after
+    /// the question was sent.
+    fn answered(&mut self, rule: &RateRule, taken: Taken, now: u64) -> bool {
+        self.share.answered(&rule.rate, taken, now);
+        for waiting in std::mem::take(&mut self.waiting) {
+            // What those who went away do not need is for the next.
+            if waiting.is_closed() {
+                continue;
+            }
+            let said = match self.share.enter(now) {
+                Entry::In => Ok(()),
+                Entry::Refused(nanos) => Err(Duration::from_nanos(nanos)),
+                Entry::Waits => {
+                    self.waiting.push(waiting);
+                    continue;
+                }
+            };
+            // Whoever goes away in this moment has been let in.
+            let _ = waiting.send(said);
+        }
+        self.share.begins_asking(now)
+    }
+}
+
 impl Drop for Question {
     fn drop(&mut self) {
-        if self.answered.is_some() {
+        if !self.is_answered {
+            // Whoever waits hears that nothing will be said.
             self.change(|key| {
                 key.share.failed();
-                key.answer = None;
+                key.waiting.clear();
             });
         }
     }
@@ -326,35 +341,30 @@ impl Drop for Question {
 pub(in crate::server) struct Waiting {
     rate: Arc<SharedRate>,
     client: WaitingClient,
-    answer: Answer,
+    said: oneshot::Receiver<Said>,
     until: Instant,
+}
+
+impl Waiting {
+    /// Waits until it is decided, no longer than the settings say.
+    ///
+    /// # Errors
+    /// The call is over the limit: after how much time to come again.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, no more is used up than the place of this call.
+    pub(in crate::server) async fn decided(self) -> Result<(), Duration> {
+        match timeout_at(self.until, self.said).await {
+            Ok(Ok(said)) => said,
+            _ => self.rate.own.check(self.client.borrowed(), Instant::now()),
+        }
+    }
 }
 
 /// A [`Client`] that outlives its request.
 enum WaitingClient {
     Address(IpAddr),
     Named(Box<[u8]>),
-}
-
-impl Waiting {
-    /// Waits until it is decided.
-    ///
-    /// # Errors
-    /// The call is over the limit: after how much time to come again.
-    ///
-    /// # Cancel safety
-    /// When the future is dropped, nothing is used up but what was taken for this instance.
-    pub(in crate::server) async fn decided(self) -> Result<(), Duration> {
-        let Self { rate, client, mut answer, until } = self;
-        while let Ok(Ok(())) = timeout_at(until, answer).await {
-            match rate.enter(client.borrowed(), Instant::now()) {
-                Some(Ok(said)) => return said,
-                Some(Err(next)) => answer = next,
-                None => break,
-            }
-        }
-        rate.own.check(client.borrowed(), Instant::now())
-    }
 }
 
 impl WaitingClient {

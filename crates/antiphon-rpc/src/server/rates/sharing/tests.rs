@@ -256,6 +256,40 @@ async fn a_caller_that_goes_away_leaves_nobody_waiting() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_granted_is_kept_for_who_waited_however_busy_its_thread_is() {
+    let memory = Arc::new(Memory::default());
+    let instance = Instance::new(&memory, rule(0.1, 3, false));
+    let waiting: Vec<_> = (0..4)
+        .map(|_| match instance.check(HERE) {
+            Checked::Waits(waiting) => waiting,
+            _ => panic!("nothing is known yet"),
+        })
+        .collect();
+    // The answer came long ago when anybody looks at it.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut let_in = Vec::new();
+    for one in waiting {
+        let_in.push(one.decided().await.is_ok());
+    }
+    assert_eq!(let_in, [true, true, true, false], "those that came first");
+}
+
+#[test]
+fn a_runtime_that_ends_takes_no_thread_along() {
+    let memory = Arc::new(Memory::default());
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (ended, other) = (runtime(), runtime());
+    let handle = ended.handle().clone();
+    let instance = handle.block_on(async { Instance::new(&memory, rule(0.1, 1, false)) });
+    drop(ended);
+    // The question cannot be asked any more.
+    let entered = handle.enter();
+    let Checked::Waits(waiting) = instance.check(HERE) else { panic!("nothing is known yet") };
+    drop(entered);
+    assert_eq!(other.block_on(waiting.decided()), Ok(()), "by the limit of the instance");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_store_that_breaks_is_done_without() {
     let memory = Arc::new(Memory::default());
     let instance = Instance::new(&memory, rule(0.1, 5, false));
