@@ -34,7 +34,7 @@ pub use ejection::{EjectionSettings, Ejector, Health, Probe};
 pub use fairness::{ClientCall, Fairness};
 pub use hedge::{Hedge, HedgeError, HedgeSettings};
 pub use limit::{AdaptiveLimit, LimitSettings, Outcome};
-pub use rate::{KeyedRateLimit, RateLimit, RateSettings};
+pub use rate::{KeyedRateLimit, RateLimit, RateSettings, RateStore, Taken};
 pub use retry::{Attempts, Permission, RetryPolicy};
 pub use throttle::{Throttle, ThrottleSettings};
 pub use verdict::{Origin, Verdict};

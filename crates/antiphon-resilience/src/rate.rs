@@ -6,6 +6,17 @@
 //!
 //! The `governor` crate has the algorithm, too. It asks its own clock, where everything here is told
 //! the time, and its table of keys grows with what strangers send.
+//!
+//! Several instances can share a limit: a [`RateStore`] decides about batches of calls, a [`Share`] is
+//! what an instance has of them, and [`Outage`] says when it is alone.
+
+mod outage;
+mod share;
+mod store;
+
+pub use outage::{Outage, Way};
+pub use share::{Entry, LEASE, Share};
+pub use store::{RateStore, Taken};
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -42,16 +53,35 @@ impl RateSettings {
         }
     }
 
+    /// Decides about up to `wanted` calls at once, at `now`: what `used_up` becomes, how many are let
+    /// in, and after how much time another one would be. Times as for [`Self::step`].
+    #[must_use]
+    pub fn take(&self, used_up: u64, now: u64, wanted: u32) -> (u64, Taken) {
+        let (interval, ahead) = (self.interval_nanos(), self.ahead_nanos());
+        let used_up = used_up.max(now);
+        let fit = ahead.saturating_sub(used_up - now) / interval;
+        let granted = wanted.min(u32::try_from(fit).unwrap_or(u32::MAX));
+        let used_up = used_up.saturating_add(interval.saturating_mul(u64::from(granted)));
+        let next = used_up.saturating_add(interval).saturating_sub(now);
+        let wait = Duration::from_nanos(next.saturating_sub(ahead));
+        (used_up, Taken { granted, wait })
+    }
+
     /// How far ahead of the steady stream a burst may be: after so much time any key is idle.
     fn ahead_nanos(&self) -> u64 {
         self.interval_nanos().saturating_mul(u64::from(self.burst.max(1)))
     }
 
-    /// The time between two calls of a steady stream.
-    fn interval_nanos(&self) -> u64 {
+    /// The time between two calls of a steady stream: at least a nanosecond, at most a year.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
         const YEAR: Duration = Duration::from_secs(365 * 24 * 3_600);
         let interval = Duration::try_from_secs_f64(1.0 / self.per_second.max(0.0));
-        nanos(interval.unwrap_or(YEAR).min(YEAR)).max(1)
+        interval.unwrap_or(YEAR).clamp(Duration::from_nanos(1), YEAR)
+    }
+
+    fn interval_nanos(&self) -> u64 {
+        nanos(self.interval())
     }
 }
 
@@ -202,6 +232,45 @@ mod tests {
             RateSettings { burst: u32::MAX, ..TEN }.step(u64::MAX - 1, 0),
             Err(u64::MAX - 429_496_729_500_000_000)
         );
+    }
+
+    #[test]
+    fn a_batch_is_let_in_as_far_as_it_fits() {
+        let nanos = |ms: u64| ms * 1_000_000;
+        // used up, now, wanted; used up then, granted, wait; all times in ms.
+        for (used_up, now, wanted, then, granted, wait) in [
+            (0, 1_000, 1, 1_100, 1, 0),
+            (0, 1_000, 3, 1_300, 3, 100),
+            (0, 1_000, 9, 1_300, 3, 100),
+            (1_300, 1_000, 9, 1_300, 0, 100),
+            (1_300, 1_060, 9, 1_300, 0, 40),
+            (1_300, 1_100, 9, 1_400, 1, 100),
+            (1_300, 1_250, 9, 1_500, 2, 50),
+            (1_300, 9_000, 2, 9_200, 2, 0),
+            (1_300, 1_000, 0, 1_300, 0, 100),
+        ] {
+            let taken = TEN.take(nanos(used_up), nanos(now), wanted);
+            let expected = Taken { granted, wait: MS * wait };
+            assert_eq!(taken, (nanos(then), expected), "{used_up} {now} {wanted}");
+        }
+        let endless = RateSettings { per_second: f64::INFINITY, burst: u32::MAX };
+        assert_eq!(endless.take(0, 0, u32::MAX).1.granted, u32::MAX);
+        assert_eq!(RateSettings { per_second: 0.0, burst: 0 }.take(0, 0, 5).1.granted, 1);
+    }
+
+    #[test]
+    fn one_by_one_or_in_a_batch_is_the_same() {
+        let mut used_up = 7_000_000;
+        for now in (0..2_000).map(|ms| ms * 1_000_000) {
+            let alone = TEN.step(used_up, now);
+            let (then, taken) = TEN.take(used_up, now, 1);
+            assert_eq!(alone.is_ok(), taken.granted == 1);
+            match alone {
+                Ok(next) => assert_eq!(then, next),
+                Err(wait) => assert_eq!(taken.wait, Duration::from_nanos(wait)),
+            }
+            used_up = then;
+        }
     }
 
     #[test]

@@ -25,13 +25,13 @@ mod web_text;
 mod wire;
 mod worker;
 
-pub use antiphon_resilience::{CpuSettings, CpuUse, LimitSettings, RateSettings};
+pub use antiphon_resilience::{CpuSettings, CpuUse, LimitSettings, RateSettings, RateStore};
 pub use body::{Body, BodyError, RequestBody};
 pub use call::{Call, CallStream};
 pub use http::HeaderName;
 pub use layers::{Calls, Protocol};
 pub use listener::BindError;
 pub use methods::{Method, ServicesError};
-pub use rates::NothingToLimit;
+pub use rates::{RateLimitError, RateSharing};
 pub use run::{Server, StartError};
 pub use settings::{RateRule, ServerSettings, Timeouts};

@@ -114,10 +114,10 @@ pub(crate) fn to_connect(status: &Status) -> ConnectError {
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         let headers = error.response_headers_mut();
         headers.insert(http::header::RETRY_AFTER, HeaderValue::from(seconds));
-        let mut trailers = HeaderMap::new();
-        write_pushback(status, &mut trailers);
-        error.set_trailers(trailers);
     }
+    let mut trailers = HeaderMap::new();
+    write_pushback(status, &mut trailers);
+    error.set_trailers(trailers);
     error
 }
 

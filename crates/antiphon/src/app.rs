@@ -6,6 +6,7 @@ mod consume;
 mod infrastructure;
 #[cfg(feature = "faults-mutant")]
 mod mutant;
+mod rates;
 mod reload;
 mod signals;
 
@@ -233,6 +234,7 @@ impl App {
             let mut settings = ServerSettings::from(&self.sections.server);
             settings.rest.title.clone_from(&self.name);
             settings.rest.version.clone_from(&self.version);
+            settings.rate_sharing = rates::sharing(&self.sections.server)?;
             let server = Server::bind(
                 std::mem::take(&mut self.services),
                 settings,

@@ -19,7 +19,7 @@ pub(crate) use client::Clients;
 pub use database::DatabaseSettings;
 pub(crate) use instance::{InstanceSection, Registries};
 pub(crate) use location::{Location, scheme};
-pub(crate) use server::ServerSection;
+pub(crate) use server::{ServerSection, SharedRatesSection};
 
 /// All sections of the framework.
 #[derive(Clone, Debug)]

@@ -76,6 +76,7 @@ const ARROWS: [(&str, &[&str], &str); 16] = [
             "antiphon-discovery",
             "antiphon-messaging",
             "antiphon-outbox",
+            "antiphon-resilience",
             "antiphon-saga",
             "antiphon-telemetry",
             "test-servers",
@@ -99,6 +100,7 @@ const ARROWS: [(&str, &[&str], &str); 16] = [
             "antiphon-discovery",
             "antiphon-messaging",
             "antiphon-outbox",
+            "antiphon-rates-redis",
             "antiphon-registry-consul",
             "antiphon-registry-etcd",
             "antiphon-registry-kubernetes",
@@ -116,7 +118,7 @@ const ARROWS: [(&str, &[&str], &str); 16] = [
 ];
 
 /// What an adapter may depend on: where the ports are.
-const PORTS: [&str; 10] = [
+const PORTS: [&str; 11] = [
     "antiphon-cache",
     "antiphon-config",
     "antiphon-core",
@@ -124,6 +126,7 @@ const PORTS: [&str; 10] = [
     "antiphon-messaging",
     "antiphon-outbox",
     "antiphon-registry-http",
+    "antiphon-resilience",
     "antiphon-saga",
     "antiphon-sqlbroker",
     "antiphon-telemetry",
@@ -148,7 +151,14 @@ const CLIENTS: [(&str, &[&str]); 10] = [
     ("lapin", &["adapters/antiphon-broker-rabbitmq"]),
     ("async-nats", &["adapters/antiphon-broker-nats"]),
     ("rumqttc", &["adapters/antiphon-broker-mqtt"]),
-    ("redis", &["adapters/antiphon-broker-redis", "adapters/antiphon-cache-redis"]),
+    (
+        "redis",
+        &[
+            "adapters/antiphon-broker-redis",
+            "adapters/antiphon-cache-redis",
+            "adapters/antiphon-rates-redis",
+        ],
+    ),
     ("hickory-resolver", &["crates/antiphon-discovery"]),
     ("zookeeper-client", &["adapters/antiphon-registry-zookeeper"]),
     ("kube", &["adapters/antiphon-registry-kubernetes"]),

@@ -1,6 +1,7 @@
 //! Which calls are let in when there are more than the service can work on. In this order:
 //!
-//! 1. rate limits of the method and of its service, where the settings have any ([`rates`](super::rates))
+//! 1. rate limits of the method and of its service, where the settings have any ([`rates`](super::rates)).
+//!    A limit that instances share may have to ask first: then the call passes the others meanwhile
 //! 2. the limit on all calls in progress
 //! 3. the processor: while it is busy, a method gets only the calls that keep it so
 //! 4. the adaptive limit of the method
@@ -14,7 +15,8 @@
 //!
 //! # What a refused caller is told
 //! Above a rate limit: RESOURCE_EXHAUSTED (429) and when to come again. That is about the caller, so
-//! no breaker counts it against this server.
+//! no breaker counts it against this server. A call that another limit refuses afterwards has used up
+//! its place in the rate all the same: what is limited is how often somebody calls.
 //!
 //! Else UNAVAILABLE (503), because another instance may well have room, and as pushback a short time,
 //! drawn anew for each call. gRPC clients wait for exactly that before they go to another instance. A
@@ -24,7 +26,9 @@
 //! seconds only, so over it the wait is one. Calls below the default priority are told not to try
 //! again at all: they can be done later, and the budgets are for those that cannot.
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::pin::Pin;
 use std::time::Duration;
 
 use antiphon_core::{Code, Priority, Retry, Status};
@@ -35,6 +39,7 @@ use tokio::time::Instant;
 use super::arrived::Arrived;
 use super::methods::Method;
 use super::metrics::Shed;
+use super::rates::{Checked, Waiting};
 use super::settings::ServerSettings;
 
 /// The time after which a call that found no place may be tried again, in milliseconds.
@@ -67,12 +72,18 @@ pub(super) enum Client<'a> {
 }
 
 /// What an admitted call holds until it ends: its places in the limits of its method.
-#[derive(Debug, Default)]
+#[derive(Default)]
 #[must_use = "the places are taken until they are given back to `leave`"]
 pub(super) struct Places {
     limited: bool,
     client: Option<ClientCall>,
+    /// What the rate limits will say, where they could not at once. Until then the call is in
+    /// progress, and not worked on.
+    pub(super) rates: Option<Undecided>,
 }
+
+/// What rate limits will say: an error is the time after which to come again.
+pub(super) type Undecided = Pin<Box<dyn Future<Output = Result<(), Duration>> + Send + Sync>>;
 
 /// Why a call is not let in.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -81,6 +92,17 @@ pub(super) struct Refused {
     pub(super) code: Code,
     /// When to come again; never where there is no time.
     after: Option<Duration>,
+}
+
+impl Client<'_> {
+    /// Whoever is behind this address. Of IPv6 that is the network of 64 bits: whoever has one address
+    /// of it has all, and would otherwise be as many clients as it likes.
+    pub(super) fn at(address: IpAddr) -> Self {
+        Self::Address(match address.to_canonical() {
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+            address @ IpAddr::V4(_) => address,
+        })
+    }
 }
 
 impl Admission {
@@ -105,15 +127,13 @@ impl Admission {
         asks: Asks<'_>,
         in_progress: u32,
     ) -> Result<Places, Refused> {
-        let Asks { client, priority, now } = asks;
-        for rate in &method.rates {
-            rate.check(client, now).map_err(Refused::above_rate)?;
-        }
+        let Asks { priority, now, .. } = asks;
+        let rates = pass_rates(method, asks)?;
         if in_progress > priority.places(self.calls_max) {
             return Err(Refused::shed(Shed::CallsMax, priority));
         }
         let Some(limits) = &method.limits else {
-            let places = Places::default();
+            let places = Places { rates, ..Places::default() };
             return places.shared(method, asks, in_progress - 1, priority.places(self.calls_max));
         };
         let in_flight = limits.concurrency.in_flight();
@@ -121,15 +141,36 @@ impl Admission {
             return Err(Refused::shed(Shed::Cpu, priority));
         }
         if !limits.concurrency.try_enter_as(priority) {
-            method.metrics.limit(limits.concurrency.limit());
             return Err(Refused::shed(Shed::Concurrency, priority));
         }
         let limit = priority
             .places(limits.concurrency.limit())
             .min(limits.cpu.places(&self.cpu, priority, now));
-        let places = Places { limited: true, client: None };
+        let places = Places { limited: true, client: None, rates };
         places.shared(method, asks, in_flight, limit)
     }
+}
+
+/// Passes the rate limits of a method, or begins to wait for those that are shared.
+fn pass_rates(method: &Method, asks: Asks<'_>) -> Result<Option<Undecided>, Refused> {
+    let mut waiting: Vec<Waiting> = Vec::new();
+    for rate in &method.rates {
+        match rate.check(asks.client, asks.now) {
+            Checked::In => {}
+            Checked::Refused(after) => return Err(Refused::above_rate(after)),
+            Checked::Waits(one) => waiting.push(one),
+        }
+    }
+    if waiting.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Box::pin(async move {
+        // Their questions are under way already.
+        for one in waiting {
+            one.decided().await?;
+        }
+        Ok(())
+    })))
 }
 
 impl Places {
@@ -168,8 +209,14 @@ impl Places {
     }
 }
 
+impl fmt::Debug for Places {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Places").field("limited", &self.limited).finish_non_exhaustive()
+    }
+}
+
 impl Refused {
-    fn above_rate(after: Duration) -> Self {
+    pub(super) fn above_rate(after: Duration) -> Self {
         Self { why: Shed::Rate, code: Code::ResourceExhausted, after: Some(after) }
     }
 
@@ -189,5 +236,19 @@ impl Refused {
         Status::new(self.code, message)
             .with_reason(reason, "antiphon")
             .with_retry(self.after.map_or(Retry::Never, Retry::After))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_one_network_are_one_client() {
+        let client = |address: &str| Client::at(address.parse().unwrap());
+        assert_eq!(client("2001:db8:1:2::1"), client("2001:db8:1:2:ffff::9"));
+        assert_ne!(client("2001:db8:1:2::1"), client("2001:db8:1:3::1"));
+        assert_eq!(client("::ffff:10.0.0.1"), client("10.0.0.1"));
+        assert_ne!(client("10.0.0.1"), client("10.0.0.2"));
     }
 }

@@ -14,7 +14,7 @@ use antiphon_telemetry::Span;
 use futures_util::Stream;
 use tokio::time::{Instant, Sleep};
 
-use super::admission::Places;
+use super::admission::{Places, Refused};
 use super::layers::{Calls, Protocol};
 use super::methods::{Method, procedure};
 use crate::service::Streaming;
@@ -28,6 +28,10 @@ pub struct Call {
     context: Context,
     span: Span,
     begun: Instant,
+    /// How long it waited for what the rate limits say: no time of the method.
+    waited: Duration,
+    /// It was not let in after all.
+    turned_away: bool,
     /// Until it ends.
     places: Option<Places>,
 }
@@ -42,7 +46,8 @@ impl Call {
         begun: Instant,
         places: Places,
     ) -> Self {
-        Self { calls, method, protocol, context, span, begun, places: Some(places) }
+        let (waited, turned_away, places) = (Duration::ZERO, false, Some(places));
+        Self { calls, method, protocol, context, span, begun, waited, turned_away, places }
     }
 
     /// What is called.
@@ -66,11 +71,31 @@ impl Call {
     /// # Cancel safety
     /// When the future is dropped, the call is recorded as CANCELLED and `work` is dropped.
     pub async fn answer<T>(
-        self,
+        mut self,
         work: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, Status> {
-        let outcome = self.run(pin!(work)).await;
+        let outcome = match self.decided().await {
+            Ok(()) => self.run(pin!(work)).await,
+            Err(status) => Err(status),
+        };
         self.ended(outcome)
+    }
+
+    /// Waits for what rate limits say that other instances share, where it is not known yet.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED above a limit, DEADLINE_EXCEEDED.
+    pub(super) async fn decided(&mut self) -> Result<(), Status> {
+        let Some(rates) = self.places.as_mut().and_then(|places| places.rates.take()) else {
+            return Ok(());
+        };
+        let said = self.run(pin!(async { Ok(rates.await) })).await;
+        self.waited = self.begun.elapsed();
+        said?.map_err(|after| {
+            self.turned_away = true;
+            let refused = Refused::above_rate(after);
+            self.calls.turned_away(&self.method, self.protocol, refused)
+        })
     }
 
     /// Records how the call ended, and gives that back.
@@ -88,10 +113,14 @@ impl Call {
     /// # Cancel safety
     /// When the future is dropped, the call is recorded as CANCELLED and `work` is dropped.
     pub async fn open<T>(
-        self,
+        mut self,
         work: impl Future<Output = Result<Streaming<T>, Status>>,
     ) -> Result<CallStream<T>, Status> {
-        match self.run(pin!(work)).await {
+        let opened = match self.decided().await {
+            Ok(()) => self.run(pin!(work)).await,
+            Err(status) => Err(status),
+        };
+        match opened {
             Ok(stream) => Ok(CallStream::new(self, stream)),
             Err(status) => Err(self.fail(status)),
         }
@@ -124,18 +153,16 @@ impl Call {
         let now = Instant::now();
         let took = now.saturating_duration_since(self.begun);
         let code = failed.map(Status::code);
-        let outcome = match code {
-            Some(Code::DeadlineExceeded) => Outcome::TimedOut,
-            Some(Code::Cancelled) => Outcome::Ignored,
-            _ => Outcome::Done,
-        };
-        places.leave(&self.method, took, now, outcome);
+        let outcome = if self.turned_away { Outcome::Ignored } else { outcome(code) };
+        places.leave(&self.method, took.saturating_sub(self.waited), now, outcome);
         self.method.metrics.record(self.protocol, code, took, &self.context);
         self.calls.left();
         if let Some(status) = failed {
             self.span.fail(status);
         }
-        self.log(failed, took);
+        if !self.turned_away {
+            self.log(failed, took);
+        }
     }
 
     /// The access log: one line per call, loud when somebody should look.
@@ -171,6 +198,24 @@ impl Drop for Call {
         if self.places.is_some() {
             self.end(Some(&Status::new(Code::Cancelled, "the caller went away")));
         }
+    }
+}
+
+/// What the end of a call says about the load of its method.
+const fn outcome(code: Option<Code>) -> Outcome {
+    match code {
+        Some(Code::DeadlineExceeded) => Outcome::TimedOut,
+        Some(Code::Cancelled) => Outcome::Ignored,
+        // Mostly refused before there was any work. If that counted, a client that sends nonsense would
+        // teach the limit that the method takes no time, and all others would look slow beside it.
+        Some(
+            Code::InvalidArgument
+            | Code::Unauthenticated
+            | Code::PermissionDenied
+            | Code::ResourceExhausted
+            | Code::Unimplemented,
+        ) => Outcome::Ignored,
+        _ => Outcome::Done,
     }
 }
 
@@ -286,11 +331,14 @@ impl<T> Stream for CallStream<T> {
         if this.over {
             return Poll::Ready(None);
         }
-        // Before the answers, so that a stream that always has one ready ends as well.
+        // Both before the answers, so that a stream that always has one ready ends as well.
         if let Some(timer) = &mut this.timer
             && timer.as_mut().poll(task).is_ready()
         {
             return this.finish(Some(Status::deadline_exceeded()));
+        }
+        if this.call.calls.is_ending() {
+            return this.finish(Some(stopping()));
         }
         let answers = &mut this.answers;
         match this.call.poll_part(|| Pin::new(answers).poll_next(task)) {
@@ -300,17 +348,38 @@ impl<T> Stream for CallStream<T> {
             Ok(Poll::Pending) => {}
         }
         if this.server_ends.as_mut().poll(task).is_ready() {
-            let status = Status::unavailable("the server is stopping")
-                .with_reason("STOPPING", "antiphon")
-                .with_retry(Retry::Outage);
-            return this.finish(Some(status));
+            return this.finish(Some(stopping()));
         }
         Poll::Pending
     }
 }
 
+fn stopping() -> Status {
+    Status::unavailable("the server is stopping")
+        .with_reason("STOPPING", "antiphon")
+        .with_retry(Retry::Outage)
+}
+
 impl<T> std::fmt::Debug for CallStream<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("CallStream").field(&self.call).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_calls_that_were_worked_on_teach_the_limits() {
+        for code in
+            [None, Some(Code::NotFound), Some(Code::FailedPrecondition), Some(Code::Internal)]
+        {
+            assert_eq!(outcome(code), Outcome::Done, "{code:?}");
+        }
+        for code in [Code::Cancelled, Code::InvalidArgument, Code::Unauthenticated] {
+            assert_eq!(outcome(Some(code)), Outcome::Ignored, "{code:?}");
+        }
+        assert_eq!(outcome(Some(Code::DeadlineExceeded)), Outcome::TimedOut);
     }
 }

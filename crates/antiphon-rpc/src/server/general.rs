@@ -225,7 +225,9 @@ impl Adapter {
         };
         let method = Arc::clone(call.method());
         Box::pin(async move {
-            let answers = method.service.stream(method.index, requests, codec(format));
+            // Within the layers from its first line, which may panic, and which a limit may forbid.
+            let answers =
+                async { method.service.stream(method.index, requests, codec(format)).await };
             match call.open(answers).await {
                 Ok(answers) => {
                     let answers = answers

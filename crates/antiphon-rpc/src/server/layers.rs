@@ -19,7 +19,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use antiphon_core::Status;
 use antiphon_resilience::CpuLoad;
@@ -87,6 +87,8 @@ struct Shared {
     idle: Notify,
     /// Becomes true when streams must come to their end.
     ending: watch::Sender<bool>,
+    /// The same, for a look at each answer.
+    is_ending: AtomicBool,
 }
 
 impl Calls {
@@ -109,6 +111,7 @@ impl Calls {
             in_progress: AtomicU32::new(0),
             idle: Notify::new(),
             ending: watch::Sender::new(false),
+            is_ending: AtomicBool::new(false),
         })))
     }
 
@@ -128,6 +131,11 @@ impl Calls {
         &self.0.metrics
     }
 
+    /// Every method that is served.
+    pub(super) fn methods(&self) -> impl Iterator<Item = &Arc<Method>> {
+        self.0.methods.all()
+    }
+
     pub(super) fn cpu(&self) -> &CpuLoad {
         &self.0.admission.cpu
     }
@@ -137,7 +145,11 @@ impl Calls {
     /// # Errors
     /// INVALID_ARGUMENT for a timeout that is none, DEADLINE_EXCEEDED when the caller's time is
     /// over, UNAVAILABLE when more calls are in progress than the service can work on,
-    /// RESOURCE_EXHAUSTED above a rate limit.
+    /// RESOURCE_EXHAUSTED above a rate limit. Where instances share one, the call may be refused later,
+    /// when it is answered.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime, where a rate limit is shared.
     pub fn enter(
         &self,
         method: &Arc<Method>,
@@ -173,7 +185,7 @@ impl Calls {
     fn client<'a>(&self, headers: &'a HeaderMap, peer: IpAddr) -> Client<'a> {
         let header = self.0.settings.client_header.as_ref();
         let name = header.and_then(|header| headers.get(header));
-        name.map_or(Client::Address(peer), |name| Client::Named(name.as_bytes()))
+        name.map_or_else(|| Client::at(peer), |name| Client::Named(name.as_bytes()))
     }
 
     /// Counts a call and passes it through the limits.
@@ -199,8 +211,18 @@ impl Calls {
         refused: Refused,
         begun: Instant,
     ) -> Status {
-        self.0.metrics.shed(refused.why);
         method.metrics.refused(protocol, refused.code, begun.elapsed());
+        self.turned_away(method, protocol, refused)
+    }
+
+    /// Notes that a call was turned away, and why.
+    pub(super) fn turned_away(
+        &self,
+        method: &Method,
+        protocol: Protocol,
+        refused: Refused,
+    ) -> Status {
+        self.0.metrics.shed(refused.why);
         let (rpc, why) = (procedure(method.info.path), refused.why.label());
         tracing::debug!(rpc, protocol = protocol.name(), why, "call turned away");
         refused.status()
@@ -227,7 +249,12 @@ impl Calls {
 
     /// Ends the streams that are open: their clients get UNAVAILABLE and can go elsewhere.
     pub(super) fn end_streams(&self) {
+        self.0.is_ending.store(true, Ordering::Release);
         self.0.ending.send_replace(true);
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.0.is_ending.load(Ordering::Acquire)
     }
 
     pub(super) fn ending(&self) -> watch::Receiver<bool> {

@@ -36,9 +36,12 @@ pub(super) fn is_lean(method: &Method, head: &Parts) -> bool {
 }
 
 /// Answers a call. What is kept here across waits is kept small: it is moved when the call begins.
-pub(super) async fn answer(calls: &Calls, call: Call, mut body: RequestBody) -> Response<Body> {
+pub(super) async fn answer(calls: &Calls, mut call: Call, mut body: RequestBody) -> Response<Body> {
     let bytes_max = calls.settings().message_bytes_max;
-    let answered = {
+    let decided = call.decided().await;
+    let answered = if let Err(status) = decided {
+        Err(status)
+    } else {
         let answering = pin!(async {
             let frame = body.read(FRAME_HEAD + bytes_max).await?;
             let message = unframe(frame)?;

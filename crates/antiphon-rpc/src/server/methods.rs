@@ -8,7 +8,7 @@ use antiphon_resilience::{AdaptiveLimit, CpuGuard, Fairness};
 use tokio::time::Instant;
 
 use super::metrics::{MethodMetrics, ServerMetrics};
-use super::rates::{NothingToLimit, Rate, Rates};
+use super::rates::{Rate, RateLimitError, Rates};
 use super::settings::ServerSettings;
 use crate::service::{MethodInfo, MethodKind, Service};
 
@@ -44,6 +44,15 @@ impl fmt::Debug for Method {
     }
 }
 
+impl Method {
+    /// Records the adaptive limit, if there is one.
+    pub(super) fn note_limit(&self) {
+        if let Some(limits) = &self.limits {
+            self.metrics.limit(limits.concurrency.limit());
+        }
+    }
+}
+
 /// The path without the slash in front: `package.Service/Method`.
 pub(super) fn procedure(path: &str) -> &str {
     path.strip_prefix('/').unwrap_or(path)
@@ -59,9 +68,9 @@ pub enum ServicesError {
     /// Two services have the same name.
     #[error("the service {0} is served twice; give each service to the server once")]
     ServedTwice(&'static str),
-    /// A rate limit is for nothing that is served.
+    /// A rate limit cannot be kept.
     #[error(transparent)]
-    RateLimit(#[from] NothingToLimit),
+    RateLimit(#[from] RateLimitError),
 }
 
 impl Methods {
@@ -71,7 +80,8 @@ impl Methods {
         metrics: &ServerMetrics,
     ) -> Result<Self, ServicesError> {
         let now = Instant::now();
-        let rates = Rates::new(&settings.rate_limits, services, now)?;
+        let (rules, sharing) = (&settings.rate_limits, settings.rate_sharing.as_ref());
+        let rates = Rates::new(rules, sharing, services, metrics, now)?;
         let mut by_path = HashMap::new();
         for service in services {
             let exempt = service.info().name.starts_with("grpc.");
@@ -96,6 +106,10 @@ impl Methods {
             }
         }
         Ok(Self(by_path))
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Method>> {
+        self.0.values()
     }
 
     pub(super) fn get(&self, path: &str) -> Option<&Arc<Method>> {

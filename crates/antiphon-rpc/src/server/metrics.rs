@@ -61,12 +61,31 @@ impl Shed {
     }
 }
 
+/// How the store of shared rate limits answered a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// Calls may be let in.
+    Granted,
+    /// None may.
+    Refused,
+    /// It did not.
+    Failed,
+}
+
+impl Asked {
+    /// Every answer with its name in metrics, in the order of declaration.
+    const ALL: [&'static str; 3] = ["granted", "refused", "failed"];
+}
+
 /// The instruments of a server.
 #[derive(Clone, Debug)]
 pub(crate) struct ServerMetrics {
     durations: Durations,
     shed: [Counter; Shed::ALL.len()],
     limits: Family<Labels<1>, Gauge>,
+    asked: [Counter; Asked::ALL.len()],
+    /// 1 while the store of shared rate limits is away.
+    pub(crate) rates_alone: Gauge,
     /// The part of the processor time that the process asks for.
     pub(crate) cpu_load: Gauge<f64, AtomicU64>,
     /// Calls in progress.
@@ -86,8 +105,11 @@ impl ServerMetrics {
         let durations =
             Durations::new_with_constructor((|| Histogram::new(SECONDS)) as fn() -> Histogram);
         let shed = Family::<Labels<1>, Counter>::default();
+        let asked = Family::<Labels<1>, Counter>::default();
         let metrics = Self {
             durations: durations.clone(),
+            asked: Asked::ALL.map(|how| asked.get_or_create(&[("outcome", how)]).clone()),
+            rates_alone: Gauge::default(),
             shed: Shed::ALL.map(|why| shed.get_or_create(&[("reason", why.label())]).clone()),
             limits: Family::default(),
             cpu_load: Gauge::default(),
@@ -116,6 +138,16 @@ impl ServerMetrics {
             shed,
         );
         registry.register(
+            "rpc_server_rate_store_asked",
+            "Questions to the store of shared rate limits",
+            asked,
+        );
+        registry.register(
+            "rpc_server_rates_alone",
+            "1 while the store of shared rate limits is away and this instance keeps them alone",
+            metrics.rates_alone.clone(),
+        );
+        registry.register(
             "rpc_server_cpu_load",
             "The part of the processor time it may use that the process asks for",
             metrics.cpu_load.clone(),
@@ -131,6 +163,11 @@ impl ServerMetrics {
 
     pub(crate) fn shed(&self, why: Shed) {
         self.shed[why as usize].inc();
+    }
+
+    /// The store of shared rate limits was asked.
+    pub(crate) fn asked(&self, how: Asked) {
+        self.asked[how as usize].inc();
     }
 
     /// How often something was turned away for this reason.

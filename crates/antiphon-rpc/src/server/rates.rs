@@ -1,5 +1,7 @@
 //! Limits on how often methods are called, as the settings say.
 
+mod sharing;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +11,12 @@ use tokio::time::Instant;
 
 use super::admission::Client;
 use super::methods::procedure;
+use super::metrics::ServerMetrics;
 use crate::service::{MethodInfo, Service};
+use sharing::{SharedRate, Store};
+
+pub use sharing::RateSharing;
+pub(super) use sharing::Waiting;
 
 /// Clients that are kept apart by one limit; all others together are one more.
 const CLIENTS_MAX: usize = 100_000;
@@ -21,27 +28,61 @@ pub struct RateRule {
     pub rate: RateSettings,
     /// Whether each client has the rate for itself, or all have it together.
     pub per_client: bool,
+    /// Whether all instances have the rate together, or each for itself. Needs
+    /// [`ServerSettings::rate_sharing`](super::ServerSettings::rate_sharing).
+    pub shared: bool,
 }
 
-/// The name of a rate limit is none of a method or service.
+/// A rate limit cannot be kept as the settings say.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "there is a rate limit for {name}, which this server does not have; name a service \
-     (package.Service) or a method (package.Service/Method) out of: {services}"
-)]
-pub struct NothingToLimit {
-    name: String,
-    services: String,
+pub enum RateLimitError {
+    /// Its name is none of a method or service.
+    #[error(
+        "there is a rate limit for {name}, which this server does not have; name a service \
+         (package.Service) or a method (package.Service/Method) out of: {services}"
+    )]
+    NothingToLimit {
+        /// What the limit is for.
+        name: String,
+        /// The services that are served.
+        services: String,
+    },
+    /// It is shared, and nobody says where.
+    #[error(
+        "server.rate_limits.{name:?}.shared is true, but nothing says where instances share it; set \
+         server.shared_rates.url (such as redis://127.0.0.1:6379), or let each instance keep the limit \
+         for itself: shared = false"
+    )]
+    NoStore {
+        /// What the limit is for.
+        name: String,
+    },
 }
 
 /// A limit with what it has let in.
 #[derive(Debug)]
 pub(super) enum Rate {
+    Own(OwnRate),
+    Shared(Arc<SharedRate>),
+}
+
+/// What a limit says to a call.
+pub(super) enum Checked {
+    In,
+    /// When to come again.
+    Refused(Duration),
+    /// It depends on what the store of shared limits says.
+    Waits(Waiting),
+}
+
+/// A limit that this instance keeps by itself.
+#[derive(Debug)]
+pub(super) enum OwnRate {
     Together(RateLimit),
     PerClient(Box<KeyedRateLimit>),
 }
 
-impl Rate {
+impl OwnRate {
     fn new(rule: RateRule, now: Instant) -> Self {
         if rule.per_client {
             Self::PerClient(Box::new(KeyedRateLimit::new(rule.rate, CLIENTS_MAX, now)))
@@ -51,11 +92,30 @@ impl Rate {
     }
 
     /// Lets a call in, or tells when to come again.
-    pub(super) fn check(&self, client: Client<'_>, now: Instant) -> Result<(), Duration> {
+    fn check(&self, client: Client<'_>, now: Instant) -> Result<(), Duration> {
         match self {
             Self::Together(limit) => limit.check(now),
             Self::PerClient(limit) => limit.check(client, now),
         }
+    }
+}
+
+impl Rate {
+    /// Decides about a call, at once where that can be.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime, where the limit is shared: the store is asked from a task.
+    pub(super) fn check(&self, client: Client<'_>, now: Instant) -> Checked {
+        match self {
+            Self::Own(limit) => limit.check(client, now).into(),
+            Self::Shared(limit) => limit.check(client, now),
+        }
+    }
+}
+
+impl From<Result<(), Duration>> for Checked {
+    fn from(said: Result<(), Duration>) -> Self {
+        said.map_or_else(Self::Refused, |()| Self::In)
     }
 }
 
@@ -66,22 +126,34 @@ pub(super) struct Rates(BTreeMap<String, Arc<Rate>>);
 impl Rates {
     pub(super) fn new(
         rules: &BTreeMap<String, RateRule>,
+        sharing: Option<&RateSharing>,
         services: &[Arc<dyn Service>],
+        metrics: &ServerMetrics,
         now: Instant,
-    ) -> Result<Self, NothingToLimit> {
-        for name in rules.keys() {
+    ) -> Result<Self, RateLimitError> {
+        let store = sharing.map(|sharing| Arc::new(Store::new(sharing, metrics, now)));
+        let mut limits = BTreeMap::new();
+        for (name, rule) in rules {
             let is_there = |service: &Arc<dyn Service>| {
                 let mut methods = service.info().methods.iter();
                 service.info().name == name || methods.any(|one| procedure(one.path) == name)
             };
+            let name = name.clone();
             if !services.iter().any(is_there) {
                 let names = services.iter().map(|service| service.info().name);
                 let services = names.collect::<Vec<_>>().join(", ");
-                return Err(NothingToLimit { name: name.clone(), services });
+                return Err(RateLimitError::NothingToLimit { name, services });
             }
+            let rate = match (&store, rule.shared) {
+                (_, false) => Rate::Own(OwnRate::new(*rule, now)),
+                (Some(store), true) => {
+                    Rate::Shared(Arc::new(SharedRate::new(&name, *rule, Arc::clone(store), now)))
+                }
+                (None, true) => return Err(RateLimitError::NoStore { name }),
+            };
+            limits.insert(name, Arc::new(rate));
         }
-        let limits = rules.iter().map(|(name, rule)| (name.clone(), Rate::new(*rule, now).into()));
-        Ok(Self(limits.collect()))
+        Ok(Self(limits))
     }
 
     /// Those that hold for a method: its own, and that of its service.

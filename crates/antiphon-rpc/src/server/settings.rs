@@ -9,6 +9,7 @@ use http::HeaderName;
 
 pub use super::deadline::Timeouts;
 pub use super::rates::RateRule;
+use super::rates::RateSharing;
 use crate::rest::RestSettings;
 
 /// Where a server listens, and its limits and timers. The defaults are safe.
@@ -75,6 +76,8 @@ pub struct ServerSettings {
     /// How often methods and services may be called, by `package.Service/Method` or
     /// `package.Service`.
     pub rate_limits: BTreeMap<String, RateRule>,
+    /// Where instances share those of them that are shared.
+    pub rate_sharing: Option<RateSharing>,
     /// How long calls may take.
     pub timeouts: Timeouts,
     /// Calls that take longer are logged even when they succeed.
@@ -118,6 +121,7 @@ impl Default for ServerSettings {
             client_header: None,
             trust_priority: true,
             rate_limits: BTreeMap::new(),
+            rate_sharing: None,
             timeouts: Timeouts::default(),
             slow_call: secs(1),
             lame_duck: Duration::ZERO,

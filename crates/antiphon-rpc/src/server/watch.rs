@@ -1,5 +1,5 @@
-//! What the server looks at a few times a second, beside the calls: how busy the processor is, and
-//! what was refused since the last look.
+//! What the server looks at a few times a second, beside the calls: how busy the processor is, the
+//! limits that methods have learnt, and what was refused since the last look.
 
 use std::fmt;
 use std::time::Duration;
@@ -49,6 +49,9 @@ pub(super) async fn watch(calls: &Calls, cpu: &CpuReader) {
             let load = calls.cpu();
             load.note((cpu.0)(), Instant::now());
             calls.metrics().cpu_load.set(load.average());
+        }
+        for method in calls.methods() {
+            method.note_limit();
         }
         if look % LOOKS_PER_LINE == 0 {
             let so_far = Shed::ALL.map(|why| calls.metrics().shed_so_far(why));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::support::client::{Http2, frame, grpc_request};
-use crate::support::{settings, soon, start, start_with};
+use crate::support::{in_progress, settings, soon, start, start_with};
 
 #[tokio::test]
 async fn calls_that_were_begun_are_answered() {
@@ -17,7 +17,7 @@ async fn calls_that_were_begun_are_answered() {
         let client = client.clone();
         tokio::spawn(async move { client.grpc("Wait", b"300").await })
     };
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    in_progress(&server, 1).await;
     server.shutdown.drain(Duration::from_secs(10));
     assert_eq!(soon(waiting).await.unwrap().code(), "0");
     soon(server.ended).await.unwrap();
@@ -55,10 +55,27 @@ async fn streams_get_a_status_before_they_are_cut() {
         let client = client.clone();
         tokio::spawn(async move { client.grpc("Forever", b"").await })
     };
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    in_progress(&server, 1).await;
     server.shutdown.drain(Duration::from_millis(600));
     let answer = soon(stream).await.unwrap();
     assert_eq!((answer.code(), answer.messages().len()), ("14", 1));
+    soon(server.ended).await.unwrap();
+}
+
+/// A client that reads slowly, of a stream that always has more: the stream hears of the end all the
+/// same, and is not cut.
+#[tokio::test]
+async fn a_stream_that_always_has_more_gets_a_status_too() {
+    let server = start().await;
+    let client = Http2::connect(server.address).await;
+    let stream = {
+        let client = client.clone();
+        tokio::spawn(async move { client.grpc("Flood", b"").await })
+    };
+    in_progress(&server, 1).await;
+    server.shutdown.drain(Duration::from_secs(2));
+    let answer = soon(stream).await.unwrap();
+    assert_eq!(answer.code(), "14");
     soon(server.ended).await.unwrap();
 }
 
@@ -70,7 +87,7 @@ async fn the_drain_time_bounds_what_does_not_end() {
         tokio::spawn(
             async move { client.try_send(grpc_request("Wait", &[]), frame(b"60000")).await },
         );
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    in_progress(&server, 1).await;
     server.shutdown.drain(Duration::from_millis(200));
     soon(server.ended).await.unwrap();
     assert!(soon(waiting).await.unwrap().is_err());
@@ -84,7 +101,7 @@ async fn a_second_signal_cuts() {
         tokio::spawn(
             async move { client.try_send(grpc_request("Wait", &[]), frame(b"60000")).await },
         );
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    in_progress(&server, 1).await;
     server.shutdown.drain(Duration::from_secs(600));
     tokio::time::sleep(Duration::from_millis(50)).await;
     server.shutdown.cut();

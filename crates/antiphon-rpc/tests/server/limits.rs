@@ -1,5 +1,6 @@
 //! Limits, health, reflection and metrics.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_resilience::LimitSettings;
@@ -8,20 +9,25 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use crate::support::client::{Http2, frame, grpc_request};
-use crate::support::{ServerSettings, settings, soon, start, start_with};
+use crate::support::echo::Echo;
+use crate::support::{
+    ServerSettings, in_progress, settings, soon, start, start_service, start_with,
+};
 
 #[tokio::test]
 async fn calls_above_the_limit_are_unavailable_at_once_with_a_hint_and_health_still_answers() {
     let concurrency = LimitSettings { initial: 2, min: 2, max: 2, ..LimitSettings::default() };
-    let server = start_with(ServerSettings { concurrency, ..settings() }).await;
+    let echo = Echo::default();
+    let release = Arc::clone(&echo.0.release);
+    let server = start_service(ServerSettings { concurrency, ..settings() }, Arc::new(echo)).await;
     let client = Http2::connect(server.address).await;
     let waiting: Vec<_> = (0..2)
         .map(|_| {
             let client = client.clone();
-            tokio::spawn(async move { client.grpc("Wait", b"400").await })
+            tokio::spawn(async move { client.grpc("Wait", b"release").await })
         })
         .collect();
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    in_progress(&server, 2).await;
     let answer = client.grpc("Wait", b"0").await;
     assert_eq!((answer.status, answer.code()), (200, "14"));
     let pushback: u64 = answer.headers["grpc-retry-pushback-ms"].to_str().unwrap().parse().unwrap();
@@ -29,6 +35,7 @@ async fn calls_above_the_limit_are_unavailable_at_once_with_a_hint_and_health_st
     // Another method has a limit of its own, and health has none.
     assert_eq!(client.grpc("Echo", b"").await.code(), "0");
     assert_eq!(check(&client).await, [Bytes::from_static(&[8, 1])]);
+    release.add_permits(2);
     for waiting in waiting {
         assert_eq!(soon(waiting).await.unwrap().code(), "0");
     }
@@ -51,7 +58,7 @@ async fn the_process_has_a_limit_of_its_own() {
         let client = client.clone();
         tokio::spawn(async move { client.grpc("Forever", b"").await })
     };
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    in_progress(&server, 1).await;
     assert_eq!(client.grpc("Echo", b"").await.code(), "14");
     assert_eq!(check(&client).await.len(), 1);
     stream.abort();

@@ -11,6 +11,8 @@ mod overload;
 #[cfg(test)]
 mod protocols;
 #[cfg(test)]
+mod rates;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod websocket;

@@ -5,14 +5,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use antiphon_core::{Component, Health, ShutdownHandle};
-use antiphon_resilience::{CpuSettings, LimitSettings, RateSettings};
-use antiphon_rpc::server::{CpuUse, RateRule, Server};
+use antiphon_resilience::{CpuSettings, LimitSettings};
+use antiphon_rpc::server::{CpuUse, Server};
 use antiphon_telemetry::Telemetry;
 use http::HeaderName;
 use tokio::task::JoinHandle;
 
-use crate::support::client::{Answer, Http2, http1};
-use crate::support::{Running, ServerSettings, echo, settings, soon, start_with};
+use crate::support::client::{Answer, Http2};
+use crate::support::{
+    Running, ServerSettings, calls_in_progress, echo, in_progress, is_shed, settings, start_with,
+    until,
+};
 
 /// So many calls of a method at once, and no more.
 fn concurrency(calls: u32) -> LimitSettings {
@@ -26,37 +29,15 @@ async fn occupy(
     calls: usize,
     headers: &'static [(&'static str, &'static str)],
 ) -> Vec<JoinHandle<Answer>> {
-    let before = in_progress(server);
+    let before = calls_in_progress(server);
     let calls: Vec<_> = (0..calls)
         .map(|_| {
             let client = client.clone();
             tokio::spawn(async move { client.grpc_with("Wait", b"60000", headers).await })
         })
         .collect();
-    until(|| in_progress(server) == before + calls.len()).await;
+    in_progress(server, before + calls.len()).await;
     calls
-}
-
-fn in_progress(server: &Running) -> usize {
-    let metrics = server.metrics();
-    let value = metrics.lines().find_map(|line| line.strip_prefix("rpc_server_active_calls "));
-    value.unwrap().parse().unwrap()
-}
-
-/// Waits until something is so.
-async fn until(mut is_so: impl FnMut() -> bool) {
-    soon(async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
-}
-
-fn is_shed(server: &Running, reason: &str, times: u32) {
-    let line = format!("rpc_server_shed_total{{reason=\"{reason}\"}} {times}\n");
-    let metrics = server.metrics();
-    assert!(metrics.contains(&line), "{line}{metrics}");
 }
 
 async fn with_priority(client: &Http2, priority: &str) -> Answer {
@@ -87,7 +68,7 @@ async fn the_last_places_are_for_the_calls_that_matter_most() {
     }
     is_shed(&server, "concurrency", 1 + 2 + 3 + 4);
     calls.iter().for_each(JoinHandle::abort);
-    until(|| in_progress(&server) == 0).await;
+    in_progress(&server, 0).await;
     assert_eq!(with_priority(&client, "probe").await.code(), "0");
 }
 
@@ -150,75 +131,6 @@ async fn a_client_alone_may_have_all_places() {
     assert_eq!(client.grpc("Wait", b"0").await.code(), "14");
     is_shed(&server, "fairness", 0);
     calls.iter().for_each(JoinHandle::abort);
-}
-
-/// A limit on Echo.
-fn rates(name: &str, burst: u32, per_client: bool) -> ServerSettings {
-    // The next place comes after a hundred seconds: no test sees it.
-    let rate = RateSettings { per_second: 0.01, burst };
-    let rule = RateRule { rate, per_client };
-    ServerSettings { rate_limits: [(name.to_owned(), rule)].into(), ..settings() }
-}
-
-#[tokio::test]
-async fn above_its_rate_a_call_is_told_when_to_come_again_over_every_protocol() {
-    let server = start_with(rates("t.v1.Echo/Echo", 1, false)).await;
-    let client = Http2::connect(server.address).await;
-    assert_eq!(client.grpc("Echo", b"").await.code(), "0");
-    let grpc = client.grpc("Echo", b"").await;
-    assert_eq!((grpc.status, grpc.code()), (200, "8"));
-    let wait: u64 = grpc.headers["grpc-retry-pushback-ms"].to_str().unwrap().parse().unwrap();
-    assert!((80_000..=100_000).contains(&wait), "{wait}");
-    let head = "POST /t.v1.Echo/Echo HTTP/1.1\r\ncontent-type: application/json";
-    let (head, body) = soon(http1(server.address, head, b"{}")).await;
-    assert!(head.starts_with("HTTP/1.1 429"), "{head}");
-    assert!(body.contains("resource_exhausted"), "{body}");
-    let wait = head.lines().find_map(|line| line.strip_prefix("retry-after: ")).unwrap();
-    assert!((80..=100).contains(&wait.parse::<u32>().unwrap()), "{wait}");
-    // Other methods have no limit.
-    assert_eq!(client.grpc("Wait", b"0").await.code(), "0");
-    is_shed(&server, "rate", 2);
-}
-
-#[tokio::test]
-async fn a_rate_of_a_service_is_for_all_its_methods_together() {
-    let server = start_with(rates("t.v1.Echo", 2, false)).await;
-    let client = Http2::connect(server.address).await;
-    assert_eq!(client.grpc("Echo", b"").await.code(), "0");
-    assert_eq!(client.grpc("Wait", b"0").await.code(), "0");
-    assert_eq!(client.grpc("Echo", b"").await.code(), "8");
-    let stream = client.grpc("Count", b"1").await;
-    assert_eq!(stream.code(), "8");
-}
-
-#[tokio::test]
-async fn a_rate_can_be_for_each_client() {
-    let server = start_with(ServerSettings {
-        client_header: Some(HeaderName::from_static("x-tenant")),
-        ..rates("t.v1.Echo/Echo", 2, true)
-    })
-    .await;
-    let client = Http2::connect(server.address).await;
-    for tenant in ["one", "other"] {
-        let mut codes = Vec::new();
-        for _ in 0..3 {
-            let answer = client.grpc_with("Echo", b"", &[("x-tenant", tenant)]).await;
-            codes.push(answer.code().to_owned());
-        }
-        assert_eq!(codes, ["0", "0", "8"], "{tenant}");
-    }
-    // Whoever does not say is known by the address.
-    assert_eq!(client.grpc("Echo", b"").await.code(), "0");
-}
-
-#[tokio::test]
-async fn a_rate_for_what_is_not_served_is_refused_at_the_start() {
-    let services: Vec<Arc<dyn antiphon_rpc::Service>> = vec![Arc::new(echo::Echo::default())];
-    let settings = rates("t.v1.Echo/Ecko", 1, false);
-    let (telemetry, health) = (Telemetry::new(), Health::new());
-    let error = Server::bind(services, settings, &telemetry, &health).await.unwrap_err();
-    let error = error.to_string();
-    assert!(error.contains("t.v1.Echo/Ecko") && error.contains("out of: t.v1.Echo"), "{error}");
 }
 
 #[tokio::test]

@@ -60,3 +60,32 @@ pub(crate) async fn start_service(settings: ServerSettings, service: Arc<dyn Ser
 pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(10), what).await.expect("should happen soon")
 }
+
+/// Waits until something is so, of which nobody tells.
+pub(crate) async fn until(mut is_so: impl FnMut() -> bool) {
+    soon(async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+/// Calls that the server works on.
+pub(crate) fn calls_in_progress(server: &Running) -> usize {
+    let metrics = server.metrics();
+    let value = metrics.lines().find_map(|line| line.strip_prefix("rpc_server_active_calls "));
+    value.unwrap().parse().unwrap()
+}
+
+/// Waits until the server works on so many calls.
+pub(crate) async fn in_progress(server: &Running, calls: usize) {
+    until(|| calls_in_progress(server) == calls).await;
+}
+
+/// So many were turned away for this reason.
+pub(crate) fn is_shed(server: &Running, reason: &str, times: u32) {
+    let line = format!("rpc_server_shed_total{{reason=\"{reason}\"}} {times}\n");
+    let metrics = server.metrics();
+    assert!(metrics.contains(&line), "{line}{metrics}");
+}

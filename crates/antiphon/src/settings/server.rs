@@ -7,6 +7,8 @@ use antiphon_config::{ByteSize, HumanDuration};
 use antiphon_rpc::server::{CpuSettings, HeaderName, RateRule, RateSettings, ServerSettings};
 use serde::{Deserialize, Serialize};
 
+use super::{Location, scheme};
+
 /// `[server]`: where calls are answered, and the limits.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -47,6 +49,8 @@ pub(crate) struct ServerSection {
     websocket_origins: Vec<String>,
     /// How often methods (`package.Service/Method`) and services may be called.
     rate_limits: BTreeMap<String, RateSection>,
+    /// Where instances share those of them that are shared.
+    pub(crate) shared_rates: SharedRatesSection,
 }
 
 impl Default for ServerSection {
@@ -82,7 +86,15 @@ impl Default for ServerSection {
             lame_duck: HumanDuration(own.lame_duck),
             websocket_origins: own.rest.origins,
             rate_limits: BTreeMap::new(),
+            shared_rates: SharedRatesSection::default(),
         }
+    }
+}
+
+impl ServerSection {
+    /// Whether any rate limit is one that instances share.
+    pub(crate) fn shares_rates(&self) -> bool {
+        self.rate_limits.values().any(|limit| limit.shared)
     }
 }
 
@@ -137,6 +149,9 @@ struct RateSection {
     /// Whether each client has this for itself, or all have it together.
     #[serde(default)]
     per_client: bool,
+    /// Whether all instances have this together, or each for itself.
+    #[serde(default)]
+    shared: bool,
 }
 
 impl RateSection {
@@ -149,7 +164,71 @@ impl RateSection {
         )]
         let burst = section.burst.map_or(per_second.ceil() as u32, |burst| burst.0);
         let rate = RateSettings { per_second, burst };
-        (name.clone(), RateRule { rate, per_client: section.per_client })
+        let (per_client, shared) = (section.per_client, section.shared);
+        (name.clone(), RateRule { rate, per_client, shared })
+    }
+}
+
+/// `[server.shared_rates]`: where instances share their rate limits. What only one technology knows
+/// stands in a section of its name: `[server.shared_rates.redis]`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct SharedRatesSection {
+    /// `redis://host` or `rediss://host`. Limits cannot be shared unless set.
+    pub(crate) url: Option<Location>,
+    /// How long a call may wait for the store; then the instance decides alone.
+    pub(crate) timeout: Patience,
+    #[cfg(feature = "redis")]
+    pub(crate) redis: antiphon_rates_redis::Settings,
+}
+
+impl Default for SharedRatesSection {
+    fn default() -> Self {
+        Self {
+            url: None,
+            timeout: Patience(HumanDuration::from_millis(20)),
+            #[cfg(feature = "redis")]
+            redis: antiphon_rates_redis::Settings::default(),
+        }
+    }
+}
+
+impl SharedRatesSection {
+    /// The URL, if there is one.
+    ///
+    /// # Errors
+    /// It names something else than Redis.
+    pub(crate) fn url(&self) -> Result<Option<&str>, String> {
+        let Some(url) = &self.url else { return Ok(None) };
+        match scheme(url.text()) {
+            Some("redis" | "rediss") => Ok(Some(url.text())),
+            Some(other) => Err(format!(
+                "server.shared_rates.url begins with `{other}:`; known are redis and rediss"
+            )),
+            None => {
+                Err("server.shared_rates.url is no URL such as redis://127.0.0.1:6379".to_owned())
+            }
+        }
+    }
+}
+
+/// How long a call may wait: more than nothing, and no more than a second.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(try_from = "HumanDuration", into = "HumanDuration")]
+pub(crate) struct Patience(pub(crate) HumanDuration);
+
+impl TryFrom<HumanDuration> for Patience {
+    type Error = &'static str;
+
+    fn try_from(time: HumanDuration) -> Result<Self, Self::Error> {
+        let fits = time >= HumanDuration::from_millis(1) && time <= HumanDuration::from_secs(1);
+        fits.then_some(Self(time)).ok_or("expected a time from 1ms to 1s: calls wait for it")
+    }
+}
+
+impl From<Patience> for HumanDuration {
+    fn from(patience: Patience) -> Self {
+        patience.0
     }
 }
 
@@ -254,6 +333,7 @@ mod tests {
             per_second = 50
             burst = 7
             per_client = true
+            shared = true
             "#,
         )
         .unwrap();
@@ -261,18 +341,20 @@ mod tests {
         assert_eq!((settings.calls_max, settings.cpu), (500, Some(cpu)));
         assert_eq!((settings.fair_shares, settings.trust_priority), (false, false));
         assert_eq!(settings.client_header.unwrap(), "x-tenant");
-        let rule = |per_second, burst, per_client| RateRule {
+        let rule = |per_second, burst, per_client, shared| RateRule {
             rate: RateSettings { per_second, burst },
             per_client,
+            shared,
         };
         let limits: Vec<_> = settings.rate_limits.into_values().collect();
-        assert_eq!(limits, [rule(12.5, 13, false), rule(50.0, 7, true)]);
+        assert_eq!(limits, [rule(12.5, 13, false, false), rule(50.0, 7, true, true)]);
         assert_eq!(read("[server]\ncpu_guard = false").unwrap().cpu, None);
     }
 
     #[test]
     fn every_mistake_is_said_with_its_place() {
         let limit = |text: &str| format!("[server.rate_limits.\"a.B/C\"]\n{text}");
+        let shared = |text: &str| format!("[server.shared_rates]\n{text}");
         for (text, place, what) in [
             ("[server]\ncpu_threshold = 80".to_owned(), "cpu_threshold", "a part of 1 such as 0.8"),
             (
@@ -284,10 +366,32 @@ mod tests {
             (limit("per_second = 5\nburst = 0"), "burst", "at least 1 call"),
             (limit("burst = 5"), "rate_limits", "per_second"),
             (limit("per_second = 5\nper_minute = 5"), "per_minute", "per_client"),
+            (limit("per_second = 5\nshared = \"yes\""), "shared", "bool"),
+            (shared("timeout = \"0ms\""), "timeout", "from 1ms to 1s"),
+            (shared("timeout = \"1m\""), "timeout", "from 1ms to 1s"),
+            (shared("urls = \"redis://a\""), "urls", "url"),
         ] {
             let error = read(&text).unwrap_err();
             assert!(error.contains(place) && error.contains(what), "{error}");
             assert!(error.contains("antiphon.toml"), "{error}");
+        }
+    }
+
+    #[test]
+    fn where_limits_are_shared_is_read() {
+        let section = |text: &str| {
+            let settings = Settings::load(&Sources::new().text("antiphon.toml", text)).unwrap();
+            settings.section::<ServerSection>("server").unwrap().shared_rates
+        };
+        let own = section("");
+        assert_eq!((own.url(), own.timeout.0), (Ok(None), HumanDuration::from_millis(20)));
+        let given = section("[server.shared_rates]\nurl = \"rediss://a\"\ntimeout = \"5ms\"");
+        assert_eq!(given.url(), Ok(Some("rediss://a")));
+        assert_eq!(given.timeout.0, HumanDuration::from_millis(5));
+        for (url, words) in [("memcached://a", "begins with `memcached:`"), ("a", "is no URL")] {
+            let error = section(&format!("[server.shared_rates]\nurl = {url:?}")).url();
+            let error = error.unwrap_err();
+            assert!(error.starts_with("server.shared_rates.url") && error.contains(words));
         }
     }
 

@@ -10,6 +10,7 @@ use antiphon_rpc::{
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use tokio::sync::Semaphore;
 
 const fn method(name: &'static str, path: &'static str, kind: MethodKind) -> MethodInfo {
     let idempotency = match name.as_bytes() {
@@ -30,13 +31,15 @@ static METHODS: &[MethodInfo] = &[
     method("Join", "/t.v1.Echo/Join", MethodKind::ClientStream),
     method("Chat", "/t.v1.Echo/Chat", MethodKind::Bidi),
     method("Forever", "/t.v1.Echo/Forever", MethodKind::ServerStream),
+    method("Flood", "/t.v1.Echo/Flood", MethodKind::ServerStream),
 ];
 
 fn info() -> &'static ServiceInfo {
     static INFO: OnceLock<ServiceInfo> = OnceLock::new();
     INFO.get_or_init(|| {
         let here = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/server/support");
-        let mut compiler = protox::Compiler::new([here]).unwrap();
+        let ours = concat!(env!("CARGO_MANIFEST_DIR"), "/../../proto");
+        let mut compiler = protox::Compiler::new([here, ours]).unwrap();
         compiler.include_imports(true).open_file("echo.proto").unwrap();
         let descriptor_set = compiler.encode_file_descriptor_set().leak();
         ServiceInfo { name: "t.v1.Echo", methods: METHODS, descriptor_set }
@@ -44,12 +47,21 @@ fn info() -> &'static ServiceInfo {
 }
 
 /// What happened to the service.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Seen {
     /// Handlers that began.
     pub(crate) begun: AtomicUsize,
     /// Handlers that were dropped before their end.
     pub(crate) dropped: AtomicUsize,
+    /// What `Wait` waits for when it is asked for `release`.
+    pub(crate) release: Arc<Semaphore>,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        let (begun, dropped) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { begun, dropped, release: Arc::new(Semaphore::new(0)) }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -93,9 +105,13 @@ impl Service for Echo {
                     .with_source("password=hunter2")),
                 2 => panic!("boom: password=hunter2"),
                 3 => {
-                    let millis = std::str::from_utf8(&request).unwrap().parse().unwrap();
-                    let mut guard = CountDrop(seen, false);
-                    tokio::time::sleep(Duration::from_millis(millis)).await;
+                    let mut guard = CountDrop(Arc::clone(&seen), false);
+                    if &request[..] == b"release" {
+                        seen.release.acquire().await.unwrap().forget();
+                    } else {
+                        let millis = std::str::from_utf8(&request).unwrap().parse().unwrap();
+                        tokio::time::sleep(Duration::from_millis(millis)).await;
+                    }
                     guard.1 = true;
                     encode(&request)
                 }
@@ -137,6 +153,7 @@ impl Service for Echo {
                     Streaming::new(stream::once(async move { encode(&all) }))
                 }
                 7 => Streaming::new(requests.map(|request| encode(&request?))),
+                9 => Streaming::new(stream::repeat_with(|| encode(b"more"))),
                 8 => Streaming::new(
                     stream::once(async { encode(b"first") }).chain(stream::pending()),
                 ),

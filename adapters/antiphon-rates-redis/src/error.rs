@@ -1,0 +1,21 @@
+//! Why the store cannot be used as it is set up.
+
+use antiphon_core::BoxError;
+
+/// The store cannot be used as it is set up. A server that is away is no such reason.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The settings make no sense.
+    #[error("Redis settings: {0}")]
+    Settings(String),
+    /// The certificates cannot be used.
+    #[error("no TLS with the Redis server at {url}; check ca_file, certificate_file and key_file")]
+    Tls {
+        /// The address, without the password.
+        url: String,
+        /// The cause.
+        #[source]
+        source: BoxError,
+    },
+}
