@@ -193,7 +193,7 @@ impl Broker for NatsBroker {
 impl fmt::Debug for NatsBroker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NatsBroker")
-            .field("url", &crate::settings::without_password(&self.0.settings.url))
+            .field("url", &antiphon_config::without_login(&self.0.settings.url))
             .field("connected", &self.0.supervisor.now().is_some())
             .finish_non_exhaustive()
     }

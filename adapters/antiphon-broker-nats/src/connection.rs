@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use antiphon_config::without_login;
 use antiphon_core::retry::Decision;
 use antiphon_core::{Retry, RetryPolicy};
 use antiphon_messaging::Topology;
@@ -21,10 +22,10 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use crate::error::OpenError;
+use crate::error::{OpenError, setting};
 use crate::login;
 use crate::publish::Confirms;
-use crate::settings::{Settings, without_password};
+use crate::settings::Settings;
 use crate::topology;
 
 /// The waits between attempts to connect.
@@ -113,11 +114,11 @@ pub(crate) async fn connect(settings: &Settings) -> Result<Link, OpenError> {
             Err(_) => {}
         }
     }
-    Err(worst.unwrap_or_else(|| OpenError::Settings("url: it names no server".to_owned())))
+    Err(worst.unwrap_or_else(|| setting("url", "it names no server")))
 }
 
 async fn connect_to(settings: &Settings, url: &str) -> Result<Link, OpenError> {
-    let shown = without_password(url);
+    let shown = without_login(url);
     let (fate, _) = watch::channel(None);
     let confirms = Arc::new(Confirms::new(settings.publish_window));
     let connected = Arc::new(AtomicBool::new(false));

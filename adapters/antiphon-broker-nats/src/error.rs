@@ -1,5 +1,6 @@
 //! Why the broker cannot be opened, and what the server's refusals mean.
 
+use antiphon_config::Mistake;
 use antiphon_core::BoxError;
 use antiphon_messaging::SubscribeError;
 
@@ -9,7 +10,7 @@ use antiphon_messaging::SubscribeError;
 pub enum OpenError {
     /// The settings make no sense.
     #[error("NATS settings: {0}")]
-    Settings(String),
+    Settings(#[source] Mistake),
     /// Nobody answers.
     #[error("no NATS server answers at {url}; start it, or correct the address")]
     Unreachable {
@@ -82,6 +83,11 @@ impl OpenError {
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
     }
+}
+
+/// A setting that cannot be.
+pub(crate) fn setting(setting: &str, problem: impl Into<String>) -> OpenError {
+    OpenError::Settings(Mistake::new(setting, problem))
 }
 
 /// A refusal that will not change by itself.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_nats::{Auth, AuthError, ConnectError, ConnectErrorKind, ConnectOptions, ServerAddr};
 use percent_encoding::percent_decode_str;
 
-use crate::error::OpenError;
+use crate::error::{OpenError, setting};
 use crate::settings::Settings;
 
 /// How we say who we are.
@@ -26,8 +26,7 @@ pub(crate) fn options(
     url: &str,
     connected: Arc<AtomicBool>,
 ) -> Result<ConnectOptions, OpenError> {
-    let address =
-        ServerAddr::from_str(url).map_err(|error| OpenError::Settings(format!("url: {error}")))?;
+    let address = ServerAddr::from_str(url).map_err(|error| setting("url", error.to_string()))?;
     let identity = identity(settings, &address)?;
     let mut options = ConnectOptions::with_auth_callback(move |nonce| {
         let auth = if connected.load(Ordering::SeqCst) {
@@ -38,18 +37,13 @@ pub(crate) fn options(
         std::future::ready(auth)
     });
     options = options.require_tls(address.tls_required());
+    // The library reads the files by itself, and says little about those that it cannot.
+    settings.tls().read().map_err(OpenError::Settings)?;
     if let Some(file) = &settings.ca_file {
         options = options.add_root_certificates(file.clone());
     }
     if let (Some(certificate), Some(key)) = (&settings.certificate_file, &settings.key_file) {
         options = options.add_client_certificate(certificate.clone(), key.clone());
-    }
-    for file in
-        [&settings.ca_file, &settings.certificate_file, &settings.key_file].into_iter().flatten()
-    {
-        if let Err(error) = std::fs::metadata(file) {
-            return Err(OpenError::Settings(format!("{}: {error}", file.display())));
-        }
     }
     Ok(options)
 }
@@ -71,8 +65,7 @@ fn identity(settings: &Settings, address: &ServerAddr) -> Result<Identity, OpenE
         return Ok(Identity::Token(token.expose().clone()));
     }
     let Some(file) = &settings.credentials_file else { return Ok(Identity::Nobody) };
-    let problem =
-        |why: String| OpenError::Settings(format!("credentials_file: {}: {why}", file.display()));
+    let problem = |why: String| setting("credentials_file", format!("{}: {why}", file.display()));
     let text = std::fs::read_to_string(file).map_err(|error| problem(error.to_string()))?;
     let (jwt, seed) = signed(&text).ok_or_else(|| problem("it holds no JWT and key".into()))?;
     nkeys::KeyPair::from_seed(&seed).map_err(|error| problem(error.to_string()))?;
@@ -115,7 +108,7 @@ pub(crate) fn refusal(url: &str, error: ConnectError) -> OpenError {
             OpenError::Credentials { url, source: error.into() }
         }
         ConnectErrorKind::Tls => OpenError::Tls { url, source: error.into() },
-        ConnectErrorKind::ServerParse => OpenError::Settings(format!("url: {error}")),
+        ConnectErrorKind::ServerParse => setting("url", error.to_string()),
         _ => {
             // What rustls says arrives as an I/O error with its own text.
             let mut text = String::new();

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use antiphon_config::without_login;
 use antiphon_core::{BoxError, BoxFuture, Finding};
 use antiphon_messaging::{GroupState, LANES, Operate, OperateError, TopicState};
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
@@ -17,7 +18,7 @@ use crate::broker::Shared;
 use crate::connection::{self, Link};
 use crate::error::OpenError;
 use crate::records::{self, GroupRecord, LaneRecord, Mode, Progress};
-use crate::settings::{Settings, without_password};
+use crate::settings::Settings;
 use crate::{names, topology};
 
 /// See the module.
@@ -187,14 +188,14 @@ fn unreachable(settings: &Settings, error: &OpenError) -> Finding {
         OpenError::NoJetStream { .. } => "start the server with -js",
         OpenError::Settings(_) | OpenError::Server { .. } => "see the server's log",
     };
-    Finding::problem(format!("NATS {}", without_password(&settings.url)), text, advice)
+    Finding::problem(format!("NATS {}", without_login(&settings.url)), text, advice)
 }
 
 async fn findings(link: &Link, settings: &Settings) -> Vec<Finding> {
     let info = link.client.server_info();
     let mut found = vec![Finding::fine(
         "connection",
-        format!("NATS {} at {}", info.server_name, without_password(&settings.url)),
+        format!("NATS {} at {}", info.server_name, without_login(&settings.url)),
     )];
     let version = connection::version(&info.version);
     found.push(if version < (2, 10, 0) {

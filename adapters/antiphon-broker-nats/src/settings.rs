@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use antiphon_config::{HumanDuration, Secret};
+use antiphon_config::{HumanDuration, Mistake, Secret, TlsFiles, without_login};
 use serde::{Deserialize, Serialize};
 
 /// How the broker is reached and what it makes of topics.
@@ -89,41 +89,51 @@ impl Settings {
         Self { url: url.into(), ..Self::default() }
     }
 
+    /// The files of TLS.
+    pub(crate) fn tls(&self) -> TlsFiles<'_> {
+        let (certificate, key) = (self.certificate_file.as_ref(), self.key_file.as_ref());
+        TlsFiles::new(self.ca_file.as_ref(), certificate, key)
+    }
+
     /// What of them does not make sense, whatever the server can do.
-    pub(crate) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), Mistake> {
+        let wrong = |setting: &str, problem: &str| Err(Mistake::new(setting, problem));
         for url in self.urls() {
             let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
             if !matches!(scheme, "nats" | "tls") {
-                return Err(format!(
-                    "url: `{}` does not begin with nats:// or tls://",
-                    without_password(url)
-                ));
+                let shown = without_login(url);
+                return wrong("url", &format!("`{shown}` does not begin with nats:// or tls://"));
             }
         }
-        if self.certificate_file.is_some() != self.key_file.is_some() {
-            return Err("certificate_file and key_file go together".into());
-        }
+        // A server that is written as nats:// may ask for TLS all the same.
+        self.tls().check(None)?;
         let ways = [self.user.is_some(), self.token.is_some(), self.credentials_file.is_some()];
         if ways.into_iter().filter(|way| *way).count() > 1 {
-            return Err("only one of user, token and credentials_file can be set".into());
+            let last = if self.credentials_file.is_some() { "credentials_file" } else { "token" };
+            return wrong(last, "only one of user, token and credentials_file can be set");
         }
         if self.password.is_some() && self.user.is_none() {
-            return Err("password needs user".into());
+            return wrong("password", "password needs user");
         }
         if !matches!(self.replicas, 1 | 3 | 5) {
-            return Err(format!("replicas: {} is not 1, 3 or 5", self.replicas));
+            return wrong("replicas", &format!("{} is not 1, 3 or 5", self.replicas));
         }
-        if self.publish_window == 0 || self.read_ahead == 0 {
-            return Err("publish_window and read_ahead must be at least 1".into());
+        for (name, value) in
+            [("publish_window", self.publish_window), ("read_ahead", self.read_ahead)]
+        {
+            if value == 0 {
+                return wrong(name, "it must be at least 1");
+            }
         }
         let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
         if self.bucket.is_empty() || !self.bucket.chars().all(valid) {
-            return Err(format!("bucket: `{}` must be letters, digits, - and _", self.bucket));
+            let problem = format!("`{}` must be letters, digits, - and _", self.bucket);
+            return wrong("bucket", &problem);
         }
         self.check_times()
     }
 
-    fn check_times(&self) -> Result<(), String> {
+    fn check_times(&self) -> Result<(), Mistake> {
         const SECOND: Duration = Duration::from_secs(1);
         for (name, value, least) in [
             ("connect_timeout", self.connect_timeout, SECOND / 10),
@@ -133,12 +143,11 @@ impl Settings {
             ("ack_wait", self.ack_wait, SECOND),
             ("lease", self.lease, SECOND),
         ] {
-            if value.0 < least {
-                return Err(format!("{name}: {value} is less than {}", HumanDuration(least)));
-            }
+            value.at_least(name, least)?;
         }
         if self.duplicate_window > self.max_age {
-            return Err("duplicate_window cannot be longer than max_age".into());
+            let problem = "it cannot be longer than max_age";
+            return Err(Mistake::new("duplicate_window", problem));
         }
         Ok(())
     }
@@ -149,14 +158,6 @@ impl Settings {
     }
 }
 
-/// A URL for people: nobody shall read the password in a log.
-pub(crate) fn without_password(url: &str) -> String {
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
-        _ => url.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,7 +165,7 @@ mod tests {
     fn problem(change: impl FnOnce(&mut Settings)) -> String {
         let mut settings = Settings::default();
         change(&mut settings);
-        settings.check().expect_err("it makes no sense")
+        settings.check().expect_err("it makes no sense").to_string()
     }
 
     #[test]

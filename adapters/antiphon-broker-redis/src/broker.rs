@@ -197,7 +197,7 @@ impl Broker for RedisBroker {
 impl fmt::Debug for RedisBroker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisBroker")
-            .field("url", &crate::settings::without_password(&self.0.settings.url))
+            .field("url", &antiphon_config::without_login(&self.0.settings.url))
             .field("connected", &self.0.supervisor.now().is_some())
             .finish_non_exhaustive()
     }

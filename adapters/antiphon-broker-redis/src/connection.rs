@@ -10,6 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use antiphon_config::{TlsPems, without_login};
 use antiphon_core::retry::Decision;
 use antiphon_core::{BoxError, Retry, RetryPolicy};
 use antiphon_messaging::Topology;
@@ -22,7 +23,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::error::{OpenError, refusal};
-use crate::settings::{Settings, without_password};
+use crate::settings::Settings;
 use crate::topology;
 
 /// The waits between attempts to connect.
@@ -150,30 +151,23 @@ fn url(settings: &Settings) -> String {
 }
 
 fn client(settings: &Settings) -> Result<Client, OpenError> {
-    let shown = without_password(&settings.url);
+    let shown = without_login(&settings.url);
     if !settings.is_tls() {
         return Client::open(url(settings)).map_err(|error| refusal(&shown, error));
     }
     // Whoever was first has chosen; all of ours choose the same.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let read = |file: &std::path::PathBuf| {
-        std::fs::read(file)
-            .map_err(|error| OpenError::Settings(format!("{}: {error}", file.display())))
-    };
-    let root_cert = settings.ca_file.as_ref().map(read).transpose()?;
-    let client_tls = match (&settings.certificate_file, &settings.key_file) {
-        (Some(certificate), Some(key)) => {
-            Some(ClientTlsConfig { client_cert: read(certificate)?, client_key: read(key)? })
-        }
-        _ => None,
-    };
-    Client::build_with_tls(url(settings), TlsCertificates { client_tls, root_cert })
+    let TlsPems { ca, identity } = settings.tls().read().map_err(OpenError::Settings)?;
+    let client_tls =
+        identity.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
+    let certificates = TlsCertificates { client_tls, root_cert: ca };
+    Client::build_with_tls(url(settings), certificates)
         .map_err(|error| OpenError::Tls { url: shown, source: error.into() })
 }
 
 /// Connects, and checks what the server can do.
 pub(crate) async fn connect(settings: &Settings) -> Result<Link, OpenError> {
-    let shown = without_password(&settings.url);
+    let shown = without_login(&settings.url);
     let client = client(settings)?;
     let refused = |error| refusal(&shown, error);
     let timeout = settings.connect_timeout.0;

@@ -1,5 +1,6 @@
 //! Why the broker cannot be opened, and what the server's errors mean.
 
+use antiphon_config::Mistake;
 use antiphon_core::BoxError;
 use antiphon_messaging::{PublishErrorKind, Sent, SubscribeError};
 use redis::RedisError;
@@ -10,7 +11,7 @@ use redis::RedisError;
 pub enum OpenError {
     /// The settings make no sense.
     #[error("Redis settings: {0}")]
-    Settings(String),
+    Settings(#[source] Mistake),
     /// Nobody answers.
     #[error("no Redis server answers at {url}; start it, or correct the address")]
     Unreachable {
@@ -91,7 +92,9 @@ pub(crate) fn refusal(url: &str, error: RedisError) -> OpenError {
     let text = format!("{error} {}", error.detail().unwrap_or_default()).to_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
     match error.kind() {
-        redis::ErrorKind::InvalidClientConfig => OpenError::Settings(format!("url: {error}")),
+        redis::ErrorKind::InvalidClientConfig => {
+            OpenError::Settings(Mistake::new("url", error.to_string()))
+        }
         redis::ErrorKind::AuthenticationFailed => {
             OpenError::Credentials { url, source: error.into() }
         }

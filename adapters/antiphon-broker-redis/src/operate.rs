@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use antiphon_config::without_login;
 use antiphon_core::{BoxError, BoxFuture, Finding};
 use antiphon_messaging::{Durability, GroupState, Operate, OperateError, TopicState};
 use redis::Value;
@@ -12,7 +13,7 @@ use crate::broker::{Shared, durability};
 use crate::connection::{self, Link};
 use crate::error::OpenError;
 use crate::names::Names;
-use crate::settings::{Settings, without_password};
+use crate::settings::Settings;
 use crate::topology::{self, GroupRecord};
 use crate::{keeper, scripts, trim, wire};
 
@@ -191,12 +192,12 @@ fn refusal(settings: &Settings, error: &OpenError) -> Finding {
         OpenError::Evicts { .. } => "set `maxmemory-policy noeviction`",
         OpenError::Settings(_) | OpenError::Server { .. } => "see the server's log",
     };
-    Finding::problem(format!("Redis {}", without_password(&settings.url)), text, advice)
+    Finding::problem(format!("Redis {}", without_login(&settings.url)), text, advice)
 }
 
 async fn findings(link: &Link, settings: &Settings) -> Vec<Finding> {
     let facts = &link.facts;
-    let at = without_password(&settings.url);
+    let at = without_login(&settings.url);
     let mut found = vec![
         Finding::fine("connection", format!("Redis at {at}")),
         Finding::fine("version", facts.version.clone()),

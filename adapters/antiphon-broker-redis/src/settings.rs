@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use antiphon_config::{ByteSize, HumanDuration, Secret};
+use antiphon_config::{ByteSize, HumanDuration, Mistake, Secret, TlsFiles, without_login};
 use serde::{Deserialize, Serialize};
 
 /// How the broker is reached and what it makes of topics.
@@ -77,29 +77,38 @@ impl Settings {
         Self { url: url.into(), ..Self::default() }
     }
 
+    /// The files of TLS.
+    pub(crate) fn tls(&self) -> TlsFiles<'_> {
+        let (certificate, key) = (self.certificate_file.as_ref(), self.key_file.as_ref());
+        TlsFiles::new(self.ca_file.as_ref(), certificate, key)
+    }
+
     /// What of them does not make sense, whatever the server can do.
-    pub(crate) fn check(&self) -> Result<(), String> {
-        let shown = without_password(&self.url);
+    pub(crate) fn check(&self) -> Result<(), Mistake> {
+        let wrong = |setting: &str, problem: &str| Err(Mistake::new(setting, problem));
+        let shown = without_login(&self.url);
         if !self.is_tls() && !self.url.starts_with("redis://") {
-            return Err(format!("url: `{shown}` does not begin with redis:// or rediss://"));
+            let problem = format!("`{shown}` does not begin with redis:// or rediss://");
+            return wrong("url", &problem);
         }
-        if self.certificate_file.is_some() != self.key_file.is_some() {
-            return Err("certificate_file and key_file go together".into());
-        }
-        if !self.is_tls() && (self.ca_file.is_some() || self.key_file.is_some()) {
-            return Err(format!("certificates need TLS, and `{shown}` is not rediss://"));
-        }
+        self.tls().check((!self.is_tls()).then_some((shown.as_str(), "rediss://")))?;
         if self.user.is_some() && self.password.is_none() {
-            return Err("user needs password".into());
+            return wrong("user", "it needs a password");
         }
-        if self.publish_window == 0 || self.read_ahead == 0 || self.message_max.0 == 0 {
-            return Err("publish_window, read_ahead and message_max must be at least 1".into());
+        for (name, value) in [
+            ("publish_window", self.publish_window),
+            ("read_ahead", self.read_ahead),
+            ("message_max", self.message_max.0),
+        ] {
+            if value == 0 {
+                return wrong(name, "it must be at least 1");
+            }
         }
         if self.message_max > ByteSize::mib(256) {
-            return Err("message_max: Redis is not made for more than 256MiB".into());
+            return wrong("message_max", "Redis is not made for more than 256MiB");
         }
         if self.prefix.is_empty() || self.prefix.chars().any(|c| c.is_control() || c == ' ') {
-            return Err(format!("prefix: `{}` must be a word", self.prefix));
+            return wrong("prefix", &format!("`{}` must be a word", self.prefix));
         }
         const SECOND: Duration = Duration::from_secs(1);
         for (name, value, least) in [
@@ -107,23 +116,13 @@ impl Settings {
             ("publish_timeout", self.publish_timeout, SECOND / 10),
             ("lease", self.lease, SECOND),
         ] {
-            if value.0 < least {
-                return Err(format!("{name}: {value} is less than {}", HumanDuration(least)));
-            }
+            value.at_least(name, least)?;
         }
         Ok(())
     }
 
     pub(crate) fn is_tls(&self) -> bool {
         self.url.starts_with("rediss://")
-    }
-}
-
-/// A URL for people: nobody shall read the password in a log.
-pub(crate) fn without_password(url: &str) -> String {
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
-        _ => url.to_owned(),
     }
 }
 
@@ -134,7 +133,7 @@ mod tests {
     fn problem(change: impl FnOnce(&mut Settings)) -> String {
         let mut settings = Settings::default();
         change(&mut settings);
-        settings.check().expect_err("it makes no sense")
+        settings.check().expect_err("it makes no sense").to_string()
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use antiphon_cache::{Age, Found, Lease, Listener, Record, SharedLevel};
+use antiphon_config::without_login;
 use antiphon_core::{BoxError, BoxFuture};
 use bytes::Bytes;
 use redis::Value;
@@ -44,7 +45,7 @@ impl RedisLevel {
         let listeners = Arc::new(Listeners::new());
         let supervisor = Supervisor {
             client,
-            url: settings.shown_url(),
+            url: without_login(&settings.url),
             connect_timeout: settings.connect_timeout.0,
             channel: channel.clone(),
             link: Arc::clone(&link),
@@ -59,6 +60,22 @@ impl RedisLevel {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.link.get().is_ok()
+    }
+
+    /// Waits until there is a connection. Nobody has to: a cache goes on without.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing is done.
+    pub async fn connected(&self) {
+        self.link.until(true).await;
+    }
+
+    /// Waits until there is no connection.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing is done.
+    pub async fn disconnected(&self) {
+        self.link.until(false).await;
     }
 
     fn name(&self, cache: &str, key: &str) -> String {

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use antiphon_config::Mistake;
 use antiphon_discovery::RegistryError;
-use antiphon_registry_http::{Answer, HttpClient, Question, Tls};
+use antiphon_registry_http::{Answer, HttpClient, Question};
 use http::{HeaderValue, Method, StatusCode};
 
 use crate::wire::{self, Healthy, OWNER, Register};
@@ -27,19 +28,14 @@ pub(crate) enum Failure {
 }
 
 impl Agent {
-    pub(crate) fn new(settings: Settings) -> Result<Self, String> {
+    pub(crate) fn new(settings: Settings) -> Result<Self, Mistake> {
         settings.check()?;
-        let tls = Tls {
-            ca_file: settings.ca_file.clone(),
-            certificate_file: settings.certificate_file.clone(),
-            key_file: settings.key_file.clone(),
-        };
         let urls = [settings.url.clone()];
-        let http = HttpClient::new(&urls, &tls, settings.connect_timeout.0)?;
+        let http = HttpClient::new("url", &urls, &settings.tls(), settings.connect_timeout.0)?;
         let token = match &settings.token {
             Some(token) => {
                 let mut value = HeaderValue::from_str(token.expose())
-                    .map_err(|_| "token: it has characters that no token has".to_owned())?;
+                    .map_err(|_| Mistake::new("token", "it has characters that no token has"))?;
                 value.set_sensitive(true);
                 Some(value)
             }

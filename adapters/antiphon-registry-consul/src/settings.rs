@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use antiphon_config::{HumanDuration, Secret};
+use antiphon_config::{HumanDuration, Mistake, Secret, TlsFiles};
 use serde::{Deserialize, Serialize};
 
 /// How the agent is reached and what is kept there.
@@ -63,8 +63,14 @@ impl Settings {
         Self { url: url.into(), ..Self::default() }
     }
 
+    /// The files of TLS.
+    pub(crate) fn tls(&self) -> TlsFiles<'_> {
+        let (certificate, key) = (self.certificate_file.as_ref(), self.key_file.as_ref());
+        TlsFiles::new(self.ca_file.as_ref(), certificate, key)
+    }
+
     /// What of them does not make sense, whatever the agent can do.
-    pub(crate) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), Mistake> {
         let second = Duration::from_secs(1);
         for (name, value, least) in [
             ("connect_timeout", self.connect_timeout, second / 10),
@@ -73,12 +79,10 @@ impl Settings {
             ("lease", self.lease, second),
             ("deregister_after", self.deregister_after, 60 * second),
         ] {
-            if value.0 < least {
-                return Err(format!("{name}: {value} is less than {}", HumanDuration(least)));
-            }
+            value.at_least(name, least)?;
         }
         if self.wait.0 > 600 * second {
-            return Err("wait: Consul waits for ten minutes at most".into());
+            return Err(Mistake::new("wait", "Consul waits for ten minutes at most"));
         }
         Ok(())
     }
@@ -91,7 +95,7 @@ mod tests {
     fn problem(change: impl FnOnce(&mut Settings)) -> String {
         let mut settings = Settings::default();
         change(&mut settings);
-        settings.check().expect_err("it makes no sense")
+        settings.check().expect_err("it makes no sense").to_string()
     }
 
     #[test]

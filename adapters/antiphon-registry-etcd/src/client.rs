@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use antiphon_config::Mistake;
 use antiphon_discovery::RegistryError;
-use antiphon_registry_http::{Answer, HttpClient, Lines, Question, Tls};
+use antiphon_registry_http::{Answer, HttpClient, Lines, Question};
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Method, StatusCode};
 use parking_lot::Mutex;
@@ -58,14 +59,10 @@ impl From<RegistryError> for Failure {
 }
 
 impl Client {
-    pub(crate) fn new(settings: Settings) -> Result<Self, String> {
+    pub(crate) fn new(settings: Settings) -> Result<Self, Mistake> {
         settings.check()?;
-        let tls = Tls {
-            ca_file: settings.ca_file.clone(),
-            certificate_file: settings.certificate_file.clone(),
-            key_file: settings.key_file.clone(),
-        };
-        let http = HttpClient::new(&settings.endpoints, &tls, settings.connect_timeout.0)?;
+        let (servers, tls) = (&settings.endpoints, settings.tls());
+        let http = HttpClient::new("endpoints", servers, &tls, settings.connect_timeout.0)?;
         Ok(Self { http, settings: Arc::new(settings), token: Arc::default() })
     }
 

@@ -1,5 +1,6 @@
 //! The registry.
 
+use antiphon_config::Mistake;
 use antiphon_discovery::{Answers, Entry, Registrar, Resolver};
 
 use crate::Settings;
@@ -15,9 +16,9 @@ impl EtcdRegistry {
     /// A registry with these settings. Connects when it is asked something.
     ///
     /// # Errors
-    /// The settings make no sense, or a file of theirs cannot be read; the text says which.
-    pub fn new(settings: Settings) -> Result<Self, String> {
-        Client::new(settings).map(Self).map_err(|why| format!("etcd settings: {why}"))
+    /// The settings make no sense, or a file of theirs cannot be read; the error says which.
+    pub fn new(settings: Settings) -> Result<Self, Mistake> {
+        Client::new(settings).map(Self)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use antiphon_config::{HumanDuration, Secret};
+use antiphon_config::{HumanDuration, Mistake, Secret, TlsFiles};
 use serde::{Deserialize, Serialize};
 
 /// How etcd is reached and what is kept there.
@@ -58,20 +58,27 @@ impl Settings {
         Self { endpoints: vec![endpoint.into()], ..Self::default() }
     }
 
+    /// The files of TLS.
+    pub(crate) fn tls(&self) -> TlsFiles<'_> {
+        let (certificate, key) = (self.certificate_file.as_ref(), self.key_file.as_ref());
+        TlsFiles::new(self.ca_file.as_ref(), certificate, key)
+    }
+
     /// What of them does not make sense, whatever the server can do.
-    pub(crate) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), Mistake> {
         if self.user.is_some() != self.password.is_some() {
-            return Err("user and password go together".into());
+            return Err(Mistake::new("user", "user and password go together"));
         }
         if self.lease.0 < Duration::from_secs(1) || self.lease.0.subsec_nanos() != 0 {
-            return Err(format!("lease: {} is not whole seconds, at least one", self.lease));
+            let problem = format!("{} is not whole seconds, at least one", self.lease);
+            return Err(Mistake::new("lease", problem));
         }
         let least = Duration::from_millis(100);
-        if self.connect_timeout.0 < least || self.request_timeout.0 < least {
-            return Err("connect_timeout and request_timeout must be at least 100ms".into());
-        }
+        self.connect_timeout.at_least("connect_timeout", least)?;
+        self.request_timeout.at_least("request_timeout", least)?;
         if self.prefix.is_empty() || self.prefix.ends_with('/') {
-            return Err(format!("prefix: `{}` is empty or ends with `/`", self.prefix));
+            let problem = format!("`{}` is empty or ends with `/`", self.prefix);
+            return Err(Mistake::new("prefix", problem));
         }
         Ok(())
     }
@@ -84,7 +91,7 @@ mod tests {
     fn problem(change: impl FnOnce(&mut Settings)) -> String {
         let mut settings = Settings::default();
         change(&mut settings);
-        settings.check().expect_err("it makes no sense")
+        settings.check().expect_err("it makes no sense").to_string()
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use antiphon_config::TlsFiles;
 use antiphon_discovery::RegistryError;
-use antiphon_registry_http::{HttpClient, Lines, Question, Tls};
+use antiphon_registry_http::{HttpClient, Lines, Question};
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Method, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -83,10 +84,11 @@ impl Api {
 
     fn client(&mut self) -> Result<&HttpClient, RegistryError> {
         if self.http.is_none() {
-            let ca_file = self.settings.ca_file.clone();
-            let tls = Tls { ca_file, ..Tls::default() };
+            let secure = self.settings.url.starts_with("https://");
+            // By default it is set, also for what needs none.
+            let tls = TlsFiles::new(self.settings.ca_file.as_ref().filter(|_| secure), None, None);
             let urls = [self.settings.url.clone()];
-            let client = HttpClient::new(&urls, &tls, self.settings.connect_timeout.0);
+            let client = HttpClient::new("url", &urls, &tls, self.settings.connect_timeout.0);
             let client = client.map_err(|why| {
                 RegistryError::invalid(format!("the API of Kubernetes cannot be used: {why}"))
             })?;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use antiphon_config::Mistake;
 use antiphon_core::BoxFuture;
 use antiphon_discovery::{Answers, Instance, RegistryError, Resolver};
 
@@ -22,9 +23,9 @@ impl KubernetesResolver {
     /// A resolver with these settings. Connects when it is asked something.
     ///
     /// # Errors
-    /// The settings make no sense; the text says which.
-    pub fn new(settings: Settings) -> Result<Self, String> {
-        settings.check().map_err(|why| format!("Kubernetes settings: {why}"))?;
+    /// The settings make no sense; the error says which.
+    pub fn new(settings: Settings) -> Result<Self, Mistake> {
+        settings.check()?;
         Ok(Self(Arc::new(settings)))
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use antiphon_config::HumanDuration;
+use antiphon_config::{HumanDuration, Mistake};
 use serde::{Deserialize, Serialize};
 
 /// Where Kubernetes puts what a pod needs to talk to its API.
@@ -47,16 +47,13 @@ impl Default for Settings {
 
 impl Settings {
     /// What of them does not make sense, whatever the server can do.
-    pub(crate) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), Mistake> {
         let least = Duration::from_millis(100);
-        if self.connect_timeout.0 < least || self.request_timeout.0 < least {
-            return Err("connect_timeout and request_timeout must be at least 100ms".into());
-        }
-        if self.watch_timeout.0 < Duration::from_secs(1) {
-            return Err("watch_timeout must be at least 1s".into());
-        }
+        self.connect_timeout.at_least("connect_timeout", least)?;
+        self.request_timeout.at_least("request_timeout", least)?;
+        self.watch_timeout.at_least("watch_timeout", Duration::from_secs(1))?;
         if !is_name(&self.namespace) {
-            return Err(format!("namespace: `{}` is not a name", self.namespace));
+            return Err(Mistake::new("namespace", format!("`{}` is not a name", self.namespace)));
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The registry.
 
+use antiphon_config::Mistake;
 use antiphon_discovery::{Answers, Entry, Registrar, Resolver};
 
 use crate::Settings;
@@ -16,9 +17,9 @@ impl ZookeeperRegistry {
     /// A registry with these settings. Connects when it is asked something.
     ///
     /// # Errors
-    /// The settings make no sense; the text says which.
-    pub fn new(settings: Settings) -> Result<Self, String> {
-        settings.check().map_err(|why| format!("ZooKeeper settings: {why}"))?;
+    /// The settings make no sense; the error says which.
+    pub fn new(settings: Settings) -> Result<Self, Mistake> {
+        settings.check()?;
         Ok(Self(Session::new(settings)))
     }
 }

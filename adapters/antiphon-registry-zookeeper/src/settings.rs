@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use antiphon_config::{HumanDuration, Secret};
+use antiphon_config::{HumanDuration, Mistake, Secret};
 use serde::{Deserialize, Serialize};
 
 /// How ZooKeeper is reached and what is kept there.
@@ -48,32 +48,34 @@ impl Settings {
     }
 
     /// What of them does not make sense, whatever the server can do.
-    pub(crate) fn check(&self) -> Result<(), String> {
-        let servers = self.servers().ok_or_else(|| {
-            "url: it does not begin with zookeeper://, or no HOST:PORT follows".to_owned()
-        })?;
+    pub(crate) fn check(&self) -> Result<(), Mistake> {
+        let wrong = |setting: &str, problem: &str| Err(Mistake::new(setting, problem));
+        let Some(servers) = self.servers() else {
+            return wrong("url", "it does not begin with zookeeper://, or no HOST:PORT follows");
+        };
         if servers.contains(['@', '/']) {
-            return Err("url: user and root have settings of their own".into());
+            return wrong("url", "user and root have settings of their own");
         }
         if self.user.is_some() != self.password.is_some() {
-            return Err("user and password go together".into());
+            return wrong("user", "user and password go together");
         }
         if self.user.as_ref().is_some_and(|user| user.is_empty() || user.contains(':')) {
-            return Err("user: it is empty or has a colon".into());
+            return wrong("user", "it is empty or has a colon");
         }
         for (name, value, least) in [
             ("connect_timeout", self.connect_timeout, Duration::from_millis(100)),
             ("request_timeout", self.request_timeout, Duration::from_millis(100)),
             ("lease", self.lease, Duration::from_secs(1)),
         ] {
-            if value.0 < least {
-                return Err(format!("{name}: {value} is less than {}", HumanDuration(least)));
-            }
+            value.at_least(name, least)?;
         }
         let named = |part: &str| !part.is_empty() && part != "." && part != "..";
         match self.root.strip_prefix('/') {
             Some(parts) if parts.split('/').all(named) => Ok(()),
-            _ => Err(format!("root: `{}` is not a path such as /antiphon/services", self.root)),
+            _ => {
+                let problem = format!("`{}` is not a path such as /antiphon/services", self.root);
+                Err(Mistake::new("root", problem))
+            }
         }
     }
 
@@ -91,7 +93,7 @@ mod tests {
     fn problem(change: impl FnOnce(&mut Settings)) -> String {
         let mut settings = Settings::default();
         change(&mut settings);
-        settings.check().expect_err("it makes no sense")
+        settings.check().expect_err("it makes no sense").to_string()
     }
 
     #[test]

@@ -65,5 +65,5 @@ pub use cache::{Builder, Cache};
 pub use codec::{Codec, Json, Protobuf};
 pub use filter::{KeyFilter, Rebuild};
 pub use keeper::FilterKeeper;
-pub use settings::{CacheSettings, InvalidSettings};
+pub use settings::CacheSettings;
 pub use shared::{Age, Found, Lease, Listener, Record, SharedLevel};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use antiphon_config::{ByteSize, HumanDuration};
+use antiphon_config::{ByteSize, HumanDuration, Mistake};
 use serde::{Deserialize, Serialize};
 
 use crate::freshness::jittered;
@@ -83,11 +83,16 @@ impl CacheSettings {
     /// What of them does not make sense.
     ///
     /// # Errors
-    /// One line that names the setting.
-    pub fn check(&self) -> Result<(), InvalidSettings> {
-        let bad = |text: String| Err(InvalidSettings(text));
-        if self.capacity == 0 || self.bytes_max.0 == 0 || self.loads_max == 0 {
-            return bad("capacity, bytes_max and loads_max must be at least 1".into());
+    /// The first setting that does not.
+    pub fn check(&self) -> Result<(), Mistake> {
+        for (name, is_nothing) in [
+            ("capacity", self.capacity == 0),
+            ("bytes_max", self.bytes_max.0 == 0),
+            ("loads_max", self.loads_max == 0),
+        ] {
+            if is_nothing {
+                return Err(Mistake::new(name, "it must be at least 1"));
+            }
         }
         for (name, value) in [
             ("ttl", self.ttl),
@@ -96,29 +101,16 @@ impl CacheSettings {
             ("shared_timeout", self.shared_timeout),
             ("filter_age_max", self.filter_age_max),
         ] {
-            if value.0 < Duration::from_millis(1) {
-                return bad(format!("{name}: {value} is less than 1ms"));
-            }
+            value.at_least(name, Duration::from_millis(1))?;
         }
         if !(1e-9..=0.5).contains(&self.filter_false_rate) {
             let rate = self.filter_false_rate;
-            return bad(format!("filter_false_rate: {rate} is not between 0.000000001 and 0.5"));
+            let problem = format!("{rate} is not between 0.000000001 and 0.5");
+            return Err(Mistake::new("filter_false_rate", problem));
         }
         Ok(())
     }
 }
-
-/// Settings of a cache that make no sense.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InvalidSettings(String);
-
-impl std::fmt::Display for InvalidSettings {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for InvalidSettings {}
 
 #[cfg(test)]
 mod tests {

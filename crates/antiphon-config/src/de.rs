@@ -275,7 +275,11 @@ impl<'de> SeqAccess<'de> for Items<'_> {
         let Some((index, node)) = self.items.next() else {
             return Ok(None);
         };
-        seed.deserialize(Reader::new(node, Place::Index(self.place, index))).map(Some)
+        let place = Place::Index(self.place, index);
+        // As in tables: what a type finds wrong once it has read the value is there, too.
+        seed.deserialize(Reader::new(node, place))
+            .map(Some)
+            .map_err(|error| error.at(&node.origin, place))
     }
 }
 

@@ -57,6 +57,15 @@ fn is_absent(node: &Node) -> bool {
     matches!(node.origin, crate::tree::Origin::Absent)
 }
 
+/// A URL for people, without user and password: nobody shall read them in a log.
+#[must_use]
+pub fn without_login(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
+        _ => url.to_owned(),
+    }
+}
+
 /// Hides the password of `scheme://user:password@host`.
 fn redact(value: Json) -> Json {
     match value {
@@ -77,6 +86,13 @@ fn redact_url(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn urls_for_logs_have_no_login() {
+        assert_eq!(without_login("redis://user:p@ss@here:1/2"), "redis://here:1/2");
+        assert_eq!(without_login("redis://here:1/2"), "redis://here:1/2");
+        assert_eq!(without_login("nonsense"), "nonsense");
+    }
 
     #[test]
     fn passwords_in_urls_are_hidden_and_nothing_else_is() {

@@ -83,6 +83,19 @@ impl Settings {
         Ok(value)
     }
 
+    /// The error that says what is wrong with a setting that was read, by its dotted path: with the place
+    /// where it is written, or, where it is not, that of what is around it. See [`Mistake`](crate::Mistake).
+    #[must_use]
+    pub fn mistaken(&self, path: &str, problem: &str) -> Error {
+        let mut node = &self.tree;
+        for key in path.split('.') {
+            let Value::Table(entries) = &node.value else { break };
+            let Some(entry) = entries.get(key) else { break };
+            node = &entry.node;
+        }
+        Error::new(problem).at(&node.origin, path)
+    }
+
     /// Whether anything is set under this path.
     #[must_use]
     pub fn contains(&self, path: &str) -> bool {

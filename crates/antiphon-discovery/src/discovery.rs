@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::dns::{Lookup, Question};
@@ -88,10 +89,12 @@ impl Discovery {
                 Ok(Box::new(Fixed::new(instances)))
             }
             Target::Dns { server, name } => {
-                Ok(Box::new(Lookup::new(*server, Question::Addresses(name.clone()))))
+                let question = Question::Addresses(name.clone());
+                Ok(Box::new(Lookup::new(self.name_servers(*server), question)))
             }
             Target::Srv { server, name } => {
-                Ok(Box::new(Lookup::new(*server, Question::Srv(name.clone()))))
+                let question = Question::Srv(name.clone());
+                Ok(Box::new(Lookup::new(self.name_servers(*server), question)))
             }
             Target::File { path, list } => Ok(Box::new(Listed::new(path.clone(), list.clone()))),
             Target::Inproc => Err(WatchError::Inproc),
@@ -107,6 +110,15 @@ impl Discovery {
                 })?;
                 Ok(registry.watch(name))
             }
+        }
+    }
+
+    /// Who is asked for a name: the server that its target names, or those of the settings. Nobody
+    /// means those of the system.
+    fn name_servers(&self, of_target: Option<SocketAddr>) -> Vec<SocketAddr> {
+        match of_target {
+            Some(server) => vec![server],
+            None => self.settings.dns.servers.iter().map(|server| server.0).collect(),
         }
     }
 }
@@ -152,6 +164,19 @@ mod tests {
         assert_eq!(addresses(&discovery, "odd:///shop/orders").await, ["shop.orders:11"]);
         assert_eq!(addresses(&discovery, "orders").await, ["orders:6"]);
         assert_eq!(addresses(&discovery, "static:b:2,a:1").await, ["a:1", "b:2"]);
+    }
+
+    #[test]
+    fn a_target_names_its_name_server_and_the_settings_those_of_all_others() {
+        let own = "127.0.0.1:5353".parse().unwrap();
+        let mut settings = Settings::default();
+        assert_eq!(Discovery::new(settings.clone()).name_servers(None), []);
+        assert_eq!(Discovery::new(settings.clone()).name_servers(Some(own)), [own]);
+        settings.dns.servers = vec!["10.0.0.53".parse().unwrap(), "[::1]:5353".parse().unwrap()];
+        let discovery = Discovery::new(settings);
+        let of_all = ["10.0.0.53:53", "[::1]:5353"].map(|text| text.parse().unwrap());
+        assert_eq!(discovery.name_servers(None), of_all);
+        assert_eq!(discovery.name_servers(Some(own)), [own]);
     }
 
     #[tokio::test(start_paused = true)]

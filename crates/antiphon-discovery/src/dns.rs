@@ -36,8 +36,8 @@ pub enum Question {
 
 /// The answers of DNS to one question.
 pub struct Lookup {
-    /// Who is asked; the system's name servers without it.
-    at: Option<SocketAddr>,
+    /// Who is asked; the system's name servers when it is empty.
+    at: Vec<SocketAddr>,
     question: Question,
     /// Made anew after each failure: the system's settings may have changed.
     server: Option<Server>,
@@ -47,9 +47,10 @@ pub struct Lookup {
 }
 
 impl Lookup {
-    /// Asks the name server at this address, or the system's.
+    /// Asks the name servers at these addresses, or, without any, the system's. When one does not
+    /// answer, another one is asked.
     #[must_use]
-    pub fn new(at: Option<SocketAddr>, question: Question) -> Self {
+    pub fn new(at: Vec<SocketAddr>, question: Question) -> Self {
         Self { at, question, server: None, memory: Memory::default(), due: None }
     }
 
@@ -77,7 +78,7 @@ impl Lookup {
     async fn ask(&mut self) -> Result<(Vec<Instance>, Duration), RegistryError> {
         let server = match &self.server {
             Some(server) => server,
-            None => self.server.insert(Server::new(self.at)?),
+            None => self.server.insert(Server::new(&self.at)?),
         };
         match &self.question {
             Question::Addresses(name) => {

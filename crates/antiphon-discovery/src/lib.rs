@@ -34,6 +34,6 @@ pub use record::{InvalidRecord, Record};
 pub use registrar::{Entry, Held, Registrar, Written};
 pub use registration::{Registration, RegistrationSettings, Standing};
 pub use resolver::{Answers, Resolver};
-pub use settings::Settings;
+pub use settings::{DnsSettings, InvalidNameServer, NameServer, Settings};
 pub use target::{InvalidTarget, Target};
 pub use watch::{Trust, Watch};

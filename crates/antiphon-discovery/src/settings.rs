@@ -1,9 +1,13 @@
 //! What can be chosen about discovery.
 
+mod dns;
+
 use antiphon_config::HumanDuration;
 use serde::{Deserialize, Serialize};
 
 use crate::keeper;
+
+pub use dns::{DnsSettings, InvalidNameServer, NameServer};
 
 /// How far registries are believed, and how often names are asked for.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -22,6 +26,8 @@ pub struct Settings {
     pub confirm_interval: HumanDuration,
     /// The least time between two questions to the registry that failed connections bring about.
     pub look_interval_min: HumanDuration,
+    /// Who is asked for names: `[discovery.dns]`.
+    pub dns: DnsSettings,
 }
 
 impl Default for Settings {
@@ -33,6 +39,7 @@ impl Default for Settings {
             confirmations: keeper.confirmations,
             confirm_interval: HumanDuration(keeper.confirm_interval),
             look_interval_min: HumanDuration(keeper.look_interval_min),
+            dns: DnsSettings::default(),
         }
     }
 }

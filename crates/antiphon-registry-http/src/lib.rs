@@ -9,11 +9,11 @@
 mod tls;
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use antiphon_config::{Mistake, TlsFiles};
 use antiphon_discovery::RegistryError;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
@@ -29,18 +29,6 @@ use tokio::time::timeout;
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// For how long a connection that is not used is kept.
 const IDLE: Duration = Duration::from_secs(30);
-
-/// Whom to trust, and how to be trusted.
-#[derive(Clone, Debug, Default)]
-pub struct Tls {
-    /// The certificates that the servers' certificates must be signed with, as a PEM file. Those of
-    /// the system unless set.
-    pub ca_file: Option<PathBuf>,
-    /// This client's certificate, as a PEM file. Goes with [`Self::key_file`].
-    pub certificate_file: Option<PathBuf>,
-    /// The key of this client's certificate, as a PEM file.
-    pub key_file: Option<PathBuf>,
-}
 
 /// The servers of a registry. Cheap to clone.
 #[derive(Clone)]
@@ -99,17 +87,28 @@ impl Question {
 }
 
 impl HttpClient {
-    /// A client of the servers at these addresses, `http://host:port` or `https://host:port`. Connects
-    /// when it is asked something.
+    /// A client of the servers at these addresses, `http://host:port` or `https://host:port`, which the
+    /// setting `setting` names. Connects when it is asked something.
     ///
     /// # Errors
-    /// An address or a file makes no sense; the text says which and what to write.
-    pub fn new(servers: &[String], tls: &Tls, connect_timeout: Duration) -> Result<Self, String> {
-        let servers: Vec<String> =
-            servers.iter().map(|server| origin(server)).collect::<Result<_, _>>()?;
+    /// An address or a file makes no sense; the text says what to write.
+    pub fn new(
+        setting: &str,
+        servers: &[String],
+        tls: &TlsFiles<'_>,
+        connect_timeout: Duration,
+    ) -> Result<Self, Mistake> {
+        let servers: Vec<String> = servers
+            .iter()
+            .map(|server| origin(server))
+            .collect::<Result<_, _>>()
+            .map_err(|why| Mistake::new(setting, why))?;
         if servers.is_empty() {
-            return Err("there is no address of a server".to_owned());
+            return Err(Mistake::new(setting, "there is no address of a server"));
         }
+        let secure = |server: &String| server.starts_with("https://");
+        let plain = servers.first().filter(|_| !servers.iter().any(secure));
+        tls.check(plain.map(|server| (server.as_str(), "https://")))?;
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_connect_timeout(Some(connect_timeout));

@@ -1,21 +1,23 @@
 //! What TLS is set up with.
 
+use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
 
+use antiphon_config::{Mistake, TlsFiles};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
-use super::Tls;
-
-/// Settings for connections; the text of an error says what to correct.
-pub(super) fn settings(tls: &Tls) -> Result<ClientConfig, String> {
+/// Settings for connections; an error names the setting and the file.
+pub(super) fn settings(files: &TlsFiles<'_>) -> Result<ClientConfig, Mistake> {
+    let pems = files.read()?;
     let mut roots = RootCertStore::empty();
-    match &tls.ca_file {
-        Some(path) => {
-            for certificate in certificates(path)? {
-                roots.add(certificate).map_err(|error| file(path, &error))?;
+    match &pems.ca {
+        Some(pem) => {
+            let wrong = |problem: &dyn Display| mistake("ca_file", files.ca, problem);
+            for certificate in certificates(pem).map_err(|error| wrong(&error))? {
+                roots.add(certificate).map_err(|error| wrong(&error))?;
             }
         }
         None => {
@@ -26,25 +28,21 @@ pub(super) fn settings(tls: &Tls) -> Result<ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
+        .map_err(|error| mistake("ca_file", files.ca, &error))?
         .with_root_certificates(roots);
-    match (&tls.certificate_file, &tls.key_file) {
-        (Some(chain), Some(key)) => {
-            let certificates = certificates(chain)?;
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| file(key, &error))?;
-            builder.with_client_auth_cert(certificates, key).map_err(|error| file(chain, &error))
-        }
-        (None, None) => Ok(builder.with_no_client_auth()),
-        _ => Err("certificate_file and key_file go together".to_owned()),
-    }
+    let Some((chain, key)) = &pems.identity else { return Ok(builder.with_no_client_auth()) };
+    let wrong = |problem: &dyn Display| mistake("certificate_file", files.certificate, problem);
+    let chain = certificates(chain).map_err(|error| wrong(&error))?;
+    let key = PrivateKeyDer::from_pem_slice(key);
+    let key = key.map_err(|error| mistake("key_file", files.key, &error))?;
+    builder.with_client_auth_cert(chain, key).map_err(|error| wrong(&error))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-    let all: Vec<_> = read.map_err(|error| file(path, &error))?;
-    if all.is_empty() { Err(file(path, &"it has no certificate")) } else { Ok(all) }
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, rustls::pki_types::pem::Error> {
+    CertificateDer::pem_slice_iter(pem).collect()
 }
 
-fn file(path: &Path, problem: &impl std::fmt::Display) -> String {
-    format!("{}: {problem}", path.display())
+fn mistake(setting: &str, file: Option<&Path>, problem: &dyn Display) -> Mistake {
+    let file = file.unwrap_or_else(|| Path::new("the system's certificates"));
+    Mistake::new(setting, format!("{}: {problem}", file.display()))
 }

@@ -12,7 +12,9 @@ use std::sync::Arc;
 
 use crate::proxy::Proxy;
 
-pub use test_servers::{Instance, PASSWORD, Service, Trouble, USER, certificate_authority, folder};
+pub use test_servers::{
+    Instance, PASSWORD, Records, Service, Trouble, USER, Zone, certificate_authority, folder,
+};
 
 /// A server with ports and data of its own, which a test may treat as badly as it likes. It ends and
 /// is removed when this is dropped, and by the next test run when the test is killed.

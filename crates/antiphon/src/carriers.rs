@@ -1,12 +1,13 @@
 //! Opening the broker that the settings name, and what keeps for it what it cannot keep itself.
 
 use antiphon_broker_memory::MemoryBroker;
+use antiphon_config::Settings;
 use antiphon_core::Clock;
 use antiphon_messaging::AnyBroker;
 use antiphon_store_sqlite::SqliteBroker;
 
 use crate::error::{Error, Result};
-use crate::settings::{BrokerSection, Carrier, DatabaseSettings};
+use crate::settings::{BrokerSection, Carrier, DatabaseSettings, Sections};
 
 /// The broker of a system.
 #[derive(Clone, Debug)]
@@ -21,15 +22,14 @@ pub(crate) struct Carriers {
 /// # Errors
 /// The settings do not make sense, or name what this program was built without; the broker cannot be
 /// reached, or refuses.
-pub(crate) async fn open(
-    section: &BrokerSection,
-    databases: &DatabaseSettings,
-) -> Result<Carriers> {
+pub(crate) async fn open(sections: &Sections, settings: &Settings) -> Result<Carriers> {
+    let (section, databases) = (&sections.broker, &sections.database);
     let location = match &section.url {
         Some(url) => url.text().to_owned(),
         None => databases.dir.join("broker.db").to_string_lossy().into_owned(),
     };
-    let broker = open_one(&location, section, databases).await?;
+    let broker = open_one(&location, section, databases).await;
+    let broker = broker.map_err(|error| placed(error, "broker.url", &location, settings))?;
     if broker.capabilities().dead_letters {
         return Ok(Carriers { broker, parking: None });
     }
@@ -37,13 +37,24 @@ pub(crate) async fn open(
         Some(parking) => parking.text().to_owned(),
         None => databases.location("broker"),
     };
-    let parking = open_one(&location, section, databases).await?;
+    let parking = open_one(&location, section, databases).await;
+    let parking = parking.map_err(|error| placed(error, "broker.parking", &location, settings))?;
     if !parking.capabilities().dead_letters {
         return Err(Error::mistake(
             "broker.parking names a broker that keeps no dead letters itself; name a SQL database",
         ));
     }
     Ok(Carriers { broker, parking: Some(parking) })
+}
+
+/// A mistake in the settings of a broker, with its place. Each technology has a section of its name;
+/// its URL stands elsewhere.
+fn placed(error: Error, url: &str, location: &str, settings: &Settings) -> Error {
+    let technology = Carrier::of(location).ok().and_then(Carrier::feature).unwrap_or_default();
+    error.placed(settings, |setting| match setting {
+        "url" => url.to_owned(),
+        other => format!("broker.{technology}.{other}"),
+    })
 }
 
 async fn open_one(

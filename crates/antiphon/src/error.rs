@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::process::ExitCode;
 
+use antiphon_config::{Mistake, Settings};
 use antiphon_core::BoxError;
 
 /// Any error, with the exit code that belongs to it. Every other error converts into it.
@@ -22,6 +23,20 @@ impl Error {
     /// A mistake of whoever starts the process: exit code 2.
     pub fn mistake(cause: impl Into<BoxError>) -> Self {
         Self { exit: Self::MISTAKE, cause: cause.into() }
+    }
+
+    /// With the place of the setting that it is about, if it is about one. `path` is the whole path of
+    /// a setting, by how who complains calls it.
+    pub(crate) fn placed(self, settings: &Settings, path: impl Fn(&str) -> String) -> Self {
+        let mut cause: Option<&(dyn StdError + 'static)> = Some(&*self.cause);
+        while let Some(error) = cause {
+            if let Some(mistake) = error.downcast_ref::<Mistake>() {
+                let error = settings.mistaken(&path(mistake.setting()), mistake.problem());
+                return Self::mistake(error);
+            }
+            cause = error.source();
+        }
+        self
     }
 
     /// The exit code: 2 for what must be changed before the next start, 1 for the rest.

@@ -16,6 +16,7 @@ use crate::sql::{Database, Engine, Kind, Sql};
 /// The settings of a system, and what they name.
 #[derive(Clone, Debug)]
 pub struct Operations {
+    settings: Arc<Settings>,
     sections: Sections,
 }
 
@@ -46,7 +47,8 @@ impl Operations {
     /// A setting cannot be read or does not fit.
     pub fn load(sources: &Sources) -> Result<Self> {
         let settings = Settings::load(sources)?;
-        Ok(Self { sections: Sections::read(&settings)? })
+        let sections = Sections::read(&settings)?;
+        Ok(Self { settings: Arc::new(settings), sections })
     }
 
     /// Where the admin port of a process with these settings is.
@@ -102,7 +104,7 @@ impl Operations {
     /// # Errors
     /// It cannot be reached, refuses, or was left out of this program.
     pub async fn brokers(&self) -> Result<Brokers> {
-        let opened = carriers::open(&self.sections.broker, &self.sections.database).await?;
+        let opened = carriers::open(&self.sections, &self.settings).await?;
         let Carriers { broker, parking } = opened;
         Ok(Brokers { broker, parking })
     }

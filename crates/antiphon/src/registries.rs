@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use antiphon_config::{Mistake, Settings};
 use antiphon_discovery::{Discovery, Registrar, Resolver};
 
 use crate::error::{Error, Result};
@@ -20,7 +21,7 @@ impl Known {
     ///
     /// # Errors
     /// Settings that make no sense; a registry that this program was built without.
-    pub(crate) fn open(registries: &Registries) -> Result<Self> {
+    pub(crate) fn open(registries: &Registries, settings: &Settings) -> Result<Self> {
         #[cfg_attr(
             not(any(
                 feature = "consul",
@@ -32,30 +33,31 @@ impl Known {
         )]
         let mut known = Self::default();
         #[cfg(feature = "consul")]
-        if let Some(settings) = &registries.consul {
-            let registry = antiphon_registry_consul::ConsulRegistry::new(settings.clone());
-            known.add("consul", registry.map_err(Error::mistake)?);
+        if let Some(section) = &registries.consul {
+            let registry = antiphon_registry_consul::ConsulRegistry::new(section.clone());
+            known.add("consul", registry.map_err(placed(settings, "consul"))?);
         }
         #[cfg(feature = "etcd")]
-        if let Some(settings) = &registries.etcd {
-            let registry = antiphon_registry_etcd::EtcdRegistry::new(settings.clone());
-            known.add("etcd", registry.map_err(Error::mistake)?);
+        if let Some(section) = &registries.etcd {
+            let registry = antiphon_registry_etcd::EtcdRegistry::new(section.clone());
+            known.add("etcd", registry.map_err(placed(settings, "etcd"))?);
         }
         #[cfg(feature = "kubernetes")]
-        if let Some(settings) = &registries.kubernetes {
-            let resolver = antiphon_registry_kubernetes::KubernetesResolver::new(settings.clone());
-            known.resolvers.insert("kubernetes", Arc::new(resolver.map_err(Error::mistake)?));
+        if let Some(section) = &registries.kubernetes {
+            let resolver = antiphon_registry_kubernetes::KubernetesResolver::new(section.clone());
+            let resolver = resolver.map_err(placed(settings, "kubernetes"))?;
+            known.resolvers.insert("kubernetes", Arc::new(resolver));
         }
         #[cfg(feature = "zookeeper")]
-        if let Some(settings) = &registries.zookeeper {
-            let registry = antiphon_registry_zookeeper::ZookeeperRegistry::new(settings.clone());
-            known.add("zookeeper", registry.map_err(Error::mistake)?);
+        if let Some(section) = &registries.zookeeper {
+            let registry = antiphon_registry_zookeeper::ZookeeperRegistry::new(section.clone());
+            known.add("zookeeper", registry.map_err(placed(settings, "zookeeper"))?);
         }
         if let Some(missing) = &registries.missing {
-            return Err(Error::mistake(format!(
-                "registries.{missing} has settings, but this program was built without the feature \
-                 `{missing}` of antiphon"
-            )));
+            let problem = format!(
+                "it has settings, but this program was built without the feature `{missing}` of antiphon"
+            );
+            return Err(settings.mistaken(&format!("registries.{missing}"), &problem).into());
         }
         Ok(known)
     }
@@ -99,5 +101,17 @@ impl Known {
             ))
         });
         registrar.map(Some)
+    }
+}
+
+/// A mistake in the settings of a registry, with its place.
+#[cfg_attr(
+    not(any(feature = "consul", feature = "etcd", feature = "kubernetes", feature = "zookeeper")),
+    expect(dead_code, reason = "no registry is built in")
+)]
+fn placed(settings: &Settings, registry: &str) -> impl Fn(Mistake) -> Error {
+    move |mistake| {
+        let path = |setting: &str| format!("registries.{registry}.{setting}");
+        Error::mistake(mistake).placed(settings, path)
     }
 }

@@ -16,6 +16,7 @@ pub mod server;
 mod service;
 mod tls;
 mod wire;
+mod zone;
 
 use std::fmt;
 
@@ -25,6 +26,7 @@ pub use private::{Private, sweep};
 pub use processes::memory;
 pub use service::{PASSWORD, Service, USER, certificate_authority};
 pub use tls::certificates;
+pub use zone::{Records, Zone};
 
 /// Why a server cannot be had, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]

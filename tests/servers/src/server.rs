@@ -3,6 +3,7 @@
 mod consul;
 mod etcd;
 mod kafka;
+mod knot;
 mod mariadb;
 mod mosquitto;
 mod nats;
@@ -76,6 +77,7 @@ pub(crate) fn describe(service: Service) -> &'static dyn Description {
         Service::Etcd => &etcd::Etcd,
         Service::Zookeeper => &zookeeper::Zookeeper,
         Service::Consul => &consul::Consul,
+        Service::Knot => &knot::Knot,
     }
 }
 

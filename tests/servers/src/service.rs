@@ -28,6 +28,8 @@ pub enum Service {
     Zookeeper,
     /// Consul.
     Consul,
+    /// Knot DNS; its zone is changed through [`Zone`](crate::Zone).
+    Knot,
 }
 
 /// The user that may come in over TLS, and its password.
@@ -37,7 +39,7 @@ pub const PASSWORD: &str = "secret";
 
 impl Service {
     /// Every server.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Postgres,
         Self::Mariadb,
         Self::Redis,
@@ -48,6 +50,7 @@ impl Service {
         Self::Etcd,
         Self::Zookeeper,
         Self::Consul,
+        Self::Knot,
     ];
 
     /// The name that `cargo xtask services` knows it by.
@@ -64,6 +67,7 @@ impl Service {
             Self::Etcd => "etcd",
             Self::Zookeeper => "zookeeper",
             Self::Consul => "consul",
+            Self::Knot => "knot",
         }
     }
 
@@ -90,6 +94,7 @@ impl Service {
             Self::Etcd => Ports { plain: 22379, tls: 22380, admin: 0, inner: [22381, 0, 0] },
             Self::Zookeeper => Ports::one(22181),
             Self::Consul => Ports { plain: 28500, tls: 28501, admin: 0, inner: [28502, 28503, 0] },
+            Self::Knot => Ports::one(25353),
         }
     }
 
@@ -135,6 +140,7 @@ impl Service {
             Self::Kafka => format!("kafka://127.0.0.1:{port}"),
             Self::Etcd | Self::Consul => format!("http://127.0.0.1:{port}"),
             Self::Zookeeper => format!("zookeeper://127.0.0.1:{port}"),
+            Self::Knot => format!("dns://127.0.0.1:{port}"),
         }
     }
 
@@ -154,6 +160,8 @@ impl Service {
             Self::Etcd | Self::Consul => ("https", ""),
             // Debian's package lacks what its TLS needs: this is the plain port.
             Self::Zookeeper => ("zookeeper", ""),
+            // It speaks none: this is the plain port.
+            Self::Knot => ("dns", ""),
         };
         format!("{scheme}://{USER}:{PASSWORD}@127.0.0.1:{}{path}", ports.tls)
     }

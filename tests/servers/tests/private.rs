@@ -30,8 +30,8 @@ fn treat_badly(service: Service) -> Result {
     instance.resume();
     assert!(matches!(instance.state(), State::Ready { .. }), "{service:?} after a pause");
 
-    // ZooKeeper of Debian cannot.
-    if service != Service::Zookeeper {
+    // ZooKeeper and Knot of Debian cannot.
+    if !matches!(service, Service::Zookeeper | Service::Knot) {
         speak_tls(service, instance.ports.tls)?;
     }
 
@@ -110,4 +110,9 @@ fn zookeeper() -> Result {
 #[test]
 fn consul() -> Result {
     treat_badly(Service::Consul)
+}
+
+#[test]
+fn knot() -> Result {
+    treat_badly(Service::Knot)
 }

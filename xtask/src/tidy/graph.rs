@@ -27,8 +27,8 @@ const ARROWS: [(&str, &[&str], &str); 16] = [
     ),
     (
         "antiphon-registry-http",
-        &["antiphon-core", "antiphon-discovery"],
-        "errors of registries; apart for the TLS library that it links",
+        &["antiphon-config", "antiphon-core", "antiphon-discovery"],
+        "files of TLS are settings; errors of registries; apart for the TLS library that it links",
     ),
     (
         "antiphon-rpc",

@@ -6,9 +6,9 @@ use antiphon_cache::SharedLevel;
 use antiphon_core::Code;
 use antiphon_testing::proxy::{Faults, Proxy, Way};
 use antiphon_testing::services::{Private, Service};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-use crate::common::{Loads, at, cache, connected, get, until};
+use crate::common::{Loads, at, cache, connected, get};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_stops_and_starts_again_is_done_without_and_used_again() {
@@ -20,7 +20,7 @@ async fn a_server_that_stops_and_starts_again_is_done_without_and_used_again() {
     assert_eq!(get(&stock, "before", &loads).await, 1);
 
     server.stop().await.expect("it stops");
-    until("the level notices", || !level.is_connected()).await;
+    level.disconnected().await;
     assert_eq!(get(&stock, "before", &loads).await, 1, "memory goes on");
     for number in 0..200 {
         let began = Instant::now();
@@ -32,23 +32,13 @@ async fn a_server_that_stops_and_starts_again_is_done_without_and_used_again() {
     assert_eq!(get(&stock, "before", &loads).await, 202, "here it is forgotten");
 
     server.start_again().await.expect("it starts");
-    until("the level is back", || level.is_connected()).await;
+    level.connected().await;
     stock.invalidate("before").await.expect("now it is done");
     // The server is used again: what this process loads another one finds.
     let other = cache(&connected(&settings).await);
-    let shared = async {
-        let mut number = 0;
-        loop {
-            number += 1;
-            let key = format!("after-{number}");
-            let loaded = get(&stock, &key, &loads).await;
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            if get(&other, &key, &loads).await == loaded {
-                return;
-            }
-        }
-    };
-    timeout(Duration::from_secs(30), shared).await.expect("it is shared again");
+    let loaded = get(&stock, "after", &loads).await;
+    level.stored("after").await;
+    assert_eq!(get(&other, "after", &loads).await, loaded);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,11 +53,11 @@ async fn what_was_invalidated_while_the_connection_was_away_is_forgotten_when_it
     let old = get(&second, "k", &loads).await;
     proxy
         .set(Faults { refuse: true, ..Faults::both(Way { cut_after: Some(0), ..Way::default() }) });
-    until("the connection is lost", || !far.is_connected()).await;
+    far.disconnected().await;
     first.invalidate("k").await.expect("it is forgotten");
     assert_eq!(get(&second, "k", &loads).await, old, "it has not heard of it");
     proxy.heal();
-    until("the connection is back", || far.is_connected()).await;
+    far.connected().await;
     assert!(get(&second, "k", &loads).await > old);
 }
 
@@ -85,9 +75,9 @@ async fn a_silent_server_costs_a_bounded_wait_and_is_given_up() {
     }
     // Three waits of a second to find out, fewer if the connection is given up before.
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
-    until("the connection is given up", || !level.is_connected()).await;
+    level.disconnected().await;
     server.resume().await.expect("it goes on");
-    until("the level is back", || level.is_connected()).await;
+    level.connected().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use antiphon_core::Status;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::common::{Loads, cache, connected, get, read_until, settings, stored, until};
+use crate::common::{Loads, cache, connected, get, read_until, settings};
 
 #[tokio::test]
 async fn what_one_loaded_the_others_find_and_an_invalidation_reaches_all_memories() {
@@ -16,11 +16,11 @@ async fn what_one_loaded_the_others_find_and_an_invalidation_reaches_all_memorie
     let (first, second) = (cache(&one), cache(&two));
     let loads = Loads::default();
     assert_eq!(get(&first, "k", &loads).await, 1);
-    stored(&one, "k").await;
+    one.stored("k").await;
     assert_eq!(get(&second, "k", &loads).await, 1, "it is not loaded again");
     first.invalidate("k").await.expect("it is forgotten");
     assert_eq!(get(&first, "k", &loads).await, 2);
-    read_until(&second, "k", 2).await;
+    read_until(&two, &second, "k", 2).await;
 }
 
 #[tokio::test]
@@ -88,7 +88,7 @@ async fn after_an_invalidation_its_process_does_not_read_what_was_before_it() {
         settled.store(version, SeqCst);
     }
     // The other process hears of the last one, too: nothing old is left anywhere.
-    read_until(&second, "k", 499).await;
+    read_until(&two, &second, "k", 499).await;
     ended.store(true, SeqCst);
     let reads: u32 = readers.join_all().await.iter().sum();
     assert!(reads > 500, "{reads} reads");
@@ -98,10 +98,10 @@ async fn after_an_invalidation_its_process_does_not_read_what_was_before_it() {
 async fn a_level_that_is_dropped_ends_its_connection() {
     let settings = settings();
     let level = connected(&settings).await;
-    let weak = Arc::downgrade(&level);
+    let (weak, end) = (Arc::downgrade(&level), level.end());
     let cache = cache(&level);
     drop(level);
     assert!(weak.upgrade().is_some(), "the cache keeps it");
     drop(cache);
-    until("it is dropped", || weak.upgrade().is_none()).await;
+    end.await;
 }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use antiphon_config::HumanDuration;
+use antiphon_config::{HumanDuration, TlsFiles};
 use antiphon_discovery::Resolver;
 use antiphon_registry_consul::{ConsulRegistry, Settings};
-use antiphon_registry_http::{HttpClient, Question, Tls};
+use antiphon_registry_http::{HttpClient, Question};
 use antiphon_testing::conformance::registry::{PATIENCE, Seen, instance, register, unique};
 use antiphon_testing::services::{PASSWORD, Service, USER, certificate_authority};
 use hyper::{Method, StatusCode};
@@ -76,7 +76,8 @@ async fn a_refused_token_is_told_with_what_to_do() {
 /// An agent's API, for what other programs do with it.
 fn curl() -> HttpClient {
     let servers = [Service::Consul.url()];
-    HttpClient::new(&servers, &Tls::default(), Duration::from_secs(2)).expect("a client")
+    HttpClient::new("url", &servers, &TlsFiles::default(), Duration::from_secs(2))
+        .expect("a client")
 }
 
 async fn put(path: &str, body: &serde_json::Value) {

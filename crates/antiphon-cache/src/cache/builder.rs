@@ -5,6 +5,7 @@ use std::hash::Hash;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use antiphon_config::Mistake;
 use antiphon_telemetry::Telemetry;
 use moka::notification::RemovalCause;
 use tokio::sync::Semaphore;
@@ -16,7 +17,7 @@ use crate::filter::KeyFilter;
 use crate::flight::Flights;
 use crate::freshness::Windows;
 use crate::metrics::Metrics;
-use crate::settings::{CacheSettings, InvalidSettings};
+use crate::settings::CacheSettings;
 use crate::shared::{Listener, SharedLevel, Typed};
 
 /// A cache that is being made. Got from [`Cache::builder`].
@@ -67,7 +68,7 @@ where
     ///
     /// # Errors
     /// The settings make no sense.
-    pub fn build(self, telemetry: &Telemetry) -> Result<Cache<K, V>, InvalidSettings> {
+    pub fn build(self, telemetry: &Telemetry) -> Result<Cache<K, V>, Mistake> {
         let Self { name, settings, weigh, shared } = self;
         settings.check()?;
         let metrics = Metrics::of(telemetry, &name);

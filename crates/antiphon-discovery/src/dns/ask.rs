@@ -47,24 +47,17 @@ pub(super) enum Family {
 pub(super) struct Server(TokioResolver);
 
 impl Server {
-    /// The server at this address, or those of the system.
-    pub(super) fn new(at: Option<SocketAddr>) -> Result<Self, RegistryError> {
+    /// The servers at these addresses, or, without any, those of the system.
+    pub(super) fn new(at: &[SocketAddr]) -> Result<Self, RegistryError> {
         let trouble = |error: NetError| {
             RegistryError::away("the system's name servers cannot be told", error)
         };
-        let mut builder = match at {
-            None => TokioResolver::builder_tokio().map_err(trouble)?,
-            Some(at) => {
-                let connection = |mut connection: ConnectionConfig| {
-                    connection.port = at.port();
-                    connection
-                };
-                let connections =
-                    vec![connection(ConnectionConfig::udp()), connection(ConnectionConfig::tcp())];
-                let server = NameServerConfig::new(at.ip(), true, connections);
-                let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
-                TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
-            }
+        let mut builder = if at.is_empty() {
+            TokioResolver::builder_tokio().map_err(trouble)?
+        } else {
+            let servers = at.iter().map(|at| server(*at)).collect();
+            let config = ResolverConfig::from_parts(None, Vec::new(), servers);
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
         };
         let options = builder.options_mut();
         options.timeout = QUESTION_LIMIT;
@@ -132,6 +125,15 @@ impl Server {
             }
         }
     }
+}
+
+/// A server that is asked over UDP, and over TCP where the answer is too long for that.
+fn server(at: SocketAddr) -> NameServerConfig {
+    let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+        connection.port = at.port();
+        connection
+    });
+    NameServerConfig::new(at.ip(), true, connections.into())
 }
 
 /// The shortest time to live in the chain of an answer.

@@ -69,7 +69,7 @@ impl NameServer {
     }
 
     fn lookup(&self, question: Question) -> Lookup {
-        Lookup::new(Some(self.at), question)
+        Lookup::new(vec![self.at], question)
     }
 }
 
@@ -137,6 +137,20 @@ async fn a_name_that_does_not_exist_has_nobody_and_a_failure_is_an_error() {
     server.fail(false);
     server.hosts("nobody.test.", 60, &["10.0.0.9"]);
     assert_eq!(addresses(&mut lookup).await, told(&["10.0.0.9:80"]));
+}
+
+#[tokio::test]
+async fn another_server_is_asked_when_one_fails_or_is_away() {
+    let (failing, server) = (NameServer::start().await, NameServer::start().await);
+    failing.fail(true);
+    server.hosts("orders.test.", 60, &["10.0.0.1"]);
+    // Nobody listens there: the port was free a moment ago.
+    let away = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    for other in [failing.at, away] {
+        let mut lookup = Lookup::new(vec![other, server.at], host("orders.test."));
+        assert_eq!(addresses(&mut lookup).await, told(&["10.0.0.1:80"]), "{other}");
+    }
+    assert!(failing.asked() > 0, "the first was asked as well");
 }
 
 #[tokio::test]

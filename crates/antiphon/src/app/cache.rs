@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use antiphon_cache::{Builder, Cache, Codec, SharedLevel};
+use antiphon_config::Settings;
 
 use super::App;
 use crate::error::{Error, Result};
@@ -24,11 +25,19 @@ impl Caches {
     /// keeps nobody from starting: the caches go on without it.
     ///
     /// # Errors
-    /// The settings make no sense, or name what this program was built without.
-    pub(super) fn open(section: &settings::Caches) -> Result<Self> {
-        section.check().map_err(Error::mistake)?;
+    /// The settings of the level make no sense, or name what this program was built without.
+    pub(super) fn open(section: &settings::Caches, settings: &Settings) -> Result<Self> {
         let level = match &section.level.url {
-            Some(url) => Some(open_level(url.text(), &section.level)?),
+            Some(url) => {
+                let level = open_level(url.text(), &section.level);
+                let placed = level.map_err(|error| {
+                    error.placed(settings, |setting| match setting {
+                        "url" => "cache_level.url".to_owned(),
+                        other => format!("cache_level.redis.{other}"),
+                    })
+                });
+                Some(placed?)
+            }
             None => None,
         };
         Ok(Self { level, names: BTreeSet::new() })
@@ -40,7 +49,7 @@ fn open_level(url: &str, section: &settings::LevelSection) -> Result<Arc<dyn Sha
     let settings = antiphon_cache_redis::Settings { url: url.to_owned(), ..section.redis.clone() };
     match antiphon_cache_redis::RedisLevel::start(&settings) {
         Ok(level) => Ok(Arc::new(level)),
-        Err(error) => Err(Error::mistake(format!("cache_level: {}", Error::from(error)))),
+        Err(error) => Err(Error::mistake(error)),
     }
 }
 

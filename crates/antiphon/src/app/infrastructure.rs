@@ -26,9 +26,9 @@ pub(super) async fn load(
     let service = Service::new(name, version);
     let telemetry = Telemetry::start(&service, &sections.telemetry).map_err(Error::mistake)?;
     let health = Health::new();
-    let registries = Known::open(&sections.registries)?;
-    let caches = Caches::open(&sections.caches)?;
-    let Carriers { broker, parking } = carriers::open(&sections.broker, &sections.database).await?;
+    let registries = Known::open(&sections.registries, settings)?;
+    let caches = Caches::open(&sections.caches, settings)?;
+    let Carriers { broker, parking } = carriers::open(&sections, settings).await?;
     #[cfg(feature = "faults-mutant")]
     let broker = super::mutant::wrap(broker);
     let mut admin = Admin::new(telemetry.clone(), health.clone());

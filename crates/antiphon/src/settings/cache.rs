@@ -30,27 +30,39 @@ pub(crate) struct LevelSection {
 
 impl Caches {
     /// Reads both sections.
+    ///
+    /// # Errors
+    /// A setting that cannot be read or makes no sense.
     pub(crate) fn read(settings: &Settings) -> Result<Self, antiphon_config::Error> {
-        Ok(Self { single: settings.section("cache")?, level: settings.section("cache_level")? })
-    }
-
-    /// Says what of them makes no sense, with the name of the setting.
-    pub(crate) fn check(&self) -> Result<(), String> {
-        for (name, settings) in &self.single {
-            settings.check().map_err(|error| format!("cache.{name}: {error}"))?;
+        let single: BTreeMap<String, CacheSettings> = settings.section("cache")?;
+        for (name, cache) in &single {
+            cache.check().map_err(|mistake| {
+                let path = format!("cache.{name}.{}", mistake.setting());
+                settings.mistaken(&path, mistake.problem())
+            })?;
         }
-        match self.level.url.as_ref().map(|url| scheme(url.text())) {
-            None | Some(Some("redis" | "rediss")) => Ok(()),
-            Some(Some(other)) => {
-                Err(format!("cache_level.url begins with `{other}:`; known are redis and rediss"))
-            }
-            Some(None) => Err("cache_level.url is no URL such as redis://127.0.0.1:6379".into()),
-        }
+        let level: LevelSection = settings.section("cache_level")?;
+        let placed = |problem: String| settings.mistaken("cache_level.url", &problem);
+        level.check().map_err(placed)?;
+        Ok(Self { single, level })
     }
 
     /// What a cache keeps.
     pub(crate) fn of(&self, name: &str) -> CacheSettings {
         self.single.get(name).cloned().unwrap_or_default()
+    }
+}
+
+impl LevelSection {
+    /// What is wrong with the URL.
+    fn check(&self) -> Result<(), String> {
+        match self.url.as_ref().map(|url| scheme(url.text())) {
+            None | Some(Some("redis" | "rediss")) => Ok(()),
+            Some(Some(other)) => {
+                Err(format!("it begins with `{other}:`; known are redis and rediss"))
+            }
+            Some(None) => Err("it is no URL such as redis://127.0.0.1:6379".into()),
+        }
     }
 }
 
@@ -64,7 +76,6 @@ mod tests {
         let settings = Settings::load(&Sources::new().text("antiphon.toml", text)).unwrap();
         let caches = Caches::read(&settings).map_err(|error| error.to_string())?;
         settings.finish().map_err(|error| error.to_string())?;
-        caches.check()?;
         Ok(caches)
     }
 
@@ -82,12 +93,21 @@ mod tests {
     fn mistakes_are_named() {
         for (text, word) in [
             ("[cache.stock]\ntlt = \"5s\"", "ttl"),
-            ("[cache.stock]\nttl = \"0s\"", "cache.stock: ttl"),
-            ("[cache.stock]\ncapacity = 0", "cache.stock: capacity"),
+            (
+                "[cache.stock]\nttl = \"0s\"",
+                "antiphon.toml:2:7: `cache.stock.ttl`: 0s is less than 1ms",
+            ),
+            (
+                "[cache.stock]\ncapacity = 0",
+                "antiphon.toml:2:12: `cache.stock.capacity`: it must be",
+            ),
             ("[cache]\nttl = \"5s\"", "ttl"),
             ("[cache_level]\nurls = \"redis://a\"", "url"),
-            ("[cache_level]\nurl = \"memcached://a\"", "begins with `memcached:`"),
-            ("[cache_level]\nurl = \"localhost\"", "cache_level.url"),
+            (
+                "[cache_level]\nurl = \"memcached://a\"",
+                "antiphon.toml:2:7: `cache_level.url`: it begins with `memcached:`",
+            ),
+            ("[cache_level]\nurl = \"localhost\"", "`cache_level.url`: it is no URL"),
         ] {
             let words = read(text).unwrap_err();
             assert!(words.contains(word), "{text}: {words}");

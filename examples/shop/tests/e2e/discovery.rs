@@ -1,12 +1,35 @@
 //! Instances that a file lists, and settings of calls that change while the process runs.
 
-use crate::fleet::{SERVICE, instances_come_and_go};
+use std::path::{Path, PathBuf};
+
+use crate::fleet::{Directory, SERVICE, instances_come_and_go};
 use crate::harness::{Shop, request, until};
+
+/// A file with the instances of the inventory.
+struct Listed(PathBuf);
+
+impl Listed {
+    fn in_folder(folder: &Path) -> Self {
+        Self(folder.join("instances.toml"))
+    }
+}
+
+impl Directory for Listed {
+    /// A whole new file takes the place of the old one.
+    async fn list(&self, instances: &[String]) {
+        let next = self.0.with_extension("next");
+        std::fs::write(&next, format!("inventory = {instances:?}\n")).unwrap();
+        std::fs::rename(next, &self.0).unwrap();
+    }
+}
 
 #[tokio::test]
 async fn instances_listed_in_a_file_come_and_go() {
-    let settings = format!("[clients.\"{SERVICE}\"]\ntarget = \"file://{{list}}#inventory\"\n");
-    instances_come_and_go(&settings).await;
+    let folder = tempfile::tempdir().unwrap();
+    let list = Listed::in_folder(folder.path());
+    let target = format!("file://{}#inventory", list.0.display());
+    let settings = format!("[clients.\"{SERVICE}\"]\ntarget = {target:?}\n");
+    instances_come_and_go(&settings, list).await;
 }
 
 /// How many attempts a process makes of each call, as its debug page explains it.

@@ -53,8 +53,12 @@ impl Shop {
 
     /// A process with further arguments; `name` names its log.
     pub(crate) async fn start(data: &Path, name: &str, more: &[&str]) -> Self {
-        let (api, admin) =
-            (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
+        Self::start_at(format!("127.0.0.1:{}", free_port()), data, name, more).await
+    }
+
+    /// The same, answering at this address.
+    pub(crate) async fn start_at(api: String, data: &Path, name: &str, more: &[&str]) -> Self {
+        let admin = format!("127.0.0.1:{}", free_port());
         let data_text = data.to_str().unwrap().to_owned();
         let mut arguments: Vec<String> =
             ["run", "--listen", &api, "--admin", &admin, "--data"].map(str::to_owned).into();
@@ -186,10 +190,15 @@ pub(crate) async fn order(shop: &Shop, key: &str, body: &Value) -> Reply {
 
 /// The value of a metric, by its name with its labels; 0 when it is not there.
 pub(crate) async fn figure(admin: &str, name: &str) -> u64 {
-    let reply = request(admin, "GET", "/metrics", &[], "").await;
-    let text = String::from_utf8(reply.body.to_vec()).unwrap();
+    let text = metrics(admin).await;
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
     value.unwrap_or(0)
+}
+
+/// All metrics of a process, as they are scraped.
+pub(crate) async fn metrics(admin: &str) -> String {
+    let reply = request(admin, "GET", "/metrics", &[], "").await;
+    String::from_utf8(reply.body.to_vec()).unwrap()
 }
 
 /// Waits until `look` finds something.

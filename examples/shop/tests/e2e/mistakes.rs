@@ -41,6 +41,67 @@ async fn settings_are_checked_with_file_and_line() {
 }
 
 #[tokio::test]
+async fn mistakes_in_the_settings_of_caches_are_named_with_their_place() {
+    let folder = tempfile::tempdir().unwrap();
+    for (settings, place, words) in [
+        ("[cache.stock]\nttl = '0s'\n", "antiphon.toml:2:7: `cache.stock.ttl`", "less than 1ms"),
+        ("[cache.stock]\n\ntlt = '1s'\n", "antiphon.toml:3:1: `cache.stock.tlt`", "`ttl`"),
+        ("[cache]\nstock.capacity = 0\n", "antiphon.toml:2:18: `cache.stock.capacity`", "least 1"),
+        (
+            "[cache.stock]\nfilter_false_rate = 0.7\n",
+            "antiphon.toml:2:21: `cache.stock.filter_false_rate`",
+            "0.7 is not between",
+        ),
+        ("[cache.stock]\nttl = 10\n", "antiphon.toml:2:7: `cache.stock.ttl`", "10s"),
+        (
+            "[cache_level]\nurl = 'memcached://here'\n",
+            "antiphon.toml:2:7: `cache_level.url`",
+            "redis and rediss",
+        ),
+    ] {
+        let said = refused_settings(folder.path(), settings).await;
+        assert!(said.contains(place) && said.contains(words), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn mistakes_in_the_name_servers_are_named_with_their_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = "[discovery.dns]\nservers = ['10.0.0.53', 'ns.internal']\n";
+    let said = refused_settings(folder.path(), settings).await;
+    let place = "antiphon.toml:2:25: `discovery.dns.servers[1]`: `ns.internal` is not the address";
+    assert!(said.contains(place) && said.contains("10.0.0.53:5353"), "{said}");
+}
+
+#[cfg(feature = "engines")]
+#[tokio::test]
+async fn files_of_tls_that_cannot_be_used_are_named_with_the_place_of_their_setting() {
+    let folder = tempfile::tempdir().unwrap();
+    let letter = folder.path().join("letter.pem");
+    std::fs::write(&letter, "Dear reader,\n").unwrap();
+    let missing = folder.path().join("missing.pem");
+    for (section, url) in [
+        ("registries.etcd", "endpoints = ['https://127.0.0.1:1']"),
+        ("registries.consul", "url = 'https://127.0.0.1:1'"),
+        ("cache_level.redis", "[cache_level]\nurl = 'rediss://127.0.0.1:1'"),
+        ("broker.redis", "[broker]\nurl = 'rediss://127.0.0.1:1'"),
+        ("broker.nats", "[broker]\nurl = 'tls://127.0.0.1:1'"),
+    ] {
+        for (setting, file, words) in [
+            ("ca_file", &missing, "missing.pem: No such file"),
+            ("ca_file", &letter, "letter.pem: it has no certificate"),
+            ("key_file", &letter, "go together"),
+        ] {
+            let settings = format!("[{section}]\n{setting} = {file:?}\n{url}\n");
+            let said = refused_settings(folder.path(), &settings).await;
+            let column = setting.len() + 4;
+            let place = format!("antiphon.toml:2:{column}: `{section}.{setting}`: ");
+            assert!(said.contains(&place) && said.contains(words), "{said}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_port_in_use_is_named() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = listener.local_addr().unwrap().to_string();

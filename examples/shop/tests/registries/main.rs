@@ -1,4 +1,5 @@
-//! The shop with several instances of a service that find each other in real registries.
+//! The shop with several instances of each service that find each other in real registries and through
+//! a real name server.
 
 #![cfg(feature = "engines")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
@@ -8,6 +9,8 @@ mod fleet;
 #[expect(dead_code, reason = "what the other tests of the shop need as well")]
 #[path = "../e2e/harness.rs"]
 mod harness;
+
+mod names;
 
 use antiphon_testing::services::{Private, Service};
 
@@ -27,7 +30,7 @@ fn place() -> String {
 async fn instances_registered_at_etcd_come_and_go() {
     let (url, prefix) = (Service::Etcd.url(), place());
     let more = format!("endpoints = [{url:?}]\nlease = \"3s\"\nprefix = {prefix:?}\n");
-    instances_come_and_go(&settings("etcd", &more)).await;
+    instances_come_and_go(&settings("etcd", &more), ()).await;
 }
 
 #[tokio::test]
@@ -37,7 +40,7 @@ async fn instances_registered_at_zookeeper_come_and_go() {
         "url = {url:?}\nlease = \"4s\"\nroot = {root:?}\n\
          [clients.\"{SERVICE}\"]\ntarget = \"zookeeper:///{SERVICE}\"\n"
     );
-    instances_come_and_go(&settings("zookeeper", &more)).await;
+    instances_come_and_go(&settings("zookeeper", &more), ()).await;
 }
 
 /// In a Consul of its own: there, nothing keeps the names of two shops apart.
@@ -45,5 +48,5 @@ async fn instances_registered_at_zookeeper_come_and_go() {
 async fn instances_registered_at_consul_come_and_go() {
     let consul = Private::start(Service::Consul).await.unwrap();
     let more = format!("url = {:?}\nlease = \"5s\"\n", consul.url());
-    instances_come_and_go(&settings("consul", &more)).await;
+    instances_come_and_go(&settings("consul", &more), ()).await;
 }
