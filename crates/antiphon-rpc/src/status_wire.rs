@@ -114,10 +114,10 @@ pub(crate) fn to_connect(status: &Status) -> ConnectError {
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         let headers = error.response_headers_mut();
         headers.insert(http::header::RETRY_AFTER, HeaderValue::from(seconds));
-        let mut trailers = HeaderMap::new();
-        write_pushback(status, &mut trailers);
-        error.set_trailers(trailers);
     }
+    let mut trailers = HeaderMap::new();
+    write_pushback(status, &mut trailers);
+    error.set_trailers(trailers);
     error
 }
 
@@ -196,6 +196,8 @@ mod tests {
         assert!(!format!("{error:?}").contains("hunter2"));
         assert_eq!(error.response_headers()["retry-after"], "2");
         assert_same(&from_connect(&error), &status);
+        let never = to_connect(&Status::unavailable("no").with_retry(Retry::Never));
+        assert_eq!(from_connect(&never).retry_said(), Some(Retry::Never));
     }
 
     #[test]
