@@ -5,6 +5,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use antiphon_telemetry::Telemetry;
+
 use crate::dns::{Lookup, Question};
 use crate::file::Listed;
 use crate::fixed::Fixed;
@@ -16,6 +18,7 @@ use crate::{Answers, Instance, Resolver, Settings, Target, Watch};
 pub struct Discovery {
     settings: Settings,
     registries: BTreeMap<String, Arc<dyn Resolver>>,
+    telemetry: Option<Telemetry>,
 }
 
 /// A target cannot be watched.
@@ -50,7 +53,7 @@ impl Discovery {
     /// Fixed lists, files and DNS.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings, registries: BTreeMap::new() }
+        Self { settings, registries: BTreeMap::new(), telemetry: None }
     }
 
     /// Adds a registry: targets `scheme:///name` are asked of it, and those without a scheme when
@@ -65,6 +68,13 @@ impl Discovery {
         self
     }
 
+    /// Shows in these metrics what is known of each target, and how its registry answers.
+    #[must_use]
+    pub fn recorded(mut self, telemetry: &Telemetry) -> Self {
+        self.telemetry = Some(telemetry.clone());
+        self
+    }
+
     /// Begins to watch a target, on the runtime that is current here.
     ///
     /// # Panics
@@ -75,7 +85,8 @@ impl Discovery {
     /// [`Watch::trust`] tells.
     pub fn watch(&self, target: &Target) -> Result<Watch, WatchError> {
         let answers = self.answers(target)?;
-        Ok(Watch::start(target.to_string(), answers, self.settings.keeper()))
+        let (name, settings) = (target.to_string(), self.settings.keeper());
+        Ok(Watch::launch(name, answers, settings, self.telemetry.as_ref()))
     }
 
     /// What is known of a target without the keeper between, as a registry says it.

@@ -17,6 +17,7 @@ pub mod fixed;
 mod instance;
 pub mod keeper;
 mod lease;
+mod metrics;
 mod record;
 mod registrar;
 mod registration;

@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_core::{Retry, RetryPolicy, retry};
+use antiphon_telemetry::Telemetry;
+use antiphon_telemetry::metrics::Counter;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::{Entry, Held, Instance, Registrar, RegistryError, State};
+use crate::{Entry, Held, Instance, Registrar, RegistryError, State, metrics};
 
 /// How a registration goes on after trouble, and how it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,9 +80,38 @@ impl Registration {
         instance: Instance,
         settings: RegistrationSettings,
     ) -> Self {
+        Self::launch(registrar, service, instance, settings, None)
+    }
+
+    /// The same; the metrics of `telemetry` show how it is.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    #[must_use]
+    pub fn start_recorded(
+        registrar: &dyn Registrar,
+        service: &str,
+        instance: Instance,
+        settings: RegistrationSettings,
+        telemetry: &Telemetry,
+    ) -> Self {
+        Self::launch(registrar, service, instance, settings, Some(telemetry))
+    }
+
+    fn launch(
+        registrar: &dyn Registrar,
+        service: &str,
+        instance: Instance,
+        settings: RegistrationSettings,
+        telemetry: Option<&Telemetry>,
+    ) -> Self {
         let (wanted, wanted_receiver) = watch::channel(Wanted { instance, gone: false });
         let (sender, standing) = watch::channel(Standing::Missing { trouble: None });
+        let failed = telemetry
+            .map(|telemetry| metrics::registered(telemetry, service, standing.clone()))
+            .unwrap_or_default();
         let driver = Driver {
+            failed,
             service: service.to_owned(),
             entry: registrar.entry(service),
             wanted: wanted_receiver,
@@ -151,6 +182,8 @@ impl Registration {
 }
 
 struct Driver {
+    /// Counts for the metrics.
+    failed: Counter,
     service: String,
     entry: Box<dyn Entry>,
     wanted: watch::Receiver<Wanted>,
@@ -194,6 +227,7 @@ impl Driver {
     /// Remembers a failure; how long to wait.
     fn failed(&mut self, instance: &Instance, error: RegistryError) -> Duration {
         let was_held = matches!(*self.held.0.borrow(), Standing::Held);
+        self.failed.inc();
         self.failures = if was_held { 1 } else { self.failures.saturating_add(1) };
         let (service, address, words) = (&self.service, &instance.address, error.chain());
         if error.is_refused() && self.failures == 1 {

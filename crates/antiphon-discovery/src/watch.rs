@@ -2,14 +2,17 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use antiphon_core::{Retry, RetryPolicy, retry};
+use antiphon_telemetry::Telemetry;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::keeper::{Input, Known, Settings};
+use crate::metrics::{self, Counted};
 use crate::{Answers, RegistryError, Snapshot};
 
 /// The waits between tries of a registry that does not answer.
@@ -24,11 +27,24 @@ pub struct Watch {
     shared: Arc<Shared>,
 }
 
+/// What the driver and those who watch share, besides the sets.
 #[derive(Debug)]
-struct Shared {
+pub(crate) struct Shared {
     /// Rung when a caller suspects that the set is out of date.
     asked: Notify,
     trust: Mutex<Trust>,
+    /// How many instances callers have.
+    instances: AtomicUsize,
+}
+
+impl Shared {
+    pub(crate) fn trust(&self) -> Trust {
+        self.trust.lock().clone()
+    }
+
+    pub(crate) fn instances(&self) -> usize {
+        self.instances.load(Relaxed)
+    }
 }
 
 /// How far what callers have can be trusted.
@@ -50,10 +66,26 @@ impl Watch {
     /// Outside of a tokio runtime.
     #[must_use]
     pub fn start(name: impl Into<String>, answers: Box<dyn Answers>, settings: Settings) -> Self {
+        Self::launch(name.into(), answers, settings, None)
+    }
+
+    /// The same; what is known, and how the registry answers, is shown in the metrics.
+    pub(crate) fn launch(
+        name: String,
+        answers: Box<dyn Answers>,
+        settings: Settings,
+        telemetry: Option<&Telemetry>,
+    ) -> Self {
         let (sender, snapshots) = watch::channel(Snapshot::unknown());
-        let shared = Arc::new(Shared { asked: Notify::new(), trust: Mutex::new(Trust::default()) });
+        let shared = Arc::new(Shared {
+            asked: Notify::new(),
+            trust: Mutex::new(Trust::default()),
+            instances: AtomicUsize::new(0),
+        });
+        let counted = telemetry.map(|telemetry| metrics::watched(telemetry, &name, &shared));
         let driver = Driver {
-            name: name.into(),
+            name,
+            counted: counted.unwrap_or_default(),
             settings,
             known: Known::nothing(),
             sender,
@@ -113,12 +145,13 @@ impl Watch {
     /// How far the set can be trusted.
     #[must_use]
     pub fn trust(&self) -> Trust {
-        self.shared.trust.lock().clone()
+        self.shared.trust()
     }
 }
 
 struct Driver {
     name: String,
+    counted: Counted,
     settings: Settings,
     known: Known,
     sender: watch::Sender<Snapshot>,
@@ -200,6 +233,8 @@ impl Driver {
         if let Some(snapshot) = decision.publish {
             let (version, instances) = (snapshot.version, snapshot.instances.len());
             tracing::debug!(target = self.name, version, instances, "instances changed");
+            self.shared.instances.store(instances, Relaxed);
+            self.counted.changes.inc();
             self.sender.send_replace(snapshot);
         }
         let doubting = self.known.is_doubting();
@@ -233,6 +268,7 @@ impl Driver {
     fn failed(&mut self, error: &RegistryError) -> Duration {
         let words = error.chain();
         self.failures = self.failures.saturating_add(1);
+        self.counted.failures.inc();
         let instances = self.known.snapshot().instances.len();
         // Once per outage: what goes on is told by the age of the set.
         if error.is_refused() && self.failures == 1 {

@@ -186,14 +186,15 @@ impl Ejector {
     /// Notes how an attempt at the instance ended. `true` when it should go out: the caller answers
     /// with [`Self::try_eject`].
     ///
-    /// Answers that come while the instance is out are those of calls from before, and are ignored.
+    /// Load that it sheds is neither a failure nor a success, in a row or in a rate. Answers that come
+    /// while the instance is out are those of calls from before, and are ignored.
     #[must_use = "an instance that should go out stays in service unless try_eject is called"]
     pub fn record(&self, health: &Health, verdict: Verdict) -> bool {
         if !health.in_service() {
             return false;
         }
         match verdict {
-            Verdict::Neutral => false,
+            Verdict::Neutral | Verdict::Shed => false,
             Verdict::Accepted => {
                 if health.failures_in_a_row.load(Relaxed) != 0 {
                     health.failures_in_a_row.store(0, Relaxed);
@@ -281,7 +282,8 @@ impl Ejector {
 
     /// The call that tried the instance has ended. Whether the instance is in service again.
     ///
-    /// A failure puts it out for longer; a [`Verdict::Neutral`] end lets the next call try. What comes
+    /// A failure puts it out for longer; a [`Verdict::Neutral`] end lets the next call try. One that
+    /// sheds load works again: the load is that of the others, who need it. What comes
     /// after the lease is over and somebody else has it is ignored.
     #[expect(clippy::needless_pass_by_value, reason = "a probe ends once")]
     pub fn end_probe(
@@ -299,7 +301,7 @@ impl Ejector {
             return false;
         }
         match verdict {
-            Verdict::Accepted => health.put_in(),
+            Verdict::Accepted | Verdict::Shed => health.put_in(),
             Verdict::Failed => health.put_out(&self.settings, now, random),
             Verdict::Neutral => {}
         }

@@ -11,7 +11,7 @@
 //!
 //! Attempts count when they end. What is still in progress says nothing, or a target whose calls last
 //! longer than the window would look as if it accepted none. Own refusals count among the requests and
-//! never among the failures.
+//! never among the failures. A target that sheds load is one that accepts less: the book's case.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -124,7 +124,7 @@ impl Throttle {
     pub fn record(&self, verdict: Verdict, now: Instant) {
         match verdict {
             Verdict::Accepted => self.accepted.count(now),
-            Verdict::Failed => self.note_unaccepted(now),
+            Verdict::Failed | Verdict::Shed => self.note_unaccepted(now),
             Verdict::Neutral => {}
         }
     }
@@ -201,6 +201,17 @@ mod tests {
             throttle.record(Verdict::Failed, now);
         }
         assert_eq!(throttle.drop_part(now), 0.98);
+    }
+
+    #[test]
+    fn a_target_that_sheds_most_of_its_load_gets_less() {
+        for (shed, part) in [(50, 0.0), (75, 50.0 / 101.0), (100, 0.98)] {
+            let now = Instant::now();
+            let throttle = Throttle::new(ThrottleSettings::default(), now);
+            (shed..100).for_each(|_| throttle.record(Verdict::Accepted, now));
+            (0..shed).for_each(|_| throttle.record(Verdict::Shed, now));
+            assert!((throttle.drop_part(now) - part).abs() < 1e-9, "{shed} of 100");
+        }
     }
 
     #[test]

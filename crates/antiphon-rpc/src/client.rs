@@ -13,6 +13,7 @@ mod error;
 mod exchange;
 mod instance;
 mod local;
+mod log;
 mod metrics;
 mod policy;
 mod pool;

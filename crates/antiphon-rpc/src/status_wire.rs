@@ -196,6 +196,8 @@ mod tests {
         assert!(!format!("{error:?}").contains("hunter2"));
         assert_eq!(error.response_headers()["retry-after"], "2");
         assert_same(&from_connect(&error), &status);
+        let never = to_connect(&Status::unavailable("no").with_retry(Retry::Never));
+        assert_eq!(from_connect(&never).retry_said(), Some(Retry::Never));
     }
 
     #[test]

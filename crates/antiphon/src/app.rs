@@ -213,7 +213,8 @@ impl App {
         let Some(registrar) = self.registries.registrar(registry)? else { return Ok(None) };
         let instance = self.sections.instance.instance(listen).map_err(Error::mistake)?;
         let services = bound.services.clone();
-        Ok(Some(Announcement::new(registrar, services, instance, self.health.clone())))
+        let (health, telemetry) = (self.health.clone(), self.telemetry.clone());
+        Ok(Some(Announcement::new(registrar, services, instance, health, telemetry)))
     }
 
     /// What takes over changed settings of calls, where there are calls and a file that may change.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use antiphon_config::{Mistake, Settings};
 use antiphon_discovery::{Discovery, Registrar, Resolver};
+use antiphon_telemetry::Telemetry;
 
 use crate::error::{Error, Result};
 use crate::settings::Registries;
@@ -73,12 +74,15 @@ impl Known {
     }
 
     /// What finds instances: in these registries, and what is built in.
-    pub(crate) fn discovery(&self, settings: &antiphon_discovery::Settings) -> Discovery {
+    pub(crate) fn discovery(
+        &self,
+        settings: &antiphon_discovery::Settings,
+        telemetry: &Telemetry,
+    ) -> Discovery {
+        let built_in = Discovery::new(settings.clone()).recorded(telemetry);
         self.resolvers
             .iter()
-            .fold(Discovery::new(settings.clone()), |discovery, (scheme, known)| {
-                discovery.with(scheme, Arc::clone(known))
-            })
+            .fold(built_in, |discovery, (scheme, known)| discovery.with(scheme, Arc::clone(known)))
     }
 
     /// Where this process registers; `None` where the registry learns of instances by itself, as

@@ -22,8 +22,8 @@ const ARROWS: [(&str, &[&str], &str); 16] = [
     ("antiphon-resilience", &["antiphon-core"], "policies decide by statuses and deadlines"),
     (
         "antiphon-discovery",
-        &["antiphon-config", "antiphon-core"],
-        "registries are set up by settings and fail like everything else",
+        &["antiphon-config", "antiphon-core", "antiphon-telemetry"],
+        "registries are set up by settings and fail like everything else; what is known is shown",
     ),
     (
         "antiphon-registry-http",

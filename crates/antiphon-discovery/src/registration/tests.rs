@@ -1,6 +1,7 @@
 //! The driver, over a registrar that does what it is told, in simulated time.
 
 use antiphon_core::BoxFuture;
+use antiphon_telemetry::metrics::Exposition;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -169,4 +170,36 @@ async fn dropping_a_registration_removes_the_instance() {
     drop(registration);
     tokio::time::sleep(SECOND).await;
     assert_eq!((desk.written(), desk.0.lock().removes), (None, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn metrics_tell_whether_others_can_find_the_instance() {
+    let (desk, telemetry) = (Desk::default(), Telemetry::new());
+    let count = |what: &str| {
+        let metrics = telemetry.metrics(Exposition::OpenMetrics);
+        let line = metrics.lines().find_map(|line| line.strip_prefix(what).map(str::to_owned));
+        line.map(|value| value.trim().parse::<f64>().unwrap())
+    };
+    let states = || {
+        ["held", "missing"].map(|state| {
+            count(&format!("discovery_registrations{{service=\"orders\",state=\"{state}\"}}"))
+        })
+    };
+    let failures = || count("discovery_registration_failures_total{service=\"orders\"}").unwrap();
+    let instance = Instance::new("a:1".parse().unwrap());
+    let settings = RegistrationSettings::default();
+    let registration =
+        Registration::start_recorded(&desk, "orders", instance, settings, &telemetry);
+    assert_eq!(states(), [Some(0.0), Some(1.0)]);
+    registration.held().await;
+    assert_eq!((states(), failures()), ([Some(1.0), Some(0.0)], 0.0));
+    desk.change(|inner| inner.down = true);
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(states(), [Some(0.0), Some(1.0)]);
+    assert!(failures() >= 2.0, "{}", failures());
+    desk.change(|inner| inner.down = false);
+    registration.held().await;
+    assert_eq!(states(), [Some(1.0), Some(0.0)]);
+    registration.deregister().await.unwrap();
+    assert_eq!(states(), [None, None], "it is over");
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use antiphon_core::BoxFuture;
+use antiphon_telemetry::metrics::Exposition;
 use tokio::time::advance;
 
 use super::*;
@@ -32,6 +33,12 @@ impl Registry {
     fn watch(&self) -> Watch {
         let answers = Told { registry: self.clone(), again: true };
         Watch::start("test", Box::new(answers), Settings::default())
+    }
+
+    fn recorded(&self, telemetry: &Telemetry) -> Watch {
+        let answers = Told { registry: self.clone(), again: true };
+        let settings = Settings::default();
+        Watch::launch("etcd:///test".into(), Box::new(answers), settings, Some(telemetry))
     }
 
     fn set(&self, ports: &[u16]) {
@@ -182,4 +189,56 @@ async fn an_unwatched_name_is_not_asked_for_any_more() {
     drop((watch, registry));
     pass(SECOND).await;
     assert_eq!(held.strong_count(), 0);
+}
+
+/// The value of a metric of the one target.
+fn value(telemetry: &Telemetry, name: &str) -> Option<f64> {
+    let metrics = telemetry.metrics(Exposition::OpenMetrics);
+    let begin = format!("{name}{{server_address=\"etcd:///test\"}} ");
+    let mut lines = metrics.lines().filter_map(|line| line.strip_prefix(&begin));
+    let value = lines.next().map(|value| value.parse().unwrap());
+    assert_eq!(lines.next(), None, "{name} is there twice");
+    value
+}
+
+#[tokio::test(start_paused = true)]
+async fn metrics_tell_what_is_known_and_how_far_it_can_be_trusted() {
+    let telemetry = Telemetry::new();
+    let registry = Registry::default();
+    registry.down(true);
+    let mut watch = registry.recorded(&telemetry);
+    pass(SECOND).await;
+    let all = || {
+        ["instances", "answers", "doubting", "changes_total"]
+            .map(|name| value(&telemetry, &format!("discovery_{name}")).unwrap())
+    };
+    let age = || value(&telemetry, "discovery_agreed_age_seconds");
+    let failures = || value(&telemetry, "discovery_failures_total").unwrap();
+    assert_eq!((all(), age()), ([0.0, 0.0, 0.0, 0.0], None), "nothing is known yet");
+    assert!(failures() >= 2.0);
+
+    registry.set(&[1, 2, 3]);
+    registry.down(false);
+    watch.populated().await;
+    let known_at = Instant::now();
+    assert_eq!(all(), [3.0, 1.0, 0.0, 1.0]);
+    registry.set(&[3]);
+    pass(SECOND).await;
+    assert_eq!(all(), [3.0, 1.0, 1.0, 1.0], "two are missed, and kept");
+    let old = known_at.elapsed().as_secs_f64();
+    assert!(age().is_some_and(|age| (old - 0.1..=old).contains(&age)), "{:?}", age());
+    pass(2 * SECOND).await;
+    assert_eq!(all(), [1.0, 1.0, 0.0, 2.0], "it stayed with that");
+
+    // While settings change a target is watched twice.
+    let before = failures();
+    let other = registry.recorded(&telemetry);
+    pass(SECOND).await;
+    registry.down(true);
+    pass(SECOND).await;
+    assert_eq!(all(), [1.0, 0.0, 0.0, 3.0]);
+    assert!(failures() > before);
+    drop((watch, other));
+    pass(SECOND).await;
+    assert_eq!(value(&telemetry, "discovery_instances"), None, "nobody watches it");
 }

@@ -87,12 +87,16 @@ impl Estimate {
         (-(elapsed as f32) / decay_millis).exp()
     }
 
+    /// Whether it is of a moment before `millis`.
+    fn is_before(self, millis: u32) -> bool {
+        (1..=u32::MAX / 2).contains(&millis.wrapping_sub(self.millis))
+    }
+
     /// What is known after a call that began at `begun`, took `micros` and was answered at `millis`.
     fn answered(self, micros: f32, begun: u32, millis: u32, decay_millis: f32) -> Self {
         if self.micros < 0.0 {
             // One that was in flight already when another failed does not excuse that.
-            let begun_after = (1..=u32::MAX / 2).contains(&begun.wrapping_sub(self.millis));
-            return if begun_after { Self { micros, millis } } else { self };
+            return if self.is_before(begun) { Self { micros, millis } } else { self };
         }
         let kept = self.kept(millis, decay_millis);
         let blended = self.micros * kept + micros * (1.0 - kept);
@@ -137,6 +141,14 @@ impl PeakEwma {
         let took = micros(at.saturating_sub(begun));
         let (begun, at) = (millis(begun), millis(at));
         self.update(|estimate| estimate.answered(took, begun, at, self.decay_millis));
+    }
+
+    /// Whether a call that began at `begun` tells something new: nothing went wrong since the last good
+    /// answer, or the call began after it did.
+    #[must_use]
+    pub fn is_news(&self, begun: Duration) -> bool {
+        let estimate = Estimate::unpack(self.estimate.load(Relaxed));
+        estimate.micros >= 0.0 || estimate.is_before(millis(begun))
     }
 
     /// A call failed at `at`, and counts as if it had taken `penalty`.

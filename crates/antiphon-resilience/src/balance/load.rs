@@ -18,6 +18,10 @@ use super::ewma::{EwmaSettings, PeakEwma};
 /// capacity away for each failure that means nothing.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// The longest such pause of an instance that sheds load and does not say for how long: it works, and
+/// has room again soon after it is called less.
+const SHED_PAUSE_MAX: Duration = Duration::from_secs(1);
+
 /// Peak latencies of like instances differ by so many times at most, nearly always.
 const NOISE: f32 = 2.0;
 
@@ -65,7 +69,7 @@ pub struct Load {
     penalty_millis_max: u32,
     in_flight: AtomicU32,
     standing: AtomicU8,
-    /// Since the last good answer.
+    /// Failures, and refusals, since the last good answer.
     failures: AtomicU8,
     /// When it became ready, in nanoseconds.
     since: AtomicU64,
@@ -154,6 +158,11 @@ impl Load {
             && self.due.compare_exchange(due, nanos(at + unpicked_max), Relaxed, Relaxed).is_ok()
     }
 
+    /// Whether it is to be left alone for a while, since it failed or refused.
+    pub(super) fn rests(&self, now: Instant) -> bool {
+        self.failures.load(Relaxed) > 0 && self.due.load(Relaxed) > nanos(self.at(now))
+    }
+
     fn at(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.origin)
     }
@@ -229,6 +238,31 @@ impl<C: Candidate> InFlight<C> {
         // It is not picked for the sake of knowing while it asks to be left alone.
         let pause = pushback.map_or(pause, |_| pause.max(penalty));
         load.due.store(nanos(at + pause), Relaxed);
+    }
+
+    /// The instance refused the call at `now` because it has too much to do, or more than it allows
+    /// this caller. `pushback` as for [`Self::failed`].
+    ///
+    /// It is left alone as after a failure, since its refusals are faster than the answers of others,
+    /// but not for as long: one call goes to it when its time is over, or after a tenth of a second,
+    /// or twice as long as the last time if it refused then, up to a second. Of calls that were there
+    /// together only the first to be refused makes the pause longer.
+    pub fn shed(&self, now: Instant, pushback: Option<Duration>) {
+        let load = self.candidate.load();
+        let at = load.at(now);
+        let asked = pushback.unwrap_or_default();
+        let asked = asked.min(Duration::from_millis(load.penalty_millis_max.into()));
+        let failures = load.failures.load(Relaxed);
+        let before = if load.ewma.is_news(load.at(self.begun)) {
+            load.failures.store(failures.saturating_add(1), Relaxed);
+            failures
+        } else {
+            failures.saturating_sub(1)
+        };
+        let usual = Duration::from_millis(load.penalty_millis.into());
+        load.ewma.failed(usual.max(asked).max(now.saturating_duration_since(self.begun)), at);
+        let pause = PAUSE.saturating_mul(1 << before.min(16)).min(SHED_PAUSE_MAX);
+        load.due.store(nanos(at + pause.max(asked)), Relaxed);
     }
 
     /// The caller stopped waiting at `now` because another attempt was faster: the instance would
@@ -368,6 +402,43 @@ mod tests {
         InFlight::begin(&instance, now).answered(now + MILLI);
         fail(now);
         assert!(load.take_due(now + 100 * MILLI, limit), "it was well in between");
+    }
+
+    #[test]
+    fn an_instance_that_sheds_load_is_left_alone_for_a_moment() {
+        let origin = Instant::now();
+        let limit = Duration::from_secs(5);
+        let asked = |millis| Some(millis * MILLI);
+        let cases = [
+            ("it does not say", [None; 6], [100, 200, 400, 800, 1_000, 1_000]),
+            ("it says less", [asked(60); 6], [100, 200, 400, 800, 1_000, 1_000]),
+            ("it says more", [asked(7_000); 6], [7_000; 6]),
+        ];
+        for (name, asks, pauses) in cases {
+            let instance = Instance::ready("a", origin);
+            let load = instance.load();
+            let mut now = origin + MILLI;
+            InFlight::begin(&instance, origin).answered(now);
+            for (asks, pause) in asks.into_iter().zip(pauses) {
+                now += MILLI;
+                load.picked(now, limit);
+                // Many at once are refused for one reason.
+                let calls: Vec<_> = (0..30).map(|_| InFlight::begin(&instance, now)).collect();
+                calls.iter().for_each(|call| call.shed(now, asks));
+                assert!(load.latency(now) >= Duration::from_millis(4_990), "{name}: cheap");
+                assert!(load.rests(now + (pause - 1) * MILLI), "{name}: {pause}");
+                assert!(!load.take_due(now + (pause - 1) * MILLI, limit), "{name}: {pause}");
+                now += pause * MILLI;
+                assert!(!load.rests(now), "{name}: {pause}");
+                assert!(load.take_due(now, limit), "{name}: {pause}");
+            }
+            let call = InFlight::begin(&instance, now);
+            call.answered(now + 2 * MILLI);
+            assert!(load.latency(now) <= 3 * MILLI, "{name}: it has room again");
+            let call = InFlight::begin(&instance, now + 2 * MILLI);
+            call.shed(now + 3 * MILLI, None);
+            assert!(load.take_due(now + 103 * MILLI, limit), "{name}: from the start");
+        }
     }
 
     #[test]

@@ -73,7 +73,12 @@ impl<C: Candidate> Roster<C> {
         numbers: &mut Numbers,
         choices: u32,
     ) -> Option<usize> {
-        let load = |member| Some(self.load(member)?.in_flight() as f32 / self.pool.share(member));
+        // One that refuses or fails at once never has many in flight.
+        let load = |member| {
+            let load = self.load(member)?;
+            let in_flight = load.in_flight() as f32 / self.pool.share(member);
+            Some(if load.rests(input.now) { f32::INFINITY } else { in_flight })
+        };
         let mut best = self.propose(input, numbers, |numbers| self.pool.draw(numbers))?;
         for _ in 1..choices.clamp(2, 10) {
             let other =
@@ -335,6 +340,37 @@ mod tests {
             .map(|random| roster.pick(&PickInput::new(later, random)).map(Candidate::id))
             .collect();
         assert_eq!(ids, [Some("i-1"), Some("i-0"), Some("i-0")]);
+    }
+
+    #[test]
+    fn an_instance_that_sheds_load_gets_few_calls_until_it_answers() {
+        const CALLS: u32 = 10_000;
+        let milli = Duration::from_millis(1);
+        for policy in [Policy::PeakEwma, Policy::LeastRequest { choices: 2 }] {
+            let origin = Instant::now();
+            let roster = roster(policy, &[1; 5], origin);
+            let busy = &roster.candidates()[0];
+            // A thousand calls a second; the others answer in a fifth of one, and this one refuses at
+            // once.
+            let calls_to_it = |from: u32, refuses: bool| {
+                let calls = (from..from + CALLS).filter(|&call| {
+                    let now = origin + (1_000 + call) * milli;
+                    let one = roster.pick(&PickInput::new(now, call.into())).expect("ready");
+                    let is_busy = ptr::eq(one, busy);
+                    if is_busy && refuses {
+                        InFlight::begin(one, now).shed(now, Some(60 * milli));
+                    } else {
+                        InFlight::begin(one, now - 200 * milli).answered(now);
+                    }
+                    is_busy
+                });
+                calls.count()
+            };
+            let (refused, answered) = (calls_to_it(0, true), calls_to_it(CALLS, false));
+            println!("{policy:?}: of {CALLS} calls {refused} while it refuses, then {answered}");
+            assert!((5..=20).contains(&refused), "{policy:?}: {refused}");
+            assert!((1_000..=3_000).contains(&answered), "{policy:?}: {answered}");
+        }
     }
 
     #[test]

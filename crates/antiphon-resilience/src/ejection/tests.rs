@@ -57,6 +57,33 @@ fn five_failures_in_a_row_put_an_instance_out_and_four_do_not() {
 }
 
 #[test]
+fn an_instance_that_sheds_load_stays_in_service() {
+    let target = Target::new(5);
+    (0..1_000).for_each(|_| assert!(!target.end(0, Verdict::Shed, SECOND)));
+    // Nor is it compared with the others by that.
+    for _ in 0..200 {
+        (0..5).for_each(|instance| _ = target.end(instance, Verdict::Accepted, SECOND));
+        (0..20).for_each(|_| _ = target.end(0, Verdict::Shed, SECOND));
+    }
+    assert_eq!(target.ejector.sweep(&target.instances, target.start + 10 * SECOND, || 0.0), 0);
+    assert_eq!(target.in_service(), 5);
+    // Failures in a row are that whatever it sheds between them.
+    for failure in 1..=5 {
+        assert!(!target.end(0, Verdict::Shed, 11 * SECOND));
+        assert_eq!(target.end(0, Verdict::Failed, 11 * SECOND), failure == 5);
+    }
+}
+
+#[test]
+fn an_instance_that_was_out_and_sheds_load_is_in_service() {
+    let target = Target::new(3);
+    target.fail(0, 5, Duration::ZERO);
+    let probe = target.probe(30 * SECOND).unwrap();
+    assert!(target.end_probe(probe, Verdict::Shed, 30 * SECOND));
+    assert!(target.instances[0].in_service());
+}
+
+#[test]
 fn as_many_may_be_out_as_leave_the_target_above_the_panic_threshold() {
     let settings = EjectionSettings::default();
     let most = |settings: &EjectionSettings| [0, 1, 2, 3, 5, 10].map(|n| settings.ejected_max(n));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use antiphon_core::Context;
+use antiphon_core::{Code, Context, Status};
 use antiphon_resilience::Verdict;
 use antiphon_resilience::balance::InFlight;
 use antiphon_telemetry::{Span, SpanKind};
@@ -43,7 +43,10 @@ impl Attempt {
         picked: Picked,
     ) -> Option<(Self, SendRequest<CallBody>)> {
         let instance = Arc::clone(&picked.instance);
-        let (lease, sender) = instance.lease()?;
+        let Some((lease, sender)) = instance.lease() else {
+            remote.pool.give_back(picked);
+            return None;
+        };
         let name = &method.path[1..];
         let (context, mut span) = remote.telemetry.span(SpanKind::Client, name, caller, &[]);
         if span.is_recording() {
@@ -87,24 +90,36 @@ impl Attempt {
         match verdict {
             Verdict::Accepted => self.in_flight.answered(now),
             Verdict::Failed => self.in_flight.failed(now, pushback),
+            Verdict::Shed => self.in_flight.shed(now, pushback),
             // It takes calls, but not now.
-            Verdict::Neutral if pushback.is_some() => self.in_flight.failed(now, pushback),
+            Verdict::Neutral if pushback.is_some() => self.in_flight.shed(now, pushback),
             Verdict::Neutral => {}
         }
         self.remote.throttle.record(verdict, now);
         self.remote.pool.judge(&mut self.picked, verdict, now);
         self.remote.metrics.attempted(verdict);
-        if verdict == Verdict::Failed && self.span.is_recording() {
-            self.span.set("error.type", "failed");
+        let error = match verdict {
+            Verdict::Failed => "failed",
+            Verdict::Shed => "shed",
+            Verdict::Accepted | Verdict::Neutral => return,
+        };
+        if self.span.is_recording() {
+            self.span.set("error.type", error);
         }
     }
-}
 
-impl Attempt {
     /// A stream gave a sign: the first one counts, and a failure after it.
-    pub(super) fn progressed(&mut self, verdict: Verdict) {
+    pub(super) fn progressed(&mut self, verdict: Verdict, pushback: Option<Duration>) {
         if !self.is_over || verdict == Verdict::Failed {
-            self.end(verdict, None);
+            self.end(verdict, pushback);
+        }
+    }
+
+    /// The stream has ended with this status. Where it was answered before, that its time was over
+    /// says nothing about the instance: it may have been meant to go on until then.
+    pub(super) fn closed(&mut self, status: &Status) {
+        if !(self.is_over && status.code() == Code::DeadlineExceeded) {
+            self.progressed(Verdict::of_answer(status), status.retry_after());
         }
     }
 }

@@ -5,13 +5,13 @@
 //! attempts, waits between them, and waits for an instance.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use antiphon_core::{Code, Context, Retry, Status};
-use antiphon_resilience::retry::{Decision, Failure, Pushback, Stop};
-use antiphon_resilience::{Attempts, Origin, Permit, Refused, Verdict};
+use antiphon_resilience::retry::{Decision, Failure, Permission, Pushback, Stop};
+use antiphon_resilience::{Attempts, Hedge, Permit, Refused, Verdict};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
@@ -20,6 +20,7 @@ use super::attempt::Attempt;
 use super::error::{CallError, FailedAttempt};
 use super::exchange::{Fault, exchange, request};
 use super::instance::{CallBody, Instance};
+use super::log::{Kept, Log, Side, Told};
 use super::policy::MethodPolicy;
 use super::remote::Remote;
 use crate::headers::inject;
@@ -32,6 +33,12 @@ static PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rp
 pub(super) const HELD_BACK: &str =
     "the client holds calls back, since most of the last ones failed";
 
+/// Why there is no place for a call.
+pub(super) const TOO_MANY: &str = "too many calls at once";
+
+/// How long nothing is hedged when a server does not say for how long.
+const HEDGE_PAUSE: Duration = Duration::from_secs(1);
+
 /// A call under way.
 pub(super) struct Call<'a> {
     pub(super) remote: &'a Arc<Remote>,
@@ -42,14 +49,8 @@ pub(super) struct Call<'a> {
     pub(super) message: Bytes,
     /// Where it belongs under consistent hashing.
     pub(super) place: Option<u64>,
-}
-
-/// What has become of a call so far.
-#[derive(Default)]
-struct Log {
-    /// The instances that it was sent to.
-    tried: Vec<Arc<Instance>>,
-    failed: Vec<FailedAttempt>,
+    /// What was tried is told here when the future is dropped before its end.
+    pub(super) told: &'a Told,
 }
 
 /// What ends an attempt without an answer.
@@ -62,11 +63,21 @@ enum Ended {
     Throttled,
 }
 
-/// One of the attempts of a call that go on side by side.
-#[derive(Default)]
-struct Side {
-    instance: OnceLock<Arc<Instance>>,
-    overtaken: Arc<AtomicBool>,
+impl Ended {
+    /// For people.
+    fn cause(&self) -> String {
+        match self {
+            Self::Fault(fault) => cause(fault),
+            Self::Unreachable(error) => error.to_string(),
+            Self::Throttled => HELD_BACK.to_owned(),
+        }
+    }
+}
+
+/// A second attempt that did not help.
+struct Second {
+    instance: Option<Arc<Instance>>,
+    failed: Option<FailedAttempt>,
 }
 
 impl Call<'_> {
@@ -81,19 +92,23 @@ impl Call<'_> {
         if attempts.previous() == 0 {
             budget.count_call(Instant::now());
         }
-        let mut log = Log::default();
+        let mut log = Kept::new(self.told);
         loop {
             let begun = Instant::now();
+            log.begin(begun);
             let ended = match self.attempt_hedged(attempts.previous(), &mut log).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    log.forget();
+                    return Ok(answer);
+                }
                 Err(ended) => ended,
             };
             let fault = match ended {
                 Ended::Fault(fault) => fault,
-                Ended::Unreachable(error) => return Err(self.unreachable(error, log)),
-                Ended::Throttled => return Err(self.throttled(log)),
+                Ended::Unreachable(error) => return Err(self.unreachable(error, log.take())),
+                Ended::Throttled => return Err(self.throttled(log.take())),
             };
-            log.note(&fault, begun.elapsed());
+            log.note(cause(&fault), begun.elapsed());
             let remaining = self.context.remaining().unwrap_or(Duration::MAX);
             let random = fastrand::f64();
             let decision =
@@ -109,7 +124,7 @@ impl Call<'_> {
                 }
                 Decision::Stop(stop) => {
                     self.remote.metrics.stopped(stop);
-                    return Err(self.give_up(stop, fault, log));
+                    return Err(self.give_up(stop, fault, log.take()));
                 }
             }
         }
@@ -132,52 +147,83 @@ impl Call<'_> {
         let remote = self.remote;
         let held_back = || remote.throttle.drop_part(Instant::now());
         let hedge = self.policy.hedge.as_ref().filter(|_| previous == 0);
-        let hedged =
-            hedge.and_then(|hedge| Some((hedge, hedge.begin(Instant::now(), held_back())?)));
-        let first_side = Side::default();
-        let outcome = {
-            let mut first = std::pin::pin!(self.attempt(previous, &log.tried, &first_side, false));
+        let hedged = hedge.and_then(|hedge| {
+            let begun = Instant::now();
+            Some((hedge, begun, hedge.begin(begun, held_back())?))
+        });
+        let (outcome, second) = {
+            let mut first = std::pin::pin!(self.attempt(previous, &log.tried, &log.side, false));
             match hedged {
-                None => first.await,
-                Some((hedge, delay)) => match tokio::time::timeout(delay, &mut first).await {
-                    Ok(outcome) => outcome,
-                    Err(_) if hedge.try_send(Instant::now(), held_back()) => {
-                        remote.metrics.hedged();
-                        // Boxed, for it is rare and would make every call's future twice as large.
-                        Box::pin(self.beside(first, &first_side)).await
+                None => (first.await, None),
+                Some((hedge, begun, delay)) => {
+                    match tokio::time::timeout(delay, &mut first).await {
+                        Ok(outcome) => (outcome, None),
+                        Err(_) if hedge.try_send(Instant::now(), held_back()) => {
+                            remote.metrics.hedged();
+                            // Boxed, for it is rare and would make every call's future twice as large.
+                            let both = Box::pin(self.beside(first, &log.side, hedge, begun)).await;
+                            (both.0, Some(both.1))
+                        }
+                        Err(_) => (first.await, None),
                     }
-                    Err(_) => first.await,
-                },
+                }
             }
         };
-        log.tried.extend(first_side.instance.into_inner());
+        if let Some(second) = second {
+            log.tried.extend(second.instance);
+            log.failed.extend(second.failed);
+        }
+        log.ended();
         outcome
     }
 
-    /// Makes a second attempt beside the first.
-    async fn beside<F>(&self, mut first: Pin<&mut F>, first_side: &Side) -> Result<Bytes, Ended>
+    /// Makes a second attempt beside the first, which began at `begun`; what became of the second
+    /// where that did not help.
+    async fn beside<F>(
+        &self,
+        mut first: Pin<&mut F>,
+        first_side: &Side,
+        hedge: &Hedge,
+        begun: Instant,
+    ) -> (Result<Bytes, Ended>, Second)
     where
         F: Future<Output = Result<Bytes, Ended>>,
     {
         let second_side = Side::default();
+        let second_begun = Instant::now();
         let tried: Vec<_> = first_side.instance.get().cloned().into_iter().collect();
-        let mut second = std::pin::pin!(self.attempt(1, &tried, &second_side, true));
-        tokio::select! {
-            outcome = &mut first => match outcome {
-                Ok(answer) => {
-                    second_side.overtaken.store(true, Relaxed);
-                    Ok(answer)
-                }
-                Err(ended) => second.await.map_err(|_| ended),
-            },
-            outcome = &mut second => match outcome {
-                Ok(answer) => {
-                    first_side.overtaken.store(true, Relaxed);
-                    Ok(answer)
-                }
-                Err(_) => first.await,
-            },
-        }
+        let (outcome, failed) = {
+            let mut second = std::pin::pin!(self.attempt(1, &tried, &second_side, true));
+            let overtakes = |side: &Side| side.overtaken.store(true, Relaxed);
+            tokio::select! {
+                outcome = &mut first => match outcome {
+                    Ok(answer) => {
+                        overtakes(&second_side);
+                        (Ok(answer), None)
+                    }
+                    Err(ended) => match second.await {
+                        Ok(answer) => (Ok(answer), None),
+                        Err(failed) => (Err(ended), Some(failed)),
+                    },
+                },
+                outcome = &mut second => match outcome {
+                    Ok(answer) => {
+                        overtakes(first_side);
+                        // As long as it has taken: or those that are slow would never be counted.
+                        hedge.record(begun.elapsed());
+                        (Ok(answer), None)
+                    }
+                    Err(failed) => (first.await, Some(failed)),
+                },
+            }
+        };
+        let instance = second_side.instance.into_inner();
+        let failed = failed.map(|ended| FailedAttempt {
+            instance: instance.as_ref().map_or("none", |one| one.address()).to_owned(),
+            took: second_begun.elapsed(),
+            cause: ended.cause(),
+        });
+        (outcome, Second { instance, failed })
     }
 
     /// One attempt. `elsewhere`: not at an instance that was tried.
@@ -192,10 +238,12 @@ impl Call<'_> {
         if !remote.throttle.try_admit(Instant::now()) {
             return Err(Ended::Throttled);
         }
-        let wanted = remote.wanted(self.place, self.policy.wait_for_ready);
+        let repeatable = self.policy.permission >= Permission::Unavailable;
+        let wanted = remote.wanted(self.place, self.policy.wait_for_ready, repeatable);
         let picked = remote.pool.pick_ready(tried, &wanted).await;
         let picked = picked.map_err(Ended::Unreachable)?;
         if elsewhere && tried.iter().any(|one| Arc::ptr_eq(one, &picked.instance)) {
+            remote.pool.give_back(picked);
             return Err(Ended::Fault(Fault::NotSent("there is no other instance".into())));
         }
         let _ = side.instance.set(Arc::clone(&picked.instance));
@@ -216,11 +264,19 @@ impl Call<'_> {
         }
         let begun = Instant::now();
         let answer = exchange(sender, request, remote.settings.message_bytes_max).await;
-        let (verdict, pushback) = verdict(&answer);
+        let (verdict, pushback) = match &answer {
+            Ok(_) => (Verdict::Accepted, None),
+            Err(fault) => fault.verdict(),
+        };
+        if matches!(answer, Ok(_) | Err(Fault::Answered(_))) {
+            attempt.instance().has_answered();
+        }
         attempt.end(verdict, pushback);
         if let Some(hedge) = &self.policy.hedge {
-            hedge.record(begun.elapsed());
-            if let Some(wait) = pushback {
+            if verdict == Verdict::Accepted {
+                hedge.record(begun.elapsed());
+            }
+            if let Some(wait) = quiet_for(&answer, verdict) {
                 hedge.pause(Instant::now() + wait);
             }
         }
@@ -255,6 +311,7 @@ impl Call<'_> {
     }
 
     fn unreachable(&self, error: CallError, mut log: Log) -> Status {
+        self.remote.metrics.unreachable();
         log.failed.extend(error.attempts);
         Status::unavailable(format!("{} cannot be reached", self.method.service))
             .with_source(self.error(error.problem, log))
@@ -268,31 +325,26 @@ impl Call<'_> {
     }
 
     fn error(&self, problem: &'static str, log: Log) -> CallError {
-        let target = self.remote.target().to_string();
-        CallError { target, problem, attempts: log.failed }
+        log.error(self.remote.target(), problem)
     }
 }
 
-impl Log {
-    fn note(&mut self, fault: &Fault, took: Duration) {
-        let instance = self.tried.last().map_or("none", |instance| instance.address());
-        let cause = match fault {
-            Fault::NotSent(cause) | Fault::Refused(cause) | Fault::Broken(cause) => cause.clone(),
-            Fault::Answered(status) => status.to_string(),
-        };
-        self.failed.push(FailedAttempt { instance: instance.to_owned(), took, cause });
+/// A fault, for people.
+fn cause(fault: &Fault) -> String {
+    match fault {
+        Fault::NotSent(cause) | Fault::Refused(cause) | Fault::Broken(cause) => cause.clone(),
+        Fault::Answered(status) => status.to_string(),
     }
 }
 
-/// What the end of an attempt says about the instance, and how long that asks to be left alone.
-fn verdict(answer: &Result<Bytes, Fault>) -> (Verdict, Option<Duration>) {
-    match answer {
-        Ok(_) => (Verdict::Accepted, None),
-        Err(Fault::NotSent(_) | Fault::Refused(_)) => (Verdict::Neutral, None),
-        Err(Fault::Broken(_)) => (Verdict::Failed, None),
-        Err(Fault::Answered(status)) => {
-            (Verdict::of(Some(status.code()), Origin::Target), status.retry_after())
-        }
+/// For how long nothing is hedged after this answer: the target has too much to do already, or wants
+/// no second attempts.
+fn quiet_for(answer: &Result<Bytes, Fault>, verdict: Verdict) -> Option<Duration> {
+    let Err(Fault::Answered(status)) = answer else { return None };
+    match status.retry_said() {
+        Some(Retry::After(wait)) => Some(wait),
+        Some(Retry::Never) => Some(HEDGE_PAUSE),
+        _ => (verdict == Verdict::Shed).then_some(HEDGE_PAUSE),
     }
 }
 

@@ -7,10 +7,12 @@ use std::cmp::Ordering;
 use std::time::Duration;
 
 use antiphon_core::{Code, Status};
+use antiphon_resilience::Verdict;
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, TE, USER_AGENT};
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
@@ -39,6 +41,17 @@ pub(super) enum Fault {
     Broken(String),
     /// The server answered so.
     Answered(Status),
+}
+
+impl Fault {
+    /// What it says about the instance, and how long that asks to be left alone.
+    pub(super) fn verdict(&self) -> (Verdict, Option<Duration>) {
+        match self {
+            Self::NotSent(_) | Self::Refused(_) => (Verdict::Neutral, None),
+            Self::Broken(_) => (Verdict::Failed, None),
+            Self::Answered(status) => (Verdict::of_answer(status), status.retry_after()),
+        }
+    }
 }
 
 /// A request with the headers that every call has.
@@ -99,7 +112,10 @@ pub(super) async fn exchange(
     let response = send(sender, request).await.map_err(|(fault, _)| fault)?;
     let status = response.status();
     let (head, mut body) = response.into_parts();
-    if let Some(outcome) = status_wire::from_trailers(&head.headers) {
+    // Some servers say it in the head, and with the details once more in trailers.
+    if let Some(outcome) = status_wire::from_trailers(&head.headers)
+        && body.is_end_stream()
+    {
         return Err(match outcome {
             Err(status) => Fault::Answered(status),
             Ok(()) => Fault::Broken("the answer has a status and no message".into()),
@@ -115,7 +131,8 @@ pub(super) async fn exchange(
             Err(frame) => trailers = frame.into_trailers().ok(),
         }
     }
-    match trailers.as_ref().and_then(status_wire::from_trailers) {
+    let said = trailers.as_ref().and_then(status_wire::from_trailers);
+    match said.or_else(|| status_wire::from_trailers(&head.headers)) {
         Some(Ok(())) => received.message(&head.headers, bytes_max),
         Some(Err(status)) => Err(Fault::Answered(status)),
         None => Err(Fault::Broken("the answer ended without a status".into())),
@@ -156,7 +173,7 @@ pub(super) fn fault(error: &hyper::Error) -> Fault {
 
 /// Who answers something else than gRPC is a proxy, or no such service (gRPC,
 /// `doc/http-grpc-status-mapping.md`).
-fn check(status: http::StatusCode, headers: &HeaderMap) -> Result<(), Fault> {
+pub(super) fn check(status: http::StatusCode, headers: &HeaderMap) -> Result<(), Fault> {
     let code = match status.as_u16() {
         200 => {
             let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();

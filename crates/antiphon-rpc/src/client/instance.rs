@@ -7,7 +7,7 @@ mod connection;
 mod state;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use antiphon_discovery as discovery;
@@ -39,6 +39,8 @@ pub(super) struct Instance {
     pub(super) load: Load,
     pub(super) health: Health,
     picked: AtomicU64,
+    /// Whether it has answered a call since it was last connected to.
+    answered: AtomicBool,
     connections: Mutex<Vec<Connection>>,
     /// How many times as long as the settings say new connections stay quiet before the server is
     /// asked whether it lives: twice as long each time that it minded (gRFC A8).
@@ -87,6 +89,7 @@ impl Instance {
             load: Load::new(&antiphon_resilience::balance::EwmaSettings::default(), now),
             health: Health::new(now),
             picked: AtomicU64::new(0),
+            answered: AtomicBool::new(false),
             connections: Mutex::default(),
             patience: AtomicU32::new(1),
             seen: Mutex::new(Seen { state: State::Idle, failure: None }),
@@ -237,7 +240,8 @@ impl Instance {
             tokio::select! {
                 () = self.lost.notified() => {
                     if self.connections() == 0 {
-                        return Event::Lost(since.elapsed());
+                        let answered = self.answered.load(Relaxed);
+                        return Event::Lost { after: since.elapsed(), answered };
                     }
                 }
                 () = self.crowded.notified() => {
@@ -262,17 +266,28 @@ impl Instance {
     /// Makes known to those who pick whether it may be picked: that follows from its state, and from
     /// whether it was set aside.
     pub(super) fn stand(&self, now: Instant) {
-        let standing = match self.state() {
+        // Under the lock until it is known: or who comes second could make known what was before.
+        let seen = self.seen.lock();
+        let standing = match seen.state {
             State::Ready if self.health.in_service() => Standing::Ready,
             State::Ready => Standing::Ejected,
             _ => Standing::Away,
         };
         self.load.set_standing(standing, now);
+        drop(seen);
     }
 
     /// A call is given to it.
     pub(super) fn count_pick(&self) {
         self.picked.fetch_add(1, Relaxed);
+    }
+
+    /// It has answered a call, with whatever.
+    pub(super) fn has_answered(&self) {
+        // Nearly always it is known already, and a line of the cache need not change hands.
+        if !self.answered.load(Relaxed) {
+            self.answered.store(true, Relaxed);
+        }
     }
 
     /// How it stands.
@@ -301,6 +316,7 @@ impl Instance {
         }
         drop(seen);
         if state == State::Ready && before != State::Ready {
+            self.answered.store(false, Relaxed);
             self.health.renew();
         }
         self.stand(Instant::now());

@@ -89,14 +89,14 @@ pub(super) struct Metrics {
     instruments: Instruments,
     cached: Arc<Cached>,
     /// By verdict: these are on the path of every call.
-    attempts: [Counter; 3],
+    attempts: [Counter; 4],
 }
 
 impl Metrics {
     pub(super) fn new(telemetry: &Telemetry, target: &str) -> Self {
         let instruments = telemetry.instruments(Instruments::register);
         let target: Arc<str> = target.into();
-        let attempts = ["accepted", "failed", "neutral"].map(|outcome| {
+        let attempts = ["accepted", "failed", "shed", "neutral"].map(|outcome| {
             instruments.attempts.get_or_create(&labels(&target, "outcome", outcome))
         });
         Self { target, instruments, cached: Arc::default(), attempts }
@@ -125,7 +125,8 @@ impl Metrics {
         let place = match verdict {
             Verdict::Accepted => 0,
             Verdict::Failed => 1,
-            Verdict::Neutral => 2,
+            Verdict::Shed => 2,
+            Verdict::Neutral => 3,
         };
         self.attempts[place].inc();
     }
@@ -149,6 +150,15 @@ impl Metrics {
             Stop::Committed => "committed",
             Stop::ReplayOverflow => "replay_overflow",
         };
+        self.failed(reason);
+    }
+
+    /// A call failed because there was nobody to send it to.
+    pub(super) fn unreachable(&self) {
+        self.failed("unreachable");
+    }
+
+    fn failed(&self, reason: &str) {
         self.instruments.stops.get_or_create(&labels(&self.target, "reason", reason)).inc();
     }
 

@@ -61,6 +61,8 @@ pub(super) struct Wanted {
     pub(super) in_flight: u32,
     /// Whether to wait where no instance can be connected to.
     pub(super) patient: bool,
+    /// Whether the call may be tried again when it fails.
+    pub(super) repeatable: bool,
 }
 
 /// Who takes a call.
@@ -73,6 +75,9 @@ pub(super) struct Picked {
 
 /// How often a call looks whether discovery has failed, before it has ever answered.
 const LOOK: Duration = Duration::from_millis(20);
+/// So long an instance that was set aside waits for a call that may be tried again elsewhere, before it
+/// is tried by one that may not.
+const PROBE_HEAD_START: Duration = Duration::from_secs(1);
 /// No priority: those of instances are smaller.
 const NOBODY: u32 = u32::MAX;
 
@@ -123,15 +128,10 @@ impl Pool {
     fn pick(&self, tried: &[Arc<Instance>], wanted: &Wanted) -> Option<Picked> {
         let now = Instant::now();
         let roster = self.0.roster.load();
-        if self.0.ejected.load(Ordering::Relaxed) > 0 {
-            let due = roster.candidates().iter().find_map(|instance| {
-                let is_out = instance.load.standing() == Standing::Ejected;
-                let probe = is_out.then(|| self.0.ejector.try_probe(&instance.health, now))??;
-                Some(Picked { instance: Arc::clone(instance), probe: Some(probe) })
-            });
-            if due.is_some() {
-                return due;
-            }
+        if self.0.ejected.load(Ordering::Relaxed) > 0
+            && let Some(probing) = self.0.probe(&roster, tried, wanted, now)
+        {
+            return Some(probing);
         }
         let input = PickInput {
             tried,
@@ -176,6 +176,11 @@ impl Pool {
                 let _ = tokio::time::timeout(LOOK, changed).await;
             }
         }
+    }
+
+    /// Nothing was sent to whom was picked: the next call may try it.
+    pub(super) fn give_back(&self, mut picked: Picked) {
+        self.judge(&mut picked, Verdict::Neutral, Instant::now());
     }
 
     /// Takes in how an attempt ended: who fails too often is set aside, and whoever was tried with
@@ -234,6 +239,24 @@ impl Pool {
 }
 
 impl Shared {
+    /// An instance that was set aside and that this call is to try: not one that it has tried before,
+    /// or a call could use up all of its attempts on one that fails.
+    fn probe(
+        &self,
+        roster: &Roster<Arc<Instance>>,
+        tried: &[Arc<Instance>],
+        wanted: &Wanted,
+        now: Instant,
+    ) -> Option<Picked> {
+        let now = if wanted.repeatable { now } else { now.checked_sub(PROBE_HEAD_START)? };
+        roster.candidates().iter().find_map(|instance| {
+            let may = instance.load.standing() == Standing::Ejected
+                && !tried.iter().any(|one| Arc::ptr_eq(one, instance));
+            let probe = may.then(|| self.ejector.try_probe(&instance.health, now))??;
+            Some(Picked { instance: Arc::clone(instance), probe: Some(probe) })
+        })
+    }
+
     /// Takes over a new set: those that stay keep their connections and what is known of them.
     fn keep(self: &Arc<Self>, snapshot: &Snapshot) {
         let now = Instant::now();

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_core::{Context, Status};
+use antiphon_core::{Code, Context, Retry, Status};
 use antiphon_discovery::{Discovery, Target};
 use antiphon_resilience::{Budget, Bulkhead, Permit, Refused, Throttle};
 use antiphon_telemetry::{SpanKind, Telemetry};
@@ -20,8 +20,9 @@ use parking_lot::RwLock;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::attempts::Call;
+use super::attempts::{Call, HELD_BACK, TOO_MANY};
 use super::instance::Instance;
+use super::log::Told;
 use super::metrics::Metrics;
 use super::policy::{MethodPolicy, explain};
 use super::pool::{Pool, Wanted};
@@ -120,8 +121,8 @@ impl Remote {
     }
 
     /// What a call asks of a pick.
-    pub(super) fn wanted(&self, key: Option<u64>, patient: bool) -> Wanted {
-        Wanted { key, patient, in_flight: self.bulkhead.in_flight() }
+    pub(super) fn wanted(&self, key: Option<u64>, patient: bool, repeatable: bool) -> Wanted {
+        Wanted { key, patient, repeatable, in_flight: self.bulkhead.in_flight() }
     }
 
     /// Takes a place among the calls to the target, or waits for one.
@@ -176,16 +177,22 @@ impl Remote {
     ) -> Result<Res, Status> {
         let policy = self.policy(method);
         let message = message::encode(&request)?.into_enveloped();
+        let told = Told::default();
         let answer = self
             .call(method, &policy, key, |context| {
-                let policy = &policy;
+                let (policy, context, told) = (&policy, context, &told);
                 async move {
-                    Call { remote: self, method, policy, context: &context, message, place }
-                        .run()
-                        .await
+                    let context = &context;
+                    Call { remote: self, method, policy, context, message, place, told }.run().await
                 }
             })
-            .await?;
+            .await;
+        let answer = answer.map_err(|status| match told.into_inner() {
+            Some(log) if status.code() == Code::DeadlineExceeded => {
+                status.with_source(log.expired(&self.target))
+            }
+            _ => status,
+        })?;
         Res::decode_from_slice(&answer).map_err(|error| {
             Status::internal(format!("the answer of {} does not decode: {error}", method.path))
         })
@@ -207,19 +214,32 @@ impl Remote {
             let transport = Transport::new(self, method, &policy, place);
             // Boxed, for connectrpc's futures are many kilobytes large.
             let work = Box::pin(call(transport, options));
-            async move { work.await.map_err(|error| self.status(method, error)) }
+            async move { work.await.map_err(|error| self.status(method, &context, error)) }
         })
         .await
     }
 
-    /// What the caller is told: the service's own status, or that it could not be reached.
-    fn status(&self, method: &MethodInfo, error: ConnectError) -> Status {
-        let unreachable = error.source_arc().is_some_and(|source| source.is::<CallError>());
-        if unreachable {
-            return Status::unavailable(format!("{} cannot be reached", method.service))
-                .with_source(error);
+    /// What the caller of a stream is told: the service's own status, or why it could not be opened.
+    fn status(&self, method: &MethodInfo, context: &Context, error: ConnectError) -> Status {
+        let source = error.source_arc();
+        let Some(cause) = source.as_ref().and_then(|source| source.downcast_ref::<CallError>())
+        else {
+            return status_wire::from_connect(&error);
+        };
+        if context.is_expired() {
+            return Status::deadline_exceeded().with_source(error);
         }
-        status_wire::from_connect(&error)
+        let service = method.service;
+        let (message, retry) = match cause.problem {
+            HELD_BACK => (format!("{service} fails; calls are held back"), Some(Retry::Never)),
+            TOO_MANY => (format!("too many calls to {service} at once"), Some(Retry::Never)),
+            _ => (format!("{service} cannot be reached"), None),
+        };
+        let status = Status::unavailable(message).with_source(error);
+        match retry {
+            Some(retry) => status.with_retry(retry),
+            None => status,
+        }
     }
 
     pub(super) async fn server_stream<Req: Wire, Res: Wire>(
@@ -293,17 +313,20 @@ impl Remote {
         requests: Streaming<Req>,
         place: Option<u64>,
     ) -> Result<Streaming<Res>, Status> {
-        let call = self
+        let (context, call) = self
             .open(method, place, |transport, options| async move {
-                connectrpc::client::call_bidi_stream::<_, Req, View<Res>>(
+                let call = connectrpc::client::call_bidi_stream::<_, Req, View<Res>>(
                     &transport,
                     &self.config,
                     spec(method),
                     options,
-                )
-                .await
+                );
+                Ok((Context::current(), call.await?))
             })
             .await?;
+        // connectrpc opens it in the background: that it cannot be is told with the answers.
+        let remote = Arc::clone(self);
+        let explain = move |error| remote.status(method, &context, error);
         let (mut sender, receiver) = call.into_split();
         let sending = tokio::spawn(Context::current().scope(async move {
             let mut requests = requests;
@@ -319,15 +342,17 @@ impl Remote {
         }));
         let sending = AbortOnDrop(Some(sending));
         Ok(Streaming::new(stream::try_unfold(
-            (receiver, sending),
-            |(mut receiver, mut sending)| async move {
+            (receiver, sending, explain),
+            |(mut receiver, mut sending, explain)| async move {
                 tokio::select! {
                     biased;
                     status = sending.failed() => Err(status),
                     answer = receiver.message::<Res>() => match answer {
-                        Ok(Some(message)) => Ok(Some((message.to_owned_message(), (receiver, sending)))),
+                        Ok(Some(message)) => {
+                            Ok(Some((message.to_owned_message(), (receiver, sending, explain))))
+                        }
                         Ok(None) => Ok(None),
-                        Err(error) => Err(status_wire::from_connect(&error)),
+                        Err(error) => Err(explain(error)),
                     }
                 }
             },

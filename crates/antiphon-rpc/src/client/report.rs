@@ -1,5 +1,6 @@
 //! What is known of every target of the process: for `/debug/targets` and for metrics by instance.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Weak};
 
@@ -11,6 +12,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::instance::State;
 use super::policy::PolicyValue;
 use super::remote::Remote;
 
@@ -120,21 +122,41 @@ impl Remote {
     }
 }
 
+/// Instances by target and address. One that several channels lead to is there once, with what they do
+/// together: two samples with the same labels would spoil the metrics of the whole process.
+fn by_labels(targets: Vec<TargetReport>) -> BTreeMap<(String, String), InstanceReport> {
+    let mut instances = BTreeMap::<_, InstanceReport>::new();
+    for target in targets {
+        for one in target.instances {
+            let labels = (target.target.clone(), one.address.clone());
+            let Some(known) = instances.get_mut(&labels) else {
+                instances.insert(labels, one);
+                continue;
+            };
+            known.in_flight += one.in_flight;
+            known.picked += one.picked;
+            known.latency_seconds = known.latency_seconds.max(one.latency_seconds);
+            known.set_aside |= one.set_aside;
+            if one.state == State::Ready.name() {
+                known.state = one.state;
+            }
+        }
+    }
+    instances
+}
+
 impl Collector for Targets {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let targets = self.report();
+        let instances = by_labels(self.report());
         let mut gauges = |name, help, value: &dyn Fn(&InstanceReport) -> f64| {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            for target in &targets {
-                for instance in &target.instances {
-                    let labels = [
-                        ("server_address", target.target.as_str()),
-                        ("instance", instance.address.as_str()),
-                        ("state", instance.state),
-                    ];
-                    let sample = family.encode_family(&labels)?;
-                    ConstGauge::new(value(instance)).encode(sample)?;
-                }
+            for ((target, address), instance) in &instances {
+                let labels = [
+                    ("server_address", target.as_str()),
+                    ("instance", address.as_str()),
+                    ("state", instance.state),
+                ];
+                ConstGauge::new(value(instance)).encode(family.encode_family(&labels)?)?;
             }
             Ok::<(), fmt::Error>(())
         };

@@ -4,8 +4,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
-use antiphon_core::{BoxFuture, Code, Context, Status};
-use antiphon_resilience::{Origin, Permit, Refused, Verdict};
+use antiphon_core::{BoxFuture, Context, Status};
+use antiphon_resilience::{Backoff, Permit, Refused, Verdict};
 use bytes::Bytes;
 use connectrpc::client::{ClientBody, ClientTransport};
 use http::HeaderMap;
@@ -14,17 +14,17 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::attempt::Attempt;
-use super::attempts::HELD_BACK;
+use super::attempts::{HELD_BACK, TOO_MANY};
 use super::error::{CallError, FailedAttempt};
-use super::exchange::{Fault, chain, fault, send};
+use super::exchange::{Fault, chain, check, fault, send};
 use super::instance::CallBody;
 use super::policy::MethodPolicy;
 use super::remote::Remote;
 use crate::service::MethodInfo;
-use crate::status_wire::{self, GRPC_STATUS};
+use crate::status_wire;
 
 /// How often a stream that never left is sent anew.
-const SENDS_MAX: usize = 5;
+const SENDS_MAX: u32 = 5;
 
 /// Sends a stream to an instance of the target. One that did not leave goes to another one; one that
 /// left is never sent again, for it is not kept.
@@ -48,19 +48,19 @@ impl Transport {
 
     async fn open(
         self,
+        context: Context,
         request: http::Request<ClientBody>,
     ) -> Result<http::Response<Answers>, CallError> {
-        let context = Context::current();
         let remote = &self.remote;
         let begun = Instant::now();
         let place = match remote.enter(context.deadline()).await {
             Ok(place) => place,
-            Err(Refused::Full) => return Err(self.failed("too many calls at once", Vec::new())),
+            Err(Refused::Full) => return Err(self.failed(TOO_MANY, Vec::new())),
             Err(Refused::Expired) => {
                 return Err(self.failed("no time was left when it was its turn", Vec::new()));
             }
         };
-        if !remote.throttle.try_admit(begun) {
+        if !remote.throttle.try_admit(Instant::now()) {
             remote.metrics.throttled();
             return Err(self.failed(HELD_BACK, Vec::new()));
         }
@@ -68,8 +68,12 @@ impl Transport {
         let mut request = http::Request::from_parts(head, CallBody::Stream(body));
         let mut tried = Vec::new();
         let mut causes = Vec::new();
-        for _ in 0..SENDS_MAX {
-            let wanted = remote.wanted(self.place, self.waits);
+        for sends in 0..SENDS_MAX {
+            if sends > 1 {
+                // An instance that has just lost its connection is known to have in a moment.
+                tokio::time::sleep(Backoff::RETRY.wait(sends - 1, fastrand::f64())).await;
+            }
+            let wanted = remote.wanted(self.place, self.waits, false);
             let picked = remote.pool.pick_ready(&tried, &wanted).await;
             let picked = picked.map_err(|mut error| {
                 error.target = remote.target().to_string();
@@ -84,7 +88,10 @@ impl Transport {
             super::exchange::address(&mut request, remote.authority_for(attempt.instance()));
             let cause = match send(sender, request).await {
                 Ok(response) => {
-                    return Ok(response.map(|body| Answers { body, attempt, _place: place }));
+                    attempt.instance().has_answered();
+                    let is_over = ended_at_once(&response, &mut attempt);
+                    let answers = |body| Answers { body, attempt, is_over, _place: place };
+                    return Ok(response.map(answers));
                 }
                 Err((Fault::NotSent(cause), Some(unsent))) => {
                     attempt.end(Verdict::Neutral, None);
@@ -113,6 +120,20 @@ impl Transport {
     }
 }
 
+/// Takes in an answer that is over with its head: servers refuse so, and proxies tell of their own
+/// troubles. Whether it is.
+fn ended_at_once(response: &http::Response<Incoming>, attempt: &mut Attempt) -> bool {
+    match status_wire::from_trailers(response.headers()) {
+        Some(Ok(())) => attempt.progressed(Verdict::Accepted, None),
+        Some(Err(status)) => attempt.closed(&status),
+        None => match check(response.status(), response.headers()) {
+            Err(Fault::Answered(status)) => attempt.closed(&status),
+            _ => return false,
+        },
+    }
+    true
+}
+
 fn failed(instance: String, begun: Instant, cause: String) -> FailedAttempt {
     FailedAttempt { instance, took: begun.elapsed(), cause }
 }
@@ -125,7 +146,8 @@ impl ClientTransport for Transport {
         &self,
         request: http::Request<ClientBody>,
     ) -> BoxFuture<'static, Result<http::Response<Answers>, CallError>> {
-        Box::pin(self.clone().open(request))
+        // Taken here: connectrpc opens streams both ways in a task of its own, which has no context.
+        Box::pin(self.clone().open(Context::current(), request))
     }
 }
 
@@ -135,6 +157,8 @@ impl ClientTransport for Transport {
 pub(super) struct Answers {
     body: Incoming,
     attempt: Attempt,
+    /// Its status is known.
+    is_over: bool,
     _place: Permit,
 }
 
@@ -146,33 +170,44 @@ impl Body for Answers {
         self: Pin<&mut Self>,
         task: &mut TaskContext<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Self { body, attempt, .. } = self.get_mut();
+        let Self { body, attempt, is_over, .. } = self.get_mut();
         let frame = match Pin::new(body).poll_frame(task) {
             Poll::Ready(Some(Ok(frame))) => frame,
             Poll::Ready(Some(Err(error))) => {
-                let (verdict, cause) = match fault(&error) {
-                    Fault::Refused(cause) => (Verdict::Neutral, cause),
-                    _ => (Verdict::Failed, chain(&error)),
-                };
-                attempt.progressed(verdict);
+                *is_over = true;
                 // Servers keep the deadline, too, and their end of the stream may be heard first.
                 let status = if attempt.context().is_expired() {
                     Status::deadline_exceeded()
                 } else {
-                    Status::unavailable(format!("the stream broke off: {cause}"))
+                    Status::unavailable(format!("the stream broke off: {}", chain(&error)))
                 };
+                match fault(&error) {
+                    Fault::Refused(_) => attempt.progressed(Verdict::Neutral, None),
+                    _ => attempt.closed(&status),
+                }
                 let mut trailers = HeaderMap::new();
                 status_wire::to_trailers(&status, &mut trailers);
                 return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
             }
-            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Ready(None) => {
+                if !std::mem::replace(is_over, true) {
+                    // It ended without a status.
+                    attempt.progressed(Verdict::Failed, None);
+                }
+                return Poll::Ready(None);
+            }
             Poll::Pending => return Poll::Pending,
         };
-        attempt.progressed(frame.trailers_ref().map_or(Verdict::Accepted, |trailers| {
-            let number = trailers.get(&GRPC_STATUS).and_then(|value| value.to_str().ok());
-            let code = number.and_then(|text| text.parse().ok()).and_then(Code::from_number);
-            Verdict::of(code, Origin::Target)
-        }));
+        if let Some(trailers) = frame.trailers_ref() {
+            *is_over = true;
+            match status_wire::from_trailers(trailers) {
+                Some(Ok(())) => attempt.progressed(Verdict::Accepted, None),
+                Some(Err(status)) => attempt.closed(&status),
+                None => attempt.progressed(Verdict::Failed, None),
+            }
+        } else if !*is_over {
+            attempt.progressed(Verdict::Accepted, None);
+        }
         Poll::Ready(Some(Ok(frame)))
     }
 

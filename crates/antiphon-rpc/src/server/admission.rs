@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use antiphon_core::{Code, Priority, Retry, Status};
 use antiphon_resilience::fairness::ClientCall;
+use antiphon_resilience::verdict::OVERLOADED;
 use antiphon_resilience::{CpuLoad, CpuUse, Outcome};
 use tokio::time::Instant;
 
@@ -230,8 +231,8 @@ impl Refused {
     pub(super) fn status(self) -> Status {
         let (reason, message) = match self.why {
             Shed::Rate => ("RATE_LIMITED", "more calls came than are allowed in this time"),
-            Shed::Fairness => ("OVERLOADED", "this client has its share of a busy server"),
-            _ => ("OVERLOADED", "more calls are in progress than this server can work on"),
+            Shed::Fairness => (OVERLOADED, "this client has its share of a busy server"),
+            _ => (OVERLOADED, "more calls are in progress than this server can work on"),
         };
         Status::new(self.code, message)
             .with_reason(reason, "antiphon")

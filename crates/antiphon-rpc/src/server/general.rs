@@ -17,6 +17,7 @@ use connectrpc::{
 };
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use http::{HeaderMap, Request, Response, StatusCode};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use tower::Service as _;
@@ -25,6 +26,7 @@ use super::body::{Body, RequestBody};
 use super::call::Call;
 use super::deadline::{CONNECT_TIMEOUT, GRPC_TIMEOUT};
 use super::layers::{Calls, Protocol};
+use super::lean;
 use super::methods::Method;
 use super::web_text;
 use crate::service::{Codec, Idempotency, MethodKind, Streaming};
@@ -120,6 +122,7 @@ impl General {
         if let Some(call) = waiting.take() {
             call.fail(undispatched(&mut response));
         }
+        once(&mut response);
         response
     }
 }
@@ -149,7 +152,21 @@ fn content_type_only(headers: &HeaderMap) -> HeaderMap {
 
 /// A status in the form of the protocol that `headers` speak.
 pub(super) fn refused(status: &Status, headers: &HeaderMap) -> Response<Body> {
+    if protocol_of(headers) == Protocol::Grpc {
+        let mut response = lean::failed(status);
+        response.headers_mut().extend(content_type_only(headers));
+        return response;
+    }
     status_wire::to_connect(status).into_http_response(headers).map(Body::from)
+}
+
+/// Where connectrpc knows at once that a call failed it says so twice: in the head, without the details,
+/// and in the trailers. Clients that read the head would miss the reason and the pushback.
+fn once(response: &mut Response<Body>) {
+    if !response.body().is_end_stream() {
+        response.headers_mut().remove(&status_wire::GRPC_STATUS);
+        response.headers_mut().remove(&status_wire::GRPC_MESSAGE);
+    }
 }
 
 /// The status of an answer that connectrpc gave without asking the service.

@@ -11,7 +11,6 @@ use antiphon_telemetry::Telemetry;
 
 use crate::support::{CONTEXT, COUNT, Fleet, GET, PUT, call, channel, soon, unavailable};
 use buffa_types::google::protobuf::StringValue;
-use futures_util::StreamExt;
 
 #[tokio::test]
 async fn a_failure_is_tried_again_at_another_instance_and_says_so() {
@@ -183,30 +182,6 @@ async fn calls_wait_for_an_instance_where_they_are_told_to() {
 }
 
 #[tokio::test]
-async fn streams_begin_where_they_can_and_are_not_begun_again() {
-    let fleet = Fleet::start(2, ClientSettings::default()).await;
-    let open =
-        || Box::pin(fleet.channel.server_stream::<_, StringValue>(COUNT, StringValue::default()));
-    let mut stream = soon(open()).await.unwrap();
-    for expected in 0..3 {
-        assert_eq!(stream.next().await.unwrap().unwrap().value, expected.to_string());
-    }
-    for instance in &fleet.instances {
-        instance.gate.kill();
-    }
-    let status = soon(async {
-        loop {
-            if let Err(status) = stream.next().await.unwrap() {
-                break status;
-            }
-        }
-    })
-    .await;
-    assert_eq!(status.code(), Code::Unavailable, "{status}");
-    assert!(soon(open()).await.is_err());
-}
-
-#[tokio::test]
 async fn a_slow_call_is_asked_of_a_second_instance() {
     let mut settings = ClientSettings::default();
     settings.hedge.delay = Duration::from_millis(10);
@@ -237,6 +212,29 @@ async fn a_slow_call_is_asked_of_a_second_instance() {
         Context::root().with_deadline(tokio::time::Instant::now() + Duration::from_millis(100));
     let _ = context.scope(fleet.call(PUT)).await;
     assert_eq!(slow.calls() + fleet.instances[1].behaviour.calls(), begun + 1);
+}
+
+#[tokio::test]
+async fn both_attempts_of_a_hedged_call_are_told() {
+    let mut settings = ClientSettings::default();
+    settings.hedge.delay = Duration::from_millis(5);
+    settings.hedge.budget.ratio = 1.0;
+    let hedged = MethodSettings { hedge: Some(true), ..MethodSettings::default() };
+    settings.methods.insert("t.v1.Fleet/Get".into(), hedged);
+    let fleet = Fleet::start(2, settings).await;
+    for _ in 0..10 {
+        assert!(fleet.call(GET).await.is_ok());
+    }
+    for instance in &fleet.instances {
+        instance.behaviour.delay(Duration::from_millis(100));
+        instance.behaviour.fail_with(Some(antiphon_core::Status::internal("broken")));
+    }
+    let status = fleet.call(GET).await.unwrap_err();
+    assert_eq!(status.code(), Code::Internal);
+    let source = status.source().unwrap().to_string();
+    for instance in &fleet.instances {
+        assert!(source.contains(&instance.gate.address().to_string()), "{source}");
+    }
 }
 
 #[tokio::test]

@@ -7,4 +7,10 @@ mod deadlines;
 #[cfg(test)]
 mod instances;
 #[cfg(test)]
+mod registry;
+#[cfg(test)]
+mod shedding;
+#[cfg(test)]
+mod streams;
+#[cfg(test)]
 mod support;

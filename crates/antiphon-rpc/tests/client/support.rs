@@ -1,9 +1,11 @@
 //! Instances of a service that can be told how to behave, and a network before each that can be cut.
 
+mod clock;
 mod gate;
+mod load;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -23,7 +25,9 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+pub(crate) use clock::{Clock, breathe, moving};
 pub(crate) use gate::Gate;
+pub(crate) use load::Load;
 
 const fn method(name: &'static str, path: &'static str, kind: MethodKind) -> MethodInfo {
     let idempotency = match name.as_bytes() {
@@ -42,16 +46,18 @@ const fn method(name: &'static str, path: &'static str, kind: MethodKind) -> Met
     }
 }
 
-static METHODS: [MethodInfo; 4] = [
+static METHODS: [MethodInfo; 5] = [
     method("Get", "/t.v1.Fleet/Get", MethodKind::Unary),
     method("Put", "/t.v1.Fleet/Put", MethodKind::Unary),
     method("Context", "/t.v1.Fleet/Context", MethodKind::Unary),
     method("Count", "/t.v1.Fleet/Count", MethodKind::ServerStream),
+    method("Echo", "/t.v1.Fleet/Echo", MethodKind::Bidi),
 ];
 pub(crate) static GET: &MethodInfo = &METHODS[0];
 pub(crate) static PUT: &MethodInfo = &METHODS[1];
 pub(crate) static CONTEXT: &MethodInfo = &METHODS[2];
 pub(crate) static COUNT: &MethodInfo = &METHODS[3];
+pub(crate) static ECHO: &MethodInfo = &METHODS[4];
 
 fn info() -> &'static ServiceInfo {
     static INFO: OnceLock<ServiceInfo> = OnceLock::new();
@@ -70,8 +76,10 @@ pub(crate) struct Behaviour {
     name: Mutex<String>,
     /// How long each call takes, in microseconds.
     pub(crate) delay_micros: AtomicU64,
-    /// The status that each call is answered with.
+    /// The status that each call is answered with; streams after their first answer.
     pub(crate) failure: Mutex<Option<Status>>,
+    /// Whether streams fail before their first answer.
+    pub(crate) fails_at_once: AtomicBool,
     /// Handlers that began.
     pub(crate) begun: AtomicUsize,
     /// Handlers that were dropped before they ended.
@@ -85,6 +93,17 @@ pub(crate) struct Behaviour {
 impl Behaviour {
     pub(crate) fn fail_with(&self, status: Option<Status>) {
         *self.failure.lock() = status;
+    }
+
+    fn failure(&self) -> Option<Status> {
+        let failure = self.failure.lock();
+        let status = failure.as_ref()?;
+        let copy = Status::new(status.code(), status.message().to_owned())
+            .with_reason(status.reason().to_owned(), status.domain().to_owned());
+        Some(match status.retry_said() {
+            Some(retry) => copy.with_retry(retry),
+            None => copy,
+        })
     }
 
     pub(crate) fn delay(&self, delay: Duration) {
@@ -134,12 +153,8 @@ impl Service for Instance {
                 Box::pin(call(&next, GET)).await?;
             }
             counted.1 = true;
-            if let Some(status) = &*behaviour.failure.lock() {
-                let mut copy = Status::new(status.code(), status.message().to_owned());
-                if let Some(retry) = status.retry_said() {
-                    copy = copy.with_retry(retry);
-                }
-                return Err(copy);
+            if let Some(status) = behaviour.failure() {
+                return Err(status);
             }
             let context = Context::current();
             encode(&match method {
@@ -156,16 +171,30 @@ impl Service for Instance {
 
     fn stream(
         &self,
-        _: usize,
-        _: Streaming<Bytes>,
+        method: usize,
+        requests: Streaming<Bytes>,
         _: Codec,
     ) -> BoxFuture<'static, Result<Streaming<Encoded>, Status>> {
         let behaviour = Arc::clone(&self.0);
         Box::pin(async move {
             behaviour.begun.fetch_add(1, Ordering::SeqCst);
-            let numbers = stream::iter(0_u64..).then(|number| async move {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-                encode(&number.to_string())
+            if behaviour.fails_at_once.load(Ordering::SeqCst)
+                && let Some(status) = behaviour.failure()
+            {
+                return Err(status);
+            }
+            if method == 4 {
+                return Ok(Streaming::new(requests.map(|request| {
+                    let request = StringValue::decode_from_slice(&request?);
+                    encode(&request.map_err(Status::internal)?.value)
+                })));
+            }
+            let numbers = stream::iter(0_u64..).then(move |number| {
+                let failure = if number > 0 { behaviour.failure() } else { None };
+                async move {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    failure.map_or_else(|| encode(&number.to_string()), Err)
+                }
             });
             Ok(Streaming::new(numbers))
         })
@@ -255,6 +284,11 @@ impl Fleet {
         for number in 0..size {
             instances.push(start(&format!("i-{number}"), server.clone()).await);
         }
+        Self::of(instances, settings)
+    }
+
+    /// These instances.
+    pub(crate) fn of(instances: Vec<Running>, settings: ClientSettings) -> Self {
         let list: Vec<_> = instances.iter().map(|one| one.gate.address().to_string()).collect();
         let telemetry = Telemetry::new();
         let channel = channel(&format!("static:{}", list.join(",")), settings, &telemetry);
@@ -267,6 +301,18 @@ impl Fleet {
 
     pub(crate) fn metrics(&self) -> String {
         self.telemetry.metrics(antiphon_telemetry::metrics::Exposition::OpenMetrics)
+    }
+
+    /// How many attempts ended so: `accepted`, `failed`, `shed` or `neutral`.
+    pub(crate) fn attempts(&self, outcome: &str) -> u64 {
+        self.count("rpc_client_attempts_total", &format!("outcome=\"{outcome}\""))
+    }
+
+    /// The sum of a counter, of the series with this label.
+    pub(crate) fn count(&self, name: &str, label: &str) -> u64 {
+        let metrics = self.metrics();
+        let lines = metrics.lines().filter(|line| line.starts_with(name) && line.contains(label));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use antiphon_core::{BoxError, Component, Health, Shutdown, Stage};
 use antiphon_discovery::{Instance, Registrar, Registration, RegistrationSettings};
+use antiphon_telemetry::Telemetry;
 use futures_util::future::join_all;
 
 /// Registers an instance under the names of its services.
@@ -15,6 +16,7 @@ pub(super) struct Announcement {
     services: Vec<&'static str>,
     instance: Instance,
     health: Health,
+    telemetry: Telemetry,
 }
 
 impl Announcement {
@@ -23,8 +25,9 @@ impl Announcement {
         services: Vec<&'static str>,
         instance: Instance,
         health: Health,
+        telemetry: Telemetry,
     ) -> Self {
-        Self { registrar, services, instance, health }
+        Self { registrar, services, instance, health, telemetry }
     }
 }
 
@@ -46,7 +49,8 @@ impl Component for Announcement {
         }
         let register = |service: &&'static str| {
             let settings = RegistrationSettings::default();
-            Registration::start(&*self.registrar, service, self.instance.clone(), settings)
+            let (registrar, instance) = (&*self.registrar, self.instance.clone());
+            Registration::start_recorded(registrar, service, instance, settings, &self.telemetry)
         };
         let registrations: Vec<_> = self.services.iter().map(register).collect();
         let all_held = join_all(registrations.iter().map(Registration::held));

@@ -47,7 +47,7 @@ pub(super) async fn load(
             parking,
             ..Messaging::new(broker, telemetry.clone(), health.clone())
         },
-        discovery: registries.discovery(&sections.discovery),
+        discovery: registries.discovery(&sections.discovery, &telemetry),
         registries,
         caches,
         services: Vec::new(),

@@ -6,9 +6,9 @@ use std::time::Duration;
 use antiphon_core::Code;
 use antiphon_rpc::client::ClientSettings;
 use antiphon_rpc::server::ServerSettings;
+use antiphon_testing::proxy::Proxy;
 
 use crate::contract::{Ask, PUT};
-use crate::gate::Gate;
 use crate::ours::{Ours, Running, server_settings};
 use crate::process::{Client, Language};
 use crate::{until, with_each};
@@ -122,10 +122,10 @@ async fn connections_that_grow_old_fail_no_call(language: Language) {
     let age = Duration::from_secs(1);
     let settings = ServerSettings { connection_age_max: age, ..server_settings() };
     let ours = Running::start("old", settings).await;
-    let gate = Gate::open(ours.address).await;
-    let mut client = Client::start(language, &[gate.address]);
+    let gate = Proxy::to(ours.address).await.unwrap();
+    let mut client = Client::start(language, &[gate.address()]);
     client.load("Put", &Ask { waits_ms: 2, ..Ask::default() }, 16).await;
-    until(async || gate.accepted() > 2).await;
+    until(async || gate.counts().connections > 2).await;
     more(&mut client, "old", 100).await;
     let load = client.stop().await;
     assert!(load.failures.is_empty(), "{load:?}");

@@ -7,7 +7,6 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod contract;
-mod gate;
 mod inward;
 mod ours;
 mod outward;

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use antiphon_core::{Code, Context, Retry, Status};
 use antiphon_rpc::client::ClientSettings;
+use antiphon_testing::proxy::Proxy;
 use buffa_types::google::protobuf::StringValue;
 use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use crate::contract::{Ask, COUNT, GET, PUT};
-use crate::gate::Gate;
 use crate::ours::{Ours, ask_of};
 use crate::process::{Language, PeerSettings, Server};
 use crate::{soon, until, with_each};
@@ -143,10 +143,10 @@ async fn a_server_that_leaves_fails_no_call(language: Language) {
 async fn connections_that_the_server_lets_grow_old_fail_no_call(language: Language) {
     let settings_of_peer = PeerSettings { age_ms: Some(1_000), ..named("old") };
     let server = Server::start(language, &settings_of_peer).await;
-    let gate = Gate::open(server.address).await;
-    let ours = Ours::new(&[gate.address], settings());
+    let gate = Proxy::to(server.address).await.unwrap();
+    let ours = Ours::new(&[gate.address()], settings());
     let load = ours.load(PUT, &Ask { waits_ms: 2, ..Ask::default() }, 16);
-    until(async || gate.accepted() > 2).await;
+    until(async || gate.counts().connections > 2).await;
     load.more("old", 100).await;
     load.end_without_failure().await;
 }
@@ -209,10 +209,10 @@ fn fast_pings() -> ClientSettings {
 async fn pings_that_the_server_allows_keep_a_quiet_call(language: Language) {
     let allows = PeerSettings { pings_apart_ms: Some(10), ..named("quiet") };
     let server = Server::start(language, &allows).await;
-    let gate = Gate::open(server.address).await;
-    let ours = Ours::new(&[gate.address], fast_pings());
+    let gate = Proxy::to(server.address).await.unwrap();
+    let ours = Ours::new(&[gate.address()], fast_pings());
     let answer = ours.call(PUT, &Ask { waits_ms: 1_500, ..Ask::id("1") }).await.unwrap();
-    assert_eq!((answer.attempt, gate.accepted()), (1, 1));
+    assert_eq!((answer.attempt, gate.counts().connections), (1, 1));
 }
 
 /// The default of grpc-go and grpcio is one ping in five minutes; who sends more is cut off with
@@ -220,12 +220,12 @@ async fn pings_that_the_server_allows_keep_a_quiet_call(language: Language) {
 async fn a_server_that_minds_pings_is_asked_less_often(language: Language) {
     let minds = PeerSettings { pings_apart_ms: Some(300_000), ..named("strict") };
     let server = Server::start(language, &minds).await;
-    let gate = Gate::open(server.address).await;
-    let ours = Ours::new(&[gate.address], fast_pings());
+    let gate = Proxy::to(server.address).await.unwrap();
+    let ours = Ours::new(&[gate.address()], fast_pings());
     // Cut off after 400 ms, then after 800, then not within its time.
     let quiet = |id| Ask { waits_ms: 1_200, ..Ask::id(id) };
     let answer = soon(ours.call(GET, &quiet("1"))).await.unwrap();
-    let connections = gate.accepted();
+    let connections = gate.counts().connections;
     if language == Language::Node {
         assert_eq!((answer.attempt, connections), (1, 1));
     } else {
@@ -233,5 +233,5 @@ async fn a_server_that_minds_pings_is_asked_less_often(language: Language) {
     }
     // Now it is known how much it stands, and nothing is cut off that may not be done twice.
     let answer = soon(ours.call(PUT, &quiet("2"))).await.unwrap();
-    assert_eq!((answer.attempt, gate.accepted()), (1, connections), "{}", ours.metrics());
+    assert_eq!((answer.attempt, gate.counts().connections), (1, connections), "{}", ours.metrics());
 }

@@ -5,7 +5,7 @@
 //!   idle ───────────► connecting ───────► ready ──► idle      (unused for long)
 //!                      ▲  │ failed          │
 //!              waited  │  ▼                 │ lost: connecting,
-//!                   backing off ◄───────────┘ or backing off when it was lost at once
+//!                   backing off ◄───────────┘ or backing off when it was lost at once, unused
 //!
 //!   any ── gone ──► draining, for good
 //! ```
@@ -36,7 +36,7 @@ pub(in super::super) enum State {
 impl State {
     /// In metrics and on the debug page.
     #[must_use]
-    pub(super) const fn name(self) -> &'static str {
+    pub(in super::super) const fn name(self) -> &'static str {
         match self {
             Self::Idle => "idle",
             Self::Connecting => "connecting",
@@ -58,9 +58,13 @@ pub(super) enum Event {
     Failed,
     /// The time of backing off is over.
     Waited,
-    /// The last connection takes no more calls: it broke, or the server asked to leave. It was
-    /// ready for so long.
-    Lost(Duration),
+    /// The last connection takes no more calls: it broke, or the server asked to leave.
+    Lost {
+        /// For how long it was ready.
+        after: Duration,
+        /// Whether a call was answered meanwhile.
+        answered: bool,
+    },
     /// Nothing was called for long.
     Unused,
     /// It is no longer an instance of the target.
@@ -82,8 +86,8 @@ pub(super) enum Action {
     End,
 }
 
-/// A connection that was lost sooner than this was as good as none: servers that accept connections
-/// and close them must not be connected to without a pause.
+/// A connection that was lost sooner than this, and over which no call was answered, was as good as
+/// none: servers that accept connections and close them must not be connected to without a pause.
 const READY_MIN: Duration = Backoff::CONNECT.initial;
 
 /// The way to one instance.
@@ -111,11 +115,11 @@ impl Way {
             (S::Draining, _) | (_, E::Gone) => S::Draining,
             (S::Idle, E::Wanted) | (S::BackingOff, E::Waited) => S::Connecting,
             (S::Connecting, E::Connected) => S::Ready,
-            (S::Ready, E::Lost(after)) if after >= READY_MIN => {
+            (S::Ready, E::Lost { after, answered }) if answered || after >= READY_MIN => {
                 self.failures = 0;
                 S::Connecting
             }
-            (S::Connecting, E::Failed) | (S::Ready, E::Lost(_)) => {
+            (S::Connecting, E::Failed) | (S::Ready, E::Lost { .. }) => {
                 self.failures = self.failures.saturating_add(1);
                 S::BackingOff
             }
@@ -136,6 +140,10 @@ impl Way {
 mod tests {
     use super::*;
 
+    const LOST: Event = Event::Lost { after: READY_MIN, answered: false };
+    const LOST_AT_ONCE: Event = Event::Lost { after: Duration::ZERO, answered: false };
+    const USED_AND_LOST: Event = Event::Lost { after: Duration::ZERO, answered: true };
+
     fn walk(events: &[Event]) -> (Way, Action) {
         let mut way = Way::new();
         let mut action = Action::Rest;
@@ -153,13 +161,19 @@ mod tests {
             (&[E::Wanted], S::Connecting, Action::Connect),
             (&[E::Wanted, E::Connected], S::Ready, Action::Watch),
             (&[E::Wanted, E::Connected, E::Wanted], S::Ready, Action::Watch),
-            (&[E::Wanted, E::Connected, E::Lost(READY_MIN)], S::Connecting, Action::Connect),
+            (&[E::Wanted, E::Connected, LOST], S::Connecting, Action::Connect),
+            (&[E::Wanted, E::Connected, USED_AND_LOST], S::Connecting, Action::Connect),
+            (
+                &[E::Wanted, E::Connected, LOST_AT_ONCE],
+                S::BackingOff,
+                Action::Wait(Backoff::CONNECT.initial),
+            ),
             (&[E::Wanted, E::Connected, E::Unused], S::Idle, Action::Rest),
             (&[E::Wanted, E::Connected, E::Unused, E::Wanted], S::Connecting, Action::Connect),
             (&[E::Wanted, E::Failed, E::Waited], S::Connecting, Action::Connect),
             (&[E::Wanted, E::Failed, E::Waited, E::Connected], S::Ready, Action::Watch),
             (&[E::Gone], S::Draining, Action::End),
-            (&[E::Wanted, E::Connected, E::Gone, E::Lost(READY_MIN)], S::Draining, Action::End),
+            (&[E::Wanted, E::Connected, E::Gone, LOST], S::Draining, Action::End),
         ] {
             let (way, done) = walk(events);
             assert_eq!((way.state(), done), (state, action), "{events:?}");
@@ -187,7 +201,7 @@ mod tests {
         // Once it was reached it is tried at once again.
         assert_eq!(way.step(Event::Waited, &Backoff::CONNECT, 0.5), Action::Connect);
         way.step(Event::Connected, &Backoff::CONNECT, 0.5);
-        way.step(Event::Lost(READY_MIN), &Backoff::CONNECT, 0.5);
+        way.step(LOST, &Backoff::CONNECT, 0.5);
         assert_eq!(way.step(Event::Failed, &Backoff::CONNECT, 0.5), Action::Wait(waits[0]));
     }
 
@@ -197,11 +211,15 @@ mod tests {
         way.step(Event::Wanted, &Backoff::CONNECT, 0.5);
         let mut wait = || {
             way.step(Event::Connected, &Backoff::CONNECT, 0.5);
-            let lost = way.step(Event::Lost(Duration::ZERO), &Backoff::CONNECT, 0.5);
+            let lost = way.step(LOST_AT_ONCE, &Backoff::CONNECT, 0.5);
             way.step(Event::Waited, &Backoff::CONNECT, 0.5);
             lost
         };
         let (Action::Wait(first), Action::Wait(second)) = (wait(), wait()) else { panic!() };
         assert!(second > first);
+        // Until one of its connections is of use.
+        way.step(Event::Connected, &Backoff::CONNECT, 0.5);
+        assert_eq!(way.step(USED_AND_LOST, &Backoff::CONNECT, 0.5), Action::Connect);
+        assert_eq!(way.step(Event::Failed, &Backoff::CONNECT, 0.5), Action::Wait(first));
     }
 }
