@@ -1,9 +1,12 @@
 //! A server that stops, comes back, is silent or forgets: callers never get an error for it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_cache::SharedLevel;
+use antiphon_cache::{Cache, CacheSettings, Json, SharedLevel};
+use antiphon_cache_redis::RedisLevel;
 use antiphon_core::Code;
+use antiphon_telemetry::Telemetry;
 use antiphon_testing::proxy::{Faults, Proxy, Way};
 use antiphon_testing::services::{Private, Service};
 use tokio::time::{Instant, timeout};
@@ -69,6 +72,29 @@ async fn what_was_invalidated_while_the_connection_was_away_is_forgotten_when_it
     proxy.heal();
     until("the connection is back", || far.is_connected()).await;
     assert!(get(&second, "k", &loads).await > old);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_others_made_while_the_connection_was_away_is_not_called_absent() {
+    let server = Private::start(Service::Redis).await.expect("a server");
+    let proxy = Proxy::in_front_of(&server.url()).await.expect("a proxy");
+    let level = connected(&at(proxy.url())).await;
+    let shared = Arc::<RedisLevel>::clone(&level);
+    let settings = CacheSettings { filter_keys: 100, ..CacheSettings::default() };
+    let builder = Cache::<String, u32>::builder("stock").settings(settings).shared(shared, Json);
+    let stock = builder.build(&Telemetry::new()).expect("a cache");
+    let filter = stock.filter().expect("a filter");
+    assert!(filter.rebuild().finish() && filter.is_complete(), "nothing exists");
+    let loads = Loads::default();
+    assert!(stock.get("k", loads.number()).await.expect("an answer").is_none());
+    proxy
+        .set(Faults { refuse: true, ..Faults::both(Way { cut_after: Some(0), ..Way::default() }) });
+    until("it hears of nothing", || !filter.is_complete()).await;
+    assert_eq!(get(&stock, "k", &loads).await, 1);
+    proxy.heal();
+    timeout(Duration::from_secs(30), filter.due()).await.expect("the connection is back");
+    assert!(filter.rebuild().finish() && filter.is_complete());
+    assert!(stock.get("other", loads.number()).await.expect("an answer").is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
