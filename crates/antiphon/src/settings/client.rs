@@ -268,32 +268,7 @@ impl ClientSection {
             true => Ok(value),
             false => Err(format!("client.{name} must lie between 0 and 1, not {value}")),
         };
-        if self.throttle.k < 1.0 || !self.throttle.k.is_finite() {
-            return Err(format!("client.throttle.k must be at least 1, not {}", self.throttle.k));
-        }
-        if !(0.0..1.0).contains(&self.throttle.drop_max) {
-            let given = self.throttle.drop_max;
-            return Err(format!("client.throttle.drop_max must be below 1, not {given}"));
-        }
-        let budget = [self.retry.budget_ratio, self.retry.budget_per_second_min];
-        if !budget.iter().all(|part| part.is_finite() && *part >= 0.0) {
-            return Err("client.retry: a budget is a number, and not negative".into());
-        }
-        if self.balance.bound.is_nan() || self.balance.bound < 1.0 {
-            let given = self.balance.bound;
-            return Err(format!("client.balance.bound must be at least 1, not {given}"));
-        }
-        for (name, number) in [
-            ("connections_max", Some(self.connections_max)),
-            ("message_max", Some(self.message_max.0)),
-            ("subset_size", self.subset_size),
-            ("calls_max", usize::try_from(self.calls_max).ok()),
-            ("balance.choices", usize::try_from(self.balance.choices).ok()),
-        ] {
-            if number == Some(0) {
-                return Err(format!("client.{name} must be at least 1"));
-            }
-        }
+        self.check()?;
         let methods = self
             .methods
             .iter()
@@ -353,6 +328,37 @@ impl ClientSection {
             },
             methods,
         })
+    }
+
+    /// What of the numbers makes no sense.
+    fn check(&self) -> Result<(), String> {
+        if self.throttle.k < 1.0 || !self.throttle.k.is_finite() {
+            return Err(format!("client.throttle.k must be at least 1, not {}", self.throttle.k));
+        }
+        if !(0.0..1.0).contains(&self.throttle.drop_max) {
+            let given = self.throttle.drop_max;
+            return Err(format!("client.throttle.drop_max must be below 1, not {given}"));
+        }
+        let budget = [self.retry.budget_ratio, self.retry.budget_per_second_min];
+        if !budget.iter().all(|part| part.is_finite() && *part >= 0.0) {
+            return Err("client.retry: a budget is a number, and not negative".into());
+        }
+        if self.balance.bound.is_nan() || self.balance.bound < 1.0 {
+            let given = self.balance.bound;
+            return Err(format!("client.balance.bound must be at least 1, not {given}"));
+        }
+        for (name, number) in [
+            ("connections_max", Some(self.connections_max)),
+            ("message_max", Some(self.message_max.0)),
+            ("subset_size", self.subset_size),
+            ("calls_max", usize::try_from(self.calls_max).ok()),
+            ("balance.choices", usize::try_from(self.balance.choices).ok()),
+        ] {
+            if number == Some(0) {
+                return Err(format!("client.{name} must be at least 1"));
+            }
+        }
+        Ok(())
     }
 }
 
