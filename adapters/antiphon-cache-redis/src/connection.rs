@@ -2,7 +2,8 @@
 //!
 //! There is one at a time. Reads, writes and the other processes' invalidations go over the same one,
 //! so a connection that answers is one that also brings invalidations. Before a new one is used, every
-//! cache forgets what it has in memory, since invalidations may have passed it by.
+//! cache forgets what it has in memory, since invalidations may have passed it by; and as long as there
+//! is none, they know that they hear of nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,25 +101,25 @@ impl Supervisor {
     pub(crate) async fn run(self) {
         let url = &self.url;
         loop {
-            let lost = Arc::new(Notify::new());
-            let connection = self.reconnect(&lost).await;
-            self.listeners.missed();
+            let (connection, lost) = self.reconnect().await;
+            self.listeners.hear();
             self.link.set(Some(connection.clone()));
             tracing::info!(url, "the cache has its Redis server");
             let why = tokio::select! {
                 () = lost.notified() => "the connection was closed".into(),
                 error = signs_of_life(connection) => error,
             };
+            self.listeners.deaf();
             self.link.set(None);
             tracing::warn!(url, why, "the cache lost its Redis server, and goes on without");
         }
     }
 
-    async fn reconnect(&self, lost: &Arc<Notify>) -> MultiplexedConnection {
+    async fn reconnect(&self) -> (MultiplexedConnection, Arc<Notify>) {
         let mut failures = 0;
         loop {
-            let error = match self.connect(lost).await {
-                Ok(connection) => return connection,
+            let error = match self.connect().await {
+                Ok(connected) => return connected,
                 Err(error) => error,
             };
             failures += 1;
@@ -133,15 +134,17 @@ impl Supervisor {
         }
     }
 
-    /// A connection that hears of invalidations.
-    async fn connect(&self, lost: &Arc<Notify>) -> Result<MultiplexedConnection, BoxError> {
-        let (listeners, lost) = (Arc::clone(&self.listeners), Arc::clone(lost));
+    /// A connection that hears of invalidations, and what is rung when it is closed: its own, since a
+    /// try that failed rings as well.
+    async fn connect(&self) -> Result<(MultiplexedConnection, Arc<Notify>), BoxError> {
+        let lost = Arc::new(Notify::new());
+        let (listeners, bell) = (Arc::clone(&self.listeners), Arc::clone(&lost));
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
             .set_response_timeout(Some(ANSWER_TIMEOUT))
             .set_push_sender(move |push: redis::PushInfo| {
                 if push.kind == PushKind::Disconnection {
-                    lost.notify_one();
+                    bell.notify_one();
                 }
                 listeners.heed(push);
                 Ok::<(), redis::aio::SendError>(())
@@ -151,7 +154,7 @@ impl Supervisor {
         let connected = tokio::time::timeout(self.connect_timeout, connected).await;
         let mut connection = connected.map_err(|_| "it does not answer in time")??;
         connection.subscribe(&self.channel).await?;
-        Ok(connection)
+        Ok((connection, lost))
     }
 }
 

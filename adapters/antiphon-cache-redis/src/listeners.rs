@@ -12,26 +12,59 @@ use redis::{FromRedisValue, PushInfo, PushKind};
 pub(crate) struct Listeners {
     /// Which process this is: it knows of its own invalidations.
     process: String,
-    by_cache: Mutex<HashMap<String, Vec<Weak<dyn Listener>>>>,
+    /// Held while it is said that something is missed or heard again, so that whoever comes in between
+    /// is told the last word.
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// Whether there is a connection that tells what others invalidate.
+    hearing: bool,
+    by_cache: HashMap<String, Vec<Weak<dyn Listener>>>,
+}
+
+impl Known {
+    fn all(&self) -> impl Iterator<Item = Arc<dyn Listener>> {
+        self.by_cache.values().flatten().filter_map(Weak::upgrade)
+    }
 }
 
 impl Listeners {
     pub(crate) fn new() -> Self {
         let process = format!("{:032x}", fastrand::u128(..));
-        Self { process, by_cache: Mutex::default() }
+        Self { process, known: Mutex::default() }
     }
 
     pub(crate) fn add(&self, cache: &str, listener: Weak<dyn Listener>) {
-        let mut by_cache = self.by_cache.lock();
-        let listeners = by_cache.entry(cache.to_owned()).or_default();
+        let mut known = self.known.lock();
+        if let Some(listener) = listener.upgrade().filter(|_| known.hearing) {
+            listener.missed();
+        }
+        let listeners = known.by_cache.entry(cache.to_owned()).or_default();
         listeners.retain(|known| known.strong_count() > 0);
         listeners.push(listener);
     }
 
-    /// All of them may have missed something.
-    pub(crate) fn missed(&self) {
-        let known: Vec<_> = self.by_cache.lock().values().flatten().cloned().collect();
-        known.iter().filter_map(Weak::upgrade).for_each(|listener| listener.missed());
+    /// What others invalidate is told from now on; before, all of them may have missed something.
+    pub(crate) fn hear(&self) {
+        let mut known = self.known.lock();
+        known.hearing = true;
+        known.all().for_each(|listener| listener.missed());
+    }
+
+    /// Something was told that cannot be understood.
+    fn lost_a_word(&self) {
+        let known = self.known.lock();
+        // Without a connection there is more to come than this.
+        known.all().filter(|_| known.hearing).for_each(|listener| listener.missed());
+    }
+
+    /// Nothing is told any more.
+    pub(crate) fn deaf(&self) {
+        let mut known = self.known.lock();
+        known.hearing = false;
+        known.all().for_each(|listener| listener.deaf());
     }
 
     /// The message that says that keys of a cache are invalidated.
@@ -50,7 +83,7 @@ impl Listeners {
             Ok((process, cache, keys)) => self.changed(process, cache, keys),
             Err(error) => {
                 tracing::warn!(%error, "an invalidation cannot be read; everything is forgotten");
-                self.missed();
+                self.lost_a_word();
             }
         }
     }
@@ -59,7 +92,7 @@ impl Listeners {
         if process == self.process {
             return;
         }
-        let known = self.by_cache.lock().get(&cache).cloned().unwrap_or_default();
+        let known = self.known.lock().by_cache.get(&cache).cloned().unwrap_or_default();
         let listeners: Vec<Arc<dyn Listener>> = known.iter().filter_map(Weak::upgrade).collect();
         for listener in listeners {
             keys.iter().for_each(|key| listener.changed(key));
@@ -81,6 +114,10 @@ mod tests {
             self.0.lock().push(key.to_owned());
         }
 
+        fn deaf(&self) {
+            self.0.lock().push("deaf".to_owned());
+        }
+
         fn missed(&self) {
             self.0.lock().push("missed".to_owned());
         }
@@ -100,11 +137,30 @@ mod tests {
         let heard = Arc::new(Heard::default());
         let listener: Arc<dyn Listener> = heard.clone();
         own.add("stock", Arc::downgrade(&listener));
+        own.hear();
         let keys = ["a\n\"b".to_owned(), "c".to_owned()];
         push(&own, &other.message("stock", &keys).expect("a message"));
         push(&own, &other.message("prices", &keys).expect("a message"));
         push(&own, &own.message("stock", &keys).expect("a message"));
         push(&own, "something else");
-        assert_eq!(*heard.0.lock(), ["a\n\"b", "c", "missed"]);
+        assert_eq!(*heard.0.lock(), ["missed", "a\n\"b", "c", "missed"]);
+    }
+
+    #[test]
+    fn whoever_listens_is_told_whether_it_hears() {
+        let listeners = Listeners::new();
+        let (early, late) = (Arc::new(Heard::default()), Arc::new(Heard::default()));
+        let add = |heard: &Arc<Heard>| {
+            let listener: Arc<dyn Listener> = Arc::<Heard>::clone(heard);
+            listeners.add("stock", Arc::downgrade(&listener));
+        };
+        add(&early);
+        assert!(early.0.lock().is_empty(), "there is no connection yet");
+        listeners.hear();
+        add(&late);
+        listeners.deaf();
+        for heard in [early, late] {
+            assert_eq!(*heard.0.lock(), ["missed", "deaf"]);
+        }
     }
 }

@@ -74,7 +74,15 @@ impl Agent {
         }
         let index = answer.headers.get("x-consul-index").and_then(|value| value.to_str().ok());
         let index = index.and_then(|text| text.parse().ok()).unwrap_or(0);
-        let instances = read(&answer)?;
+        let instances: Vec<Healthy> = read(&answer)?;
+        // Whatever a token may not see is left out, and the status is 200 all the same.
+        let filtered = answer.headers.get("x-consul-results-filtered-by-acls");
+        if instances.is_empty() && filtered.is_some_and(|value| value == "true") {
+            return Err(RegistryError::invalid(format!(
+                "Consul tells nothing of `{service}` to this token: give it `service:read` and \
+                 `node:read`"
+            )));
+        }
         Ok((instances, index::next(asked, index)))
     }
 

@@ -16,11 +16,9 @@ use crate::Settings;
 use crate::wire::{self, Bytes, Refusal};
 
 /// Codes of gRPC.
-const INVALID_ARGUMENT: i64 = 3;
 const NOT_FOUND: i64 = 5;
 const PERMISSION_DENIED: i64 = 7;
 const FAILED_PRECONDITION: i64 = 9;
-const UNAUTHENTICATED: i64 = 16;
 
 /// A connection to etcd, shared by all that one registry does.
 #[derive(Clone, Debug)]
@@ -76,16 +74,33 @@ impl Client {
         key: &str,
         end: &[u8],
     ) -> Result<wire::RangeAnswer, RegistryError> {
-        let range = wire::Range { key: key.into(), range_end: end.into(), count_only: false };
+        let range = wire::Range::of(key, end);
         self.ask("/v3/kv/range", &range, self.settings.request_timeout.0).await.map_err(plain)
     }
 
-    /// Whether the server answers, and has a leader: a question that costs little.
-    pub(crate) async fn check(&self, key: &str, end: &[u8]) -> Result<(), RegistryError> {
-        let range = wire::Range { key: key.into(), range_end: end.into(), count_only: true };
+    /// Whether there are `count` keys from `key` up to `end` of which none was written after a
+    /// revision. The server that answers has a leader.
+    pub(crate) async fn is_unchanged(
+        &self,
+        key: &str,
+        end: &[u8],
+        revision: i64,
+        count: usize,
+    ) -> Result<bool, RegistryError> {
+        let min_mod_revision = (revision + 1).to_string();
+        let range = wire::Range { min_mod_revision, keys_only: true, ..wire::Range::of(key, end) };
         let limit = self.settings.request_timeout.0;
-        let answer: Result<wire::RangeAnswer, _> = self.ask("/v3/kv/range", &range, limit).await;
-        answer.map(|_| ()).map_err(plain)
+        let answer: wire::RangeAnswer =
+            self.ask("/v3/kv/range", &range, limit).await.map_err(plain)?;
+        Ok(answer.kvs.is_empty() && usize::try_from(answer.count) == Ok(count))
+    }
+
+    /// Whether there is this key, whatever lease it goes with.
+    pub(crate) async fn has(&self, key: &str, limit: Duration) -> Result<bool, RegistryError> {
+        let range = wire::Range { keys_only: true, ..wire::Range::of(key, &[]) };
+        let answer: wire::RangeAnswer =
+            self.ask("/v3/kv/range", &range, limit).await.map_err(plain)?;
+        Ok(!answer.kvs.is_empty())
     }
 
     /// What happens to the keys from `key` up to `end`, from a revision on.
@@ -151,29 +166,35 @@ impl Client {
         }
     }
 
+    /// Asks, and once more when the answer is that our token has run out.
     async fn ask<T: DeserializeOwned>(
         &self,
         path: &str,
         body: &impl Serialize,
         limit: Duration,
     ) -> Result<T, Failure> {
-        let question = self.question(path, body).await?;
-        let answer = self.http.ask(question, limit).await?;
+        let logged_in = !matches!(*self.token.lock(), Login::Unknown);
+        let mut answer = self.http.ask(self.question(path, body).await?, limit).await?;
+        if logged_in && answer.status != StatusCode::OK && refusal(&answer).wants_login() {
+            *self.token.lock() = Login::Unknown;
+            answer = self.http.ask(self.question(path, body).await?, limit).await?;
+        }
         if answer.status == StatusCode::OK {
             return serde_json::from_slice(&answer.body).map_err(|error| {
                 let context = format!("what etcd answers to {path} is not understood");
                 Failure::Other(RegistryError::refused(context, error))
             });
         }
-        Err(self.refused(path, &refusal(&answer)))
+        Err(self.refused(path, &answer))
     }
 
     /// What a refusal means; one that another server may not share is no reason to stay.
-    fn refused(&self, path: &str, refusal: &Refusal) -> Failure {
+    fn refused(&self, path: &str, answer: &Answer) -> Failure {
+        let refusal = refusal(answer);
         let words = refusal.words();
         match refusal.code {
             NOT_FOUND if words.contains("lease") => return Failure::NoLease,
-            UNAUTHENTICATED | PERMISSION_DENIED | INVALID_ARGUMENT => {
+            wire::UNAUTHENTICATED | wire::INVALID_ARGUMENT | PERMISSION_DENIED => {
                 // A token may have run out; the next question asks for another.
                 *self.token.lock() = Login::Unknown;
                 let context = format!(
@@ -183,7 +204,7 @@ impl Client {
             }
             _ => {}
         }
-        self.http.turn();
+        self.http.turn(answer);
         RegistryError::silent(format!("etcd cannot do {path} now: {words}")).into()
     }
 
@@ -221,10 +242,9 @@ impl Client {
             token.set_sensitive(true);
             Login::Token(token)
         } else {
-            let refusal = refusal(&answer);
             // Whoever has users set up for later is let in as everybody is.
-            if refusal.code != FAILED_PRECONDITION {
-                return Err(plain(self.refused(PATH, &refusal)));
+            if refusal(&answer).code != FAILED_PRECONDITION {
+                return Err(plain(self.refused(PATH, &answer)));
             }
             Login::Unneeded
         };

@@ -50,12 +50,20 @@ impl Key {
             Ok(written) => written,
             Err(error) => return error,
         };
+        let key = keys::instance(&self.service, &instance.address);
         held.yes();
         loop {
             sleep_until(lease.renew_at()).await;
             let asked = Instant::now();
             match self.client.renew(id, lease.renewal_limit()).await {
-                Ok(()) => lease.renewed(asked),
+                Ok(()) => {
+                    lease.renewed(asked);
+                    // A lease may outlive its key: somebody removed it, or another process that had
+                    // the address took it along. A question that fails says nothing.
+                    if matches!(self.client.has(&key, lease.renewal_limit()).await, Ok(false)) {
+                        return RegistryError::lost(format!("{key} was removed"));
+                    }
+                }
                 Err(Failure::NoLease) => {
                     self.lease = None;
                     return RegistryError::lost("etcd does not know the lease any more");

@@ -1,7 +1,6 @@
 //! Who is registered: all keys of a service at a revision, and what happens after it.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use antiphon_core::BoxFuture;
 use antiphon_discovery::{Answers, Instance, Record, RegistryError};
@@ -12,10 +11,6 @@ use crate::client::{Client, shown};
 use crate::keys;
 use crate::wire::{Bytes, EventKind, KeyValue, Line, WatchAnswer};
 
-/// How often a watch on which nothing happens is checked by a question. A server that hangs keeps its
-/// connections open.
-const CHECK_INTERVAL: Duration = Duration::from_secs(15);
-
 /// The keys of one service.
 pub(crate) struct Keys {
     client: Client,
@@ -23,7 +18,12 @@ pub(crate) struct Keys {
     end: Vec<u8>,
     /// What is followed; without it all keys are read first.
     watch: Option<Lines>,
-    instances: BTreeMap<Bytes, Instance>,
+    /// What is in the keys; nothing in one that is no instance.
+    keys: BTreeMap<Bytes, Option<Instance>>,
+    /// The newest revision that was heard of.
+    revision: i64,
+    /// When to ask whether the watch has missed something: a server that hangs keeps its connections
+    /// open, and a connection that nobody carries any more says nothing of it.
     check_at: Instant,
 }
 
@@ -36,29 +36,38 @@ impl Keys {
             service,
             end,
             watch: None,
-            instances: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            revision: 0,
             check_at: Instant::now(),
         }
     }
 
     async fn answer(&mut self) -> Result<Vec<Instance>, RegistryError> {
-        if self.watch.is_none() {
-            // Always all keys, also when only the connection was lost: a server that lost its data
-            // begins to count anew, and would be silent until it reaches our revision.
-            let range = self.client.range(&self.service, &self.end).await?;
-            let instances = range.kvs.into_iter().filter_map(read).collect();
-            let revision = range.header.revision + 1;
-            let watch = self.client.watch(&self.service, &self.end, revision).await?;
-            self.instances = instances;
-            self.watch = Some(watch);
-            self.check_at = Instant::now() + CHECK_INTERVAL;
-            return Ok(self.all());
-        }
-        let followed = self.follow().await;
-        if followed.is_err() {
+        let done = match self.watch {
+            None => self.list().await,
+            Some(_) => self.follow().await,
+        };
+        if done.is_err() {
             self.watch = None;
         }
-        followed.map(|()| self.all())
+        done.map(|()| self.keys.values().flatten().cloned().collect())
+    }
+
+    /// Reads all keys, also when only the connection was lost: a server that lost its data begins to
+    /// count anew, and would be silent until it reaches our revision.
+    async fn list(&mut self) -> Result<(), RegistryError> {
+        let range = self.client.range(&self.service, &self.end).await?;
+        let revision = range.header.revision;
+        let watch = self.client.watch(&self.service, &self.end, revision + 1).await?;
+        self.keys = range.kvs.into_iter().map(read).collect();
+        self.revision = revision;
+        self.watch = Some(watch);
+        self.check_later();
+        Ok(())
+    }
+
+    fn check_later(&mut self) {
+        self.check_at = Instant::now() + self.client.settings().lease.0;
     }
 
     /// Waits until something changes.
@@ -69,8 +78,11 @@ impl Keys {
             let line = tokio::select! {
                 line = watch.next() => line,
                 () = sleep_until(self.check_at) => {
-                    self.client.check(&self.service, &self.end).await?;
-                    self.check_at = Instant::now() + CHECK_INTERVAL;
+                    if self.is_behind().await? {
+                        self.watch = None;
+                        return self.list().await;
+                    }
+                    self.check_later();
                     continue;
                 }
             };
@@ -94,22 +106,30 @@ impl Keys {
         }
     }
 
-    fn apply(&mut self, answer: WatchAnswer) {
-        for event in answer.events {
-            let key = event.kv.key.clone();
-            let now = match event.kind {
-                EventKind::Put => read(event.kv),
-                EventKind::Delete => None,
-            };
-            match now {
-                Some((key, instance)) => self.instances.insert(key, instance),
-                None => self.instances.remove(&key),
-            };
+    /// Whether there is something that the watch has not told. It may be on its way, but then reading
+    /// everything costs little.
+    async fn is_behind(&self) -> Result<bool, RegistryError> {
+        let (count, revision) = (self.keys.len(), self.revision);
+        let same = self.client.is_unchanged(&self.service, &self.end, revision, count).await?;
+        if !same {
+            tracing::debug!(service = self.service, "a watch at etcd has missed something");
         }
+        Ok(!same)
     }
 
-    fn all(&self) -> Vec<Instance> {
-        self.instances.values().cloned().collect()
+    fn apply(&mut self, answer: WatchAnswer) {
+        for event in answer.events {
+            self.revision = self.revision.max(event.kv.mod_revision);
+            match event.kind {
+                EventKind::Put => {
+                    let (key, instance) = read(event.kv);
+                    self.keys.insert(key, instance);
+                }
+                EventKind::Delete => {
+                    self.keys.remove(&event.kv.key);
+                }
+            }
+        }
     }
 }
 
@@ -131,9 +151,9 @@ fn why_canceled(answer: &WatchAnswer) -> String {
     answer.cancel_reason.clone()
 }
 
-fn read(pair: KeyValue) -> Option<(Bytes, Instance)> {
-    match Record::read(&pair.value.0) {
-        Ok(instance) => Some((pair.key, instance)),
+fn read(pair: KeyValue) -> (Bytes, Option<Instance>) {
+    let instance = match Record::read(&pair.value.0) {
+        Ok(instance) => Some(instance),
         Err(error) => {
             tracing::error!(
                 key = shown(&pair.key),
@@ -142,5 +162,6 @@ fn read(pair: KeyValue) -> Option<(Bytes, Instance)> {
             );
             None
         }
-    }
+    };
+    (pair.key, instance)
 }

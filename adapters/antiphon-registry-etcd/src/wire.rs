@@ -47,14 +47,27 @@ fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
 pub(crate) struct Range {
     pub(crate) key: Bytes,
     pub(crate) range_end: Bytes,
-    pub(crate) count_only: bool,
+    pub(crate) keys_only: bool,
+    pub(crate) min_mod_revision: String,
+}
+
+impl Range {
+    /// The keys from `key` up to `end`, or the one key where that is empty, with their values.
+    pub(crate) fn of(key: &str, end: &[u8]) -> Self {
+        let min_mod_revision = "0".to_owned();
+        Self { key: key.into(), range_end: end.into(), keys_only: false, min_mod_revision }
+    }
 }
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct RangeAnswer {
     pub(crate) header: Header,
+    /// Without those that were not asked for because they are too old.
     #[serde(default)]
     pub(crate) kvs: Vec<KeyValue>,
+    /// How many keys there are, with those.
+    #[serde(default, deserialize_with = "number")]
+    pub(crate) count: i64,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -69,6 +82,9 @@ pub(crate) struct KeyValue {
     pub(crate) key: Bytes,
     #[serde(default)]
     pub(crate) value: Bytes,
+    /// The revision at which it was written last, or deleted.
+    #[serde(default, deserialize_with = "number")]
+    pub(crate) mod_revision: i64,
 }
 
 #[derive(Debug, Serialize)]
@@ -158,6 +174,11 @@ pub(crate) struct AuthenticateAnswer {
     pub(crate) token: String,
 }
 
+/// Codes of gRPC by which etcd says that it does not know who asks: a token has run out, or was given
+/// out before the users were changed, or there is none.
+pub(crate) const UNAUTHENTICATED: i64 = 16;
+pub(crate) const INVALID_ARGUMENT: i64 = 3;
+
 /// What etcd says instead of an answer. Versions differ in where the words are.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Refusal {
@@ -173,6 +194,11 @@ impl Refusal {
     /// The words of it.
     pub(crate) fn words(&self) -> &str {
         if self.message.is_empty() { &self.error } else { &self.message }
+    }
+
+    /// Whether it may be taken back for who logs in anew.
+    pub(crate) fn wants_login(&self) -> bool {
+        matches!(self.code, UNAUTHENTICATED | INVALID_ARGUMENT)
     }
 }
 

@@ -6,13 +6,16 @@ use antiphon_core::{BoxError, BoxFuture};
 use antiphon_discovery::{Answers, Instance, RegistryError};
 use antiphon_registry_http::Lines;
 use serde::Deserialize;
-use tokio::time::timeout;
+use tokio::time::{Duration, Instant, sleep_until, timeout};
 
 use crate::api::Api;
 use crate::slices::{Port, Slice, instances};
 
 /// The version that is asked for is too old.
 const GONE: u16 = 410;
+/// The least time between two watches: a server, or somebody before it, that ends each watch at once must
+/// not be asked in a circle. What happens in between is told by the next.
+const WATCH_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
 /// One line of a watch.
 #[derive(Debug, Deserialize)]
@@ -48,6 +51,8 @@ pub(crate) struct Slices {
     /// As of which version; without it everything is listed first.
     version: Option<String>,
     watch: Option<Lines>,
+    /// When the next watch may begin.
+    not_before: Instant,
 }
 
 /// What is watched.
@@ -60,7 +65,8 @@ pub(crate) struct Name {
 
 impl Slices {
     pub(crate) fn new(api: Api, name: Name) -> Self {
-        Self { api, name, slices: BTreeMap::new(), version: None, watch: None }
+        let not_before = Instant::now();
+        Self { api, name, slices: BTreeMap::new(), version: None, watch: None, not_before }
     }
 
     async fn answer(&mut self) -> Result<Vec<Instance>, RegistryError> {
@@ -92,6 +98,8 @@ impl Slices {
         loop {
             let Some(version) = self.version.clone() else { return self.list().await };
             let Some(watch) = &mut self.watch else {
+                sleep_until(self.not_before).await;
+                self.not_before = Instant::now() + WATCH_INTERVAL_MIN;
                 let Name { namespace, service, .. } = &self.name;
                 self.watch = Some(self.api.watch(namespace, service, &version).await?);
                 continue;

@@ -16,8 +16,10 @@ pub(crate) struct Node {
     session: Session,
     service: String,
     address: Option<Authority>,
-    /// The sessions in which this entry had a node: what is left of an older one is ours.
+    /// The sessions in which this entry may have a node: what is left of an older one is ours.
     sessions: Vec<i64>,
+    /// Whether it ever had one.
+    written: bool,
 }
 
 /// What became of a try to write.
@@ -30,7 +32,7 @@ enum Written {
 impl Node {
     pub(crate) fn new(session: Session, name: &str) -> Self {
         let service = paths::service(&session.settings().root, name);
-        Self { session, service, address: None, sessions: Vec::new() }
+        Self { session, service, address: None, sessions: Vec::new(), written: false }
     }
 
     async fn keep(&mut self, instance: &Instance, held: &Held) -> RegistryError {
@@ -114,10 +116,14 @@ impl Node {
         instance: &Instance,
     ) -> Result<(), RegistryError> {
         let value = Record::from(instance).to_json();
+        // Before it is written: whoever is stopped in the middle has to remove it all the same.
+        let session = client.session_id().0;
+        if !self.sessions.contains(&session) {
+            self.sessions.push(session);
+        }
         for _ in 0..TRIES {
             if let Written::Yes = self.try_write(client, node, value.as_bytes()).await? {
-                self.sessions.retain(|known| *known != client.session_id().0);
-                self.sessions.push(client.session_id().0);
+                self.written = true;
                 return Ok(());
             }
         }
@@ -158,7 +164,7 @@ impl Node {
             // Left by an older session, of this process or of the one that had the address before.
             // Who had it once and finds somebody else there has been replaced.
             let known = self.sessions.contains(&stat.ephemeral_owner);
-            if !known && !self.sessions.is_empty() {
+            if !known && self.written {
                 return Err(RegistryError::invalid(format!(
                     "{node} belongs to another process by now; two have the same address"
                 )));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use antiphon_discovery::RegistryError;
 use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use zookeeper_client::{Acls, Client, Error};
 
 use crate::Settings;
@@ -15,12 +15,20 @@ use crate::Settings;
 pub(crate) struct Session {
     settings: Arc<Settings>,
     /// Held while connecting, so that there is never a second session.
-    client: Arc<Mutex<Option<Client>>>,
+    current: Arc<Mutex<Current>>,
+}
+
+/// The session, and how the last try to get one ended.
+#[derive(Debug, Default)]
+struct Current {
+    client: Option<Client>,
+    /// When a try failed last, and why.
+    failed: Option<(Instant, String)>,
 }
 
 impl Session {
     pub(crate) fn new(settings: Settings) -> Self {
-        Self { settings: Arc::new(settings), client: Arc::default() }
+        Self { settings: Arc::new(settings), current: Arc::default() }
     }
 
     pub(crate) fn settings(&self) -> &Settings {
@@ -29,14 +37,35 @@ impl Session {
 
     /// The session that there is, or a new one when it is over. It may be without a connection.
     ///
+    /// Of all who want a new one at the same time one tries; when that fails, the others do not try
+    /// again one after the other, or the last of them would hear of it after minutes.
+    ///
     /// # Cancel safety
     /// Safe: a session that was not yielded is closed.
     pub(crate) async fn client(&self) -> Result<Client, RegistryError> {
-        let mut current = self.client.lock().await;
-        if let Some(client) = current.as_ref().filter(|client| !client.state().is_terminated()) {
+        let asked = Instant::now();
+        let mut current = self.current.lock().await;
+        let usable = |client: &&Client| !client.state().is_terminated();
+        if let Some(client) = current.client.as_ref().filter(usable) {
             return Ok(client.clone());
         }
-        *current = None;
+        if let Some((_, why)) = current.failed.as_ref().filter(|(at, _)| *at >= asked) {
+            return Err(RegistryError::silent(why.clone()));
+        }
+        current.client = None;
+        match self.connect().await {
+            Ok(client) => {
+                current.failed = None;
+                Ok(current.client.insert(client).clone())
+            }
+            Err(error) => {
+                current.failed = Some((Instant::now(), error.chain()));
+                Err(error)
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Client, RegistryError> {
         let mut connector =
             Client::connector().with_session_timeout(self.settings.lease.0).with_fail_eagerly();
         if let (Some(user), Some(password)) = (&self.settings.user, &self.settings.password) {
@@ -46,7 +75,7 @@ impl Session {
         let servers = self.settings.servers().unwrap_or_default();
         let limit = self.settings.connect_timeout.0;
         match timeout(limit, connector.connect(servers)).await {
-            Ok(Ok(client)) => Ok(current.insert(client).clone()),
+            Ok(Ok(client)) => Ok(client),
             Ok(Err(error)) => Err(trouble(&format!("no session at {servers}"), error)),
             Err(_) => Err(RegistryError::silent(format!(
                 "no session at {servers} within {limit:?}; is a ZooKeeper there?"

@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 pub use builder::Builder;
+pub use soon::LastWords;
 
 use crate::filter::KeyFilter;
 use crate::flight::{Flights, Joined, Outcome, Progress};
@@ -154,7 +155,8 @@ where
     /// delivered again without counting the attempt.
     ///
     /// # Cancel safety
-    /// It may be forgotten here and not by others.
+    /// Not safe: it may be forgotten here and not by others, or the other way round, when a reader got
+    /// the old value from the shared level meanwhile. Calling it again is right.
     pub async fn invalidate<Q>(&self, key: &Q) -> Result<(), Status>
     where
         K: Borrow<Q>,
@@ -343,8 +345,17 @@ where
         }
     }
 
+    fn deaf(&self) {
+        if let Some(filter) = &self.filter {
+            filter.set_deaf(true);
+        }
+    }
+
     fn missed(&self) {
         self.forget_all();
+        if let Some(filter) = &self.filter {
+            filter.set_deaf(false);
+        }
     }
 }
 

@@ -5,6 +5,10 @@
 //! for again. What it must never do is call a key absent that exists, so it answers "maybe" to
 //! everything until it was given all keys, and again from the moment when changes may have been missed.
 //!
+//! A process that does not hear of the changes of others for a while, because its shared level is away,
+//! cannot know which keys came to exist meanwhile: everything may exist until it hears again and the
+//! filter was built anew.
+//!
 //! Keys cannot be taken out of such a filter, so it is built anew from time to time, beside the one in
 //! use. Keys that are added meanwhile go into both.
 
@@ -18,6 +22,8 @@ use fastbloom::AtomicBloomFilter;
 use parking_lot::RwLock;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use crate::freshness::jittered;
 
 /// The filter of a cache's existing keys. Got from [`Cache::filter`](crate::Cache::filter).
 ///
@@ -53,6 +59,35 @@ pub struct KeyFilter<K> {
 struct State {
     complete: Option<Arc<Generation>>,
     building: Option<Arc<Generation>>,
+    /// Changes pass this process by.
+    deaf: bool,
+    /// How many keys there were when it was last complete: there are hardly fewer the next time.
+    keys_before: usize,
+}
+
+impl State {
+    /// The filter that may be believed.
+    fn in_use(&self) -> Option<&Arc<Generation>> {
+        self.complete.as_ref().filter(|_| !self.deaf)
+    }
+
+    /// About how many keys there are.
+    fn keys(&self) -> usize {
+        let complete = self.complete.as_ref();
+        complete.map_or(self.keys_before, |complete| complete.keys.load(Relaxed))
+    }
+
+    /// When it should be built anew.
+    fn due(&self) -> Option<Instant> {
+        if self.deaf {
+            return None;
+        }
+        let at = match &self.complete {
+            Some(complete) if complete.keys.load(Relaxed) < complete.room => complete.old_from,
+            _ => Instant::now(),
+        };
+        Some(at)
+    }
 }
 
 struct Generation {
@@ -60,7 +95,9 @@ struct Generation {
     /// How many it was made for, and how many are in it.
     room: usize,
     keys: AtomicUsize,
-    since: Instant,
+    /// When it is too old. Not at the same moment in all processes that were started together: each of
+    /// them reads all keys then.
+    old_from: Instant,
 }
 
 impl Generation {
@@ -72,13 +109,14 @@ impl Generation {
 }
 
 impl<K: Hash> KeyFilter<K> {
-    pub(crate) fn new(keys_min: usize, false_rate: f64, age_max: Duration) -> Self {
+    /// `deaf`: changes pass this process by until it is told otherwise.
+    pub(crate) fn new(keys_min: usize, false_rate: f64, age_max: Duration, deaf: bool) -> Self {
         Self {
             keys_min: keys_min.max(1),
             false_rate,
             age_max,
             hasher: RandomState::new(),
-            state: RwLock::default(),
+            state: RwLock::new(State { deaf, ..State::default() }),
             changed: Notify::new(),
             keys: PhantomData,
         }
@@ -87,8 +125,8 @@ impl<K: Hash> KeyFilter<K> {
     /// Whether this key certainly does not exist.
     pub(crate) fn is_surely_absent<Q: Hash + ?Sized>(&self, key: &Q) -> bool {
         let state = self.state.read();
-        let complete = state.complete.as_ref();
-        complete
+        state
+            .in_use()
             .is_some_and(|generation| !generation.bloom.contains_hash(self.hasher.hash_one(key)))
     }
 
@@ -112,26 +150,35 @@ impl<K: Hash> KeyFilter<K> {
     #[must_use = "it does nothing until it is finished"]
     pub fn rebuild(&self) -> Rebuild<'_, K> {
         // Room to grow, so that it does not have to be built anew soon.
-        let room = self.keys_min.max(self.len().saturating_mul(2));
+        let room = self.keys_min.max(self.state.read().keys().saturating_mul(2));
         let bloom = AtomicBloomFilter::with_false_pos(self.false_rate)
             .hasher(self.hasher.clone())
             .expected_items(room);
-        let since = Instant::now();
-        let generation = Arc::new(Generation { bloom, room, keys: AtomicUsize::new(0), since });
+        let old_from = Instant::now() + jittered(self.age_max, fastrand::f64());
+        let generation = Arc::new(Generation { bloom, room, keys: AtomicUsize::new(0), old_from });
         self.state.write().building = Some(Arc::clone(&generation));
         Rebuild { filter: self, generation }
     }
 
     /// Changes may have been missed: everything may exist, until the filter was built anew.
     pub(crate) fn open(&self) {
-        *self.state.write() = State::default();
+        let mut state = self.state.write();
+        state.keys_before = state.keys();
+        (state.complete, state.building) = (None, None);
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Whether changes pass this process by: then everything may exist.
+    pub(crate) fn set_deaf(&self, deaf: bool) {
+        self.state.write().deaf = deaf;
         self.changed.notify_waiters();
     }
 
     /// Whether it was given all keys, and so keeps any out.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.state.read().complete.is_some()
+        self.state.read().in_use().is_some()
     }
 
     /// How many keys are in it, about; 0 while it is not complete.
@@ -147,7 +194,8 @@ impl<K: Hash> KeyFilter<K> {
     }
 
     /// Waits until it should be built anew: it is not complete, there are more keys in it than it was
-    /// made for, or it is older than `filter_age_max`.
+    /// made for, or it is older than `filter_age_max`, give or take a tenth. It never should while changes pass the process
+    /// by, since it would be of no use.
     ///
     /// # Cancel safety
     /// Safe.
@@ -157,18 +205,12 @@ impl<K: Hash> KeyFilter<K> {
             tokio::pin!(changed);
             // From here on no change is missed.
             changed.as_mut().enable();
-            let due = {
-                let state = self.state.read();
-                let Some(complete) = &state.complete else { return };
-                if complete.keys.load(Relaxed) >= complete.room {
-                    return;
-                }
-                complete.since + self.age_max
-            };
-            if due <= Instant::now() {
-                return;
+            let due = self.state.read().due();
+            match due {
+                Some(due) if due <= Instant::now() => return,
+                Some(due) => drop(tokio::time::timeout_at(due, changed).await),
+                None => changed.await,
             }
-            let _ = tokio::time::timeout_at(due, changed).await;
         }
     }
 }
@@ -224,7 +266,7 @@ mod tests {
     use super::*;
 
     fn filter() -> KeyFilter<u32> {
-        KeyFilter::new(1_000, 0.001, Duration::from_secs(60))
+        KeyFilter::new(1_000, 0.001, Duration::from_secs(60), false)
     }
 
     fn build(filter: &KeyFilter<u32>, keys: impl IntoIterator<Item = u32>) -> bool {
@@ -273,13 +315,40 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn everything_may_exist_while_changes_pass_it_by() {
+        let filter = filter();
+        assert!(build(&filter, 0..10) && filter.is_surely_absent(&500));
+        filter.set_deaf(true);
+        assert!(!filter.is_surely_absent(&500) && !filter.is_complete());
+        let due = tokio::time::timeout(Duration::from_secs(600), filter.due()).await;
+        assert!(due.is_err(), "it is not built for nothing");
+        filter.open();
+        let ((), ()) = tokio::join!(filter.due(), async {
+            tokio::task::yield_now().await;
+            filter.set_deaf(false);
+        });
+        assert!(!filter.is_surely_absent(&500), "what came meanwhile is not in it");
+        assert!(build(&filter, 0..10) && filter.is_surely_absent(&500));
+    }
+
+    #[test]
+    fn it_has_room_for_as_many_keys_as_there_were() {
+        let filter = filter();
+        assert!(build(&filter, 0..900));
+        let keys = filter.len();
+        filter.open();
+        assert!(filter.is_empty() && keys > 800);
+        assert_eq!(filter.rebuild().generation.room, 2 * keys);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn it_is_due_when_incomplete_full_or_old() {
         let filter = filter();
         filter.due().await;
         assert!(build(&filter, 0..10));
         let began = Instant::now();
         filter.due().await;
-        assert_eq!(began.elapsed().as_secs(), 60, "old");
+        assert!((54..=66).contains(&began.elapsed().as_secs()), "old");
         assert!(build(&filter, 0..10));
         let began = Instant::now();
         let ((), ()) = tokio::join!(filter.due(), async {

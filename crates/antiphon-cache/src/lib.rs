@@ -49,7 +49,8 @@
 //! each change itself, or `ttl` is how old a value may be.
 //!
 //! A process that lost its connection to the shared level forgets what it has in memory when the
-//! connection is back. Until then values may be old, by no more than `ttl` and the windows after it.
+//! connection is back. Until then values may be old, by no more than `ttl` and the windows after it,
+//! and the filter lets every key pass: any may have come to exist.
 
 mod cache;
 mod codec;
@@ -61,7 +62,7 @@ mod metrics;
 mod settings;
 mod shared;
 
-pub use cache::{Builder, Cache};
+pub use cache::{Builder, Cache, LastWords};
 pub use codec::{Codec, Json, Protobuf};
 pub use filter::{KeyFilter, Rebuild};
 pub use keeper::FilterKeeper;

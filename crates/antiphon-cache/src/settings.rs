@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::freshness::jittered;
 
+/// The longest time that makes sense for a cache; what is longer is a mistake, and more than clocks bear.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3_600);
+
 /// `[cache.<name>]`: how much is kept, and for how long.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -103,6 +106,20 @@ impl CacheSettings {
         ] {
             value.at_least(name, Duration::from_millis(1))?;
         }
+        for (name, value) in [
+            ("ttl", self.ttl),
+            ("negative_ttl", self.negative_ttl),
+            ("stale_while_revalidate", self.stale_while_revalidate),
+            ("stale_if_error", self.stale_if_error),
+            ("retry_pause", self.retry_pause),
+            ("load_timeout", self.load_timeout),
+            ("shared_timeout", self.shared_timeout),
+            ("filter_age_max", self.filter_age_max),
+        ] {
+            if value.0 > LONGEST {
+                return Err(Mistake::new(name, format!("{value} is more than a year")));
+            }
+        }
         if !(1e-9..=0.5).contains(&self.filter_false_rate) {
             let rate = self.filter_false_rate;
             let problem = format!("{rate} is not between 0.000000001 and 0.5");
@@ -131,6 +148,8 @@ mod tests {
         assert_eq!(CacheSettings::default().check(), Ok(()));
         assert!(problem(|s| s.ttl = HumanDuration::from_secs(0)).starts_with("ttl: 0s"));
         assert!(problem(|s| s.capacity = 0).contains("capacity"));
+        let long = HumanDuration::from_secs(400 * 24 * 3_600);
+        assert!(problem(|s| s.stale_if_error = long).starts_with("stale_if_error: 400d"));
         assert!(problem(|s| s.filter_false_rate = 0.0).contains("filter_false_rate: 0"));
         assert!(problem(|s| s.filter_false_rate = f64::NAN).contains("filter_false_rate"));
     }

@@ -21,8 +21,9 @@ pub(crate) use typed::{Asking, Seen, Typed};
 ///    "Scaling Memcache at Facebook" (2013), section 3.2.1, without its limit on how many there are.
 /// 2. [`Self::read`] that finds no value leaves a lease that lives longer than a load.
 /// 3. [`Self::invalidate`] returns after the value is gone, and before that or later tells all
-///    listeners of all other processes. One that may have missed a change is told so
-///    ([`Listener::missed`]), also once at the beginning.
+///    listeners of all other processes. One that does not hear of changes any more is told so as soon
+///    as that is known ([`Listener::deaf`]), and that it may have missed some when it hears of all of
+///    them again ([`Listener::missed`]), also once at the beginning.
 /// 4. Nothing waits for ever. The cache waits for a read and a fill as long as `shared_timeout`, for an
 ///    invalidation two seconds, and drops the future then.
 pub trait SharedLevel: Send + Sync + 'static {
@@ -89,6 +90,10 @@ pub trait Listener: Send + Sync {
     /// This key was invalidated.
     fn changed(&self, key: &str);
 
-    /// Any key may have been.
+    /// What others invalidate is not told from now on, until [`Self::missed`] is called. It is so at the
+    /// beginning, too.
+    fn deaf(&self);
+
+    /// Any key may have been, and from now on all are told.
     fn missed(&self);
 }

@@ -8,10 +8,14 @@
 //!
 //! * An error changes nothing.
 //! * An empty answer is believed when the registry still says so after a grace time.
-//! * Whatever is missing from the answers after an outage has the same grace time to come back.
+//! * Whatever is missing from the answers after an outage has the same grace time to come back. Who was
+//!   missing before it already has as long as it lasted, so that a registry that is away every now and
+//!   then does not keep the dead for ever.
 //! * An answer that takes away more than half is believed when the registry, asked again twice, stays
 //!   with it. What earlier answers took away within the grace time counts with it: leases that could
 //!   not be renewed run out one after the other.
+//! * Each instance is doubted for itself: that one has been missing for long says nothing about the next,
+//!   and a name server that tells some of its records at a time takes none of them away.
 //! * Instances that said they were draining may go at any time: they are expected to.
 //!
 //! What an answer adds or changes holds at once in every case. The grace is after the panic threshold
@@ -19,7 +23,7 @@
 //!
 //! [`Settings::step`] decides; [`Watch`](crate::Watch) is what carries it out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,24 +62,25 @@ pub struct Known {
     kept: Snapshot,
     /// When the registry last said something that agrees with what is kept.
     agreed: Option<Instant>,
-    doubt: Option<Doubt>,
+    /// Who is kept though the registry does not name them any more.
+    doubts: BTreeMap<Authority, Doubt>,
     /// Who went lately without having said so, and when.
     lost: Vec<(Authority, Instant)>,
-    /// Whether the last try failed.
-    failing: bool,
+    /// Since when tries have failed, if the last one did.
+    failing: Option<Instant>,
     /// When callers last made us look.
     looked: Option<Instant>,
     look_at: Option<Instant>,
 }
 
-/// What the registry says and is not believed yet.
+/// That an instance is gone, as the registry says and is not believed yet.
 #[derive(Clone, Copy, Debug)]
 struct Doubt {
-    /// Before this nothing is taken away.
+    /// Before this it is not taken away.
     grace_until: Option<Instant>,
-    /// How often it was said, far enough apart.
+    /// How often in a row it was missing, far enough apart.
     said: u32,
-    /// When it was last counted.
+    /// When that was last counted.
     counted: Instant,
 }
 
@@ -110,9 +115,9 @@ impl Known {
         Self {
             kept: Snapshot::unknown(),
             agreed: None,
-            doubt: None,
+            doubts: BTreeMap::new(),
             lost: Vec::new(),
-            failing: false,
+            failing: None,
             looked: None,
             look_at: None,
         }
@@ -132,8 +137,8 @@ impl Known {
 
     /// Whether callers have instances that the registry does not name any more.
     #[must_use]
-    pub const fn is_doubting(&self) -> bool {
-        self.doubt.is_some()
+    pub fn is_doubting(&self) -> bool {
+        !self.doubts.is_empty()
     }
 
     /// Makes a set what callers have, unless they have it.
@@ -155,7 +160,7 @@ impl Settings {
                 decision.publish = self.answer(known, ordered(instances), now);
             }
             Input::Failed => {
-                known.failing = true;
+                known.failing.get_or_insert(now);
                 // Trying again is up to whoever failed. What was said before has to be said again.
                 known.look_at = None;
             }
@@ -176,53 +181,93 @@ impl Settings {
     }
 
     fn answer(&self, known: &mut Known, said: Vec<Instance>, now: Instant) -> Option<Snapshot> {
-        let recovering = std::mem::take(&mut known.failing);
+        let outage = known.failing.take().map(|since| now.saturating_duration_since(since));
         let names: BTreeSet<&Authority> = said.iter().map(|instance| &instance.address).collect();
-        let missing: Vec<&Instance> = known
+        let missing: Vec<Instance> = known
             .kept
             .instances
             .iter()
             .filter(|kept| kept.state == State::Serving && !names.contains(&kept.address))
+            .cloned()
             .collect();
         known.lost.retain(|(address, at)| {
             now.saturating_duration_since(*at) < self.empty_grace && !names.contains(address)
         });
+        known.doubts.retain(|address, _| missing.iter().any(|one| one.address == *address));
         let lost = known.lost.len();
         let many = (missing.len() + lost) * 2 > known.kept.instances.len() + lost;
-        let nothing_lost = missing.is_empty();
         let nobody = said.is_empty();
-        if nothing_lost || !(many || nobody || recovering || known.doubt.is_some()) {
-            let gone = missing.iter().map(|instance| (instance.address.clone(), now));
-            known.lost.extend(gone);
-            known.doubt = None;
-            known.look_at = None;
-            known.agreed = Some(now);
-            return known.adopt(said);
+        let doubtful = many || nobody || outage.is_some() || known.is_doubting();
+        if doubtful {
+            self.doubt(known, &missing, nobody, outage, now);
         }
-        let doubt = known.doubt.get_or_insert(Doubt { grace_until: None, said: 0, counted: now });
-        if nobody || recovering {
-            doubt.grace_until.get_or_insert(now + self.empty_grace);
-        }
-        if doubt.said == 0 || now.saturating_duration_since(doubt.counted) >= self.confirm_interval
-        {
-            doubt.said += 1;
-            doubt.counted = now;
-        }
-        let grace = doubt.grace_until.filter(|until| now < *until);
-        let confirmed = doubt.said > self.confirmations;
-        if grace.is_none() && (confirmed || !(many || nobody)) {
-            known.lost.clear();
-            known.doubt = None;
-            known.look_at = None;
-            known.agreed = Some(now);
-            return known.adopt(said);
-        }
-        known.look_at = Some(match grace {
-            Some(until) if confirmed => until,
-            _ => doubt.counted + self.confirm_interval,
+        // Everybody whose doubt is over goes; all who are missing, where there is none.
+        let must_confirm = many || nobody;
+        known.doubts.retain(|_, doubt| {
+            doubt.grace(now).is_some() || (must_confirm && doubt.said <= self.confirmations)
         });
-        let stay: Vec<Instance> = missing.into_iter().cloned().collect();
+        let (stay, gone): (Vec<Instance>, Vec<Instance>) =
+            missing.into_iter().partition(|one| known.doubts.contains_key(&one.address));
+        let settled = doubtful && !gone.is_empty();
+        known.lost.extend(gone.into_iter().map(|instance| (instance.address, now)));
+        known.look_at = known.doubts.values().map(|doubt| self.next_look(doubt, now)).min();
+        if !known.is_doubting() {
+            known.agreed = Some(now);
+            if settled {
+                // What was confirmed is settled, and no reason to doubt what comes after it.
+                known.lost.clear();
+            }
+        }
         known.adopt(ordered(said.into_iter().chain(stay).collect()))
+    }
+
+    /// Doubts that those who are missing are gone, or counts that it was said once more.
+    fn doubt(
+        &self,
+        known: &mut Known,
+        missing: &[Instance],
+        nobody: bool,
+        outage: Option<Duration>,
+        now: Instant,
+    ) {
+        let grace = now + self.empty_grace;
+        // Who goes while others have time to come back has it, too.
+        let others = known.doubts.values().filter_map(|doubt| doubt.grace_until).max();
+        for instance in missing {
+            let new = Doubt { grace_until: others, said: 0, counted: now };
+            let before = known.doubts.contains_key(&instance.address);
+            let doubt = known.doubts.entry(instance.address.clone()).or_insert(new);
+            match outage {
+                Some(outage) if before => {
+                    let again = now + outage.min(self.empty_grace);
+                    doubt.grace_until = doubt.grace_until.max(Some(again));
+                    doubt.said = 0;
+                }
+                Some(_) => doubt.grace_until = Some(grace),
+                None if nobody && !before => doubt.grace_until = Some(grace),
+                None if nobody => doubt.grace_until = doubt.grace_until.or(Some(grace)),
+                None => {}
+            }
+            let apart = now.saturating_duration_since(doubt.counted) >= self.confirm_interval;
+            if doubt.said == 0 || apart {
+                doubt.said += 1;
+                doubt.counted = now;
+            }
+        }
+    }
+
+    fn next_look(&self, doubt: &Doubt, now: Instant) -> Instant {
+        match doubt.grace(now) {
+            Some(until) if doubt.said > self.confirmations => until,
+            _ => doubt.counted + self.confirm_interval,
+        }
+    }
+}
+
+impl Doubt {
+    /// Until when the instance has time to come back, if that is not over.
+    fn grace(&self, now: Instant) -> Option<Instant> {
+        self.grace_until.filter(|until| now < *until)
     }
 }
 

@@ -21,7 +21,8 @@ use crate::{Entry, Held, Instance, Registrar, RegistryError, State, metrics};
 pub struct RegistrationSettings {
     /// The wait after the first failure. It doubles with each.
     pub retry_delay_initial: Duration,
-    /// The longest wait between two tries.
+    /// The longest wait between two tries. What is held for longer is well: when it is lost then, it is
+    /// written again at once.
     pub retry_delay_max: Duration,
     /// How long deregistering may take; the lease ends by itself after that.
     pub deregister_timeout: Duration,
@@ -200,6 +201,7 @@ impl Driver {
             if gone {
                 break;
             }
+            let begun = Instant::now().max(not_before);
             let over = {
                 let mut over = pin!(async {
                     sleep_until(not_before).await;
@@ -218,17 +220,19 @@ impl Driver {
             not_before = Instant::now();
             // What others see may be changed at once, also in the middle of an outage.
             if let Some(error) = over {
-                not_before += self.failed(&instance, error);
+                not_before += self.failed(&instance, error, begun.elapsed());
             }
         }
         self.end().await;
     }
 
-    /// Remembers a failure; how long to wait.
-    fn failed(&mut self, instance: &Instance, error: RegistryError) -> Duration {
+    /// Remembers a failure after the entry was written and held for `lasted`; how long to wait.
+    fn failed(&mut self, instance: &Instance, error: RegistryError, lasted: Duration) -> Duration {
         let was_held = matches!(*self.held.0.borrow(), Standing::Held);
         self.failed.inc();
-        self.failures = if was_held { 1 } else { self.failures.saturating_add(1) };
+        // What is taken away again and again, as by another process, is not written in a circle.
+        let was_well = was_held && lasted > self.settings.retry_delay_max;
+        self.failures = if was_well { 1 } else { self.failures.saturating_add(1) };
         let (service, address, words) = (&self.service, &instance.address, error.chain());
         if error.is_refused() && self.failures == 1 {
             tracing::error!(service, %address, error = words, "the instance cannot be registered");
@@ -244,7 +248,7 @@ impl Driver {
         }
         let lost = matches!(error, RegistryError::Lost { .. });
         self.held.0.send_replace(Standing::Missing { trouble: Some(Arc::new(error)) });
-        if lost && was_held {
+        if lost && was_held && self.failures == 1 {
             return Duration::ZERO;
         }
         let policy = RetryPolicy::exponential(

@@ -18,6 +18,9 @@ use crate::{Answers, RegistryError, Snapshot};
 /// The waits between tries of a registry that does not answer.
 const BACKOFF: RetryPolicy =
     RetryPolicy::exponential(Duration::from_millis(100), Duration::from_secs(10));
+/// Failures that are less apart than this are one outage, whatever was answered in between: a registry
+/// that answers each question and then cuts what follows must not be asked at the rate of the first wait.
+const CALM: Duration = Duration::from_secs(30);
 
 /// The instances of one target, kept up to date in the background for as long as somebody has one of
 /// these. Cheap to clone; clones see the same set.
@@ -91,6 +94,7 @@ impl Watch {
             sender,
             shared: Arc::clone(&shared),
             failures: 0,
+            outage: None,
         };
         tokio::spawn(driver.run(answers));
         Self { snapshots, shared }
@@ -156,7 +160,17 @@ struct Driver {
     known: Known,
     sender: watch::Sender<Snapshot>,
     shared: Arc<Shared>,
+    /// Of the current outage, or the last one.
     failures: u32,
+    outage: Option<Outage>,
+}
+
+/// What is known of an outage.
+#[derive(Clone, Copy, Debug)]
+struct Outage {
+    last: Instant,
+    /// Whether it was said that it is over.
+    over: bool,
 }
 
 /// What ends a wait.
@@ -253,20 +267,29 @@ impl Driver {
     }
 
     fn recovered(&mut self) {
-        if self.failures > 0 {
+        if let Some(outage) = self.outage.as_mut().filter(|outage| !outage.over) {
+            outage.over = true;
             tracing::info!(
                 target = self.name,
                 failures = self.failures,
                 "the registry answers again"
             );
         }
-        self.failures = 0;
         self.shared.trust.lock().trouble = None;
     }
 
     /// Remembers a failure; how long to wait.
     fn failed(&mut self, error: &RegistryError) -> Duration {
         let words = error.chain();
+        let now = Instant::now();
+        let over = match self.outage {
+            Some(outage) if now < outage.last + CALM => outage.over,
+            _ => {
+                self.failures = 0;
+                false
+            }
+        };
+        self.outage = Some(Outage { last: now, over });
         self.failures = self.failures.saturating_add(1);
         self.counted.failures.inc();
         let instances = self.known.snapshot().instances.len();

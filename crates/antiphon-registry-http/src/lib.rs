@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use antiphon_config::{Mistake, TlsFiles};
 use antiphon_discovery::RegistryError;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -29,6 +29,10 @@ use tokio::time::timeout;
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// For how long a connection that is not used is kept.
 const IDLE: Duration = Duration::from_secs(30);
+/// After how long a silence the system asks whether the other end is still there, how long it waits
+/// between such questions, and how many of them remain without an answer until the connection is lost.
+/// An answer that goes on may be silent for long.
+const KEEP_ALIVE: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(5), 3);
 
 /// The servers of a registry. Cheap to clone.
 #[derive(Clone)]
@@ -64,12 +68,16 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
+    /// Whose it is.
+    from: usize,
 }
 
 /// An answer that goes on and on, line by line.
 pub struct Lines {
     body: Incoming,
-    buffer: Vec<u8>,
+    buffer: BytesMut,
+    /// How much of the buffer has no end of a line.
+    searched: usize,
 }
 
 impl Question {
@@ -113,6 +121,9 @@ impl HttpClient {
         connector.enforce_http(false);
         connector.set_connect_timeout(Some(connect_timeout));
         connector.set_nodelay(true);
+        connector.set_keepalive(Some(KEEP_ALIVE.0));
+        connector.set_keepalive_interval(Some(KEEP_ALIVE.1));
+        connector.set_keepalive_retries(Some(KEEP_ALIVE.2));
         let connector = hyper_rustls::HttpsConnectorBuilder::new()
             .with_tls_config(tls::settings(tls)?)
             .https_or_http()
@@ -125,16 +136,10 @@ impl HttpClient {
         Ok(Self(Arc::new(Inner { client, servers, current: AtomicUsize::new(0) })))
     }
 
-    /// The server that is asked now.
-    #[must_use]
-    pub fn server(&self) -> &str {
-        let at = self.0.current.load(Relaxed) % self.0.servers.len();
-        &self.0.servers[at]
-    }
-
-    /// Asks the next server from now on: this one is of no use.
-    pub fn turn(&self) {
-        self.0.current.fetch_add(1, Relaxed);
+    /// Asks the next server from now on: the one that answered this is of no use. Nothing changes when
+    /// somebody said so before.
+    pub fn turn(&self, answer: &Answer) {
+        self.0.turn(answer.from);
     }
 
     /// Asks one server, and yields what it answers within `limit`, whatever its status.
@@ -145,17 +150,18 @@ impl HttpClient {
     /// # Cancel safety
     /// Whether the question had an effect is unknown.
     pub async fn ask(&self, question: Question, limit: Duration) -> Result<Answer, RegistryError> {
-        let what = Asking::new(self, &question);
+        let from = self.0.current.load(Relaxed);
+        let what = Asking::new(self.0.server(from), &question);
         let answer = timeout(limit, async {
-            let answer = self.send(question).await.map_err(|error| what.away(error))?;
+            let answer = self.send(from, question).await.map_err(|error| what.away(error))?;
             let (head, body) = answer.into_parts();
             let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
             let body = body.map_err(|error| what.away(error))?.to_bytes();
-            Ok(Answer { status: head.status, headers: head.headers, body })
+            Ok(Answer { status: head.status, headers: head.headers, body, from })
         });
         let answer = answer.await.unwrap_or_else(|_| Err(what.silent(limit)));
         if answer.is_err() {
-            self.turn();
+            self.0.turn(from);
         }
         answer
     }
@@ -172,28 +178,35 @@ impl HttpClient {
         question: Question,
         limit: Duration,
     ) -> Result<Lines, RegistryError> {
-        let what = Asking::new(self, &question);
-        let answer = timeout(limit, self.send(question)).await;
+        let from = self.0.current.load(Relaxed);
+        let what = Asking::new(self.0.server(from), &question);
+        let answer = timeout(limit, self.send(from, question)).await;
         let lines = match answer {
             Err(_) => Err(what.silent(limit)),
             Ok(Err(error)) => Err(what.away(error)),
             Ok(Ok(answer)) if answer.status() != StatusCode::OK => {
-                let status = answer.status();
-                Err(RegistryError::away(what.0.clone(), format!("it answers {status}")))
+                let words = format!("it answers {}", answer.status());
+                Err(match answer.status() {
+                    StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                        RegistryError::refused(what.0.clone(), words)
+                    }
+                    _ => RegistryError::away(what.0.clone(), words),
+                })
             }
-            Ok(Ok(answer)) => Ok(Lines { body: answer.into_body(), buffer: Vec::new() }),
+            Ok(Ok(answer)) => Ok(Lines::new(answer.into_body())),
         };
         if lines.is_err() {
-            self.turn();
+            self.0.turn(from);
         }
         lines
     }
 
     async fn send(
         &self,
+        to: usize,
         question: Question,
     ) -> Result<http::Response<Incoming>, antiphon_core::BoxError> {
-        let uri = format!("{}{}", self.server(), question.path);
+        let uri = format!("{}{}", self.0.server(to), question.path);
         let mut request = Request::builder().method(question.method).uri(uri);
         if let Some(headers) = request.headers_mut() {
             headers.extend(question.headers);
@@ -204,6 +217,18 @@ impl HttpClient {
         }
         let request = request.body(Full::new(Bytes::from(question.body)))?;
         Ok(self.0.client.request(request).await?)
+    }
+}
+
+impl Inner {
+    fn server(&self, number: usize) -> &str {
+        &self.servers[number % self.servers.len()]
+    }
+
+    /// The next server after this one is asked, unless that is so already: of several who fail at the
+    /// same server only one turns.
+    fn turn(&self, from: usize) {
+        let _ = self.current.compare_exchange(from, from.wrapping_add(1), Relaxed, Relaxed);
     }
 }
 
@@ -223,6 +248,10 @@ impl Answer {
 }
 
 impl Lines {
+    fn new(body: Incoming) -> Self {
+        Self { body, buffer: BytesMut::new(), searched: 0 }
+    }
+
     /// The next line, without its end; `None` when the answer is over.
     ///
     /// # Errors
@@ -230,14 +259,16 @@ impl Lines {
     ///
     /// # Cancel safety
     /// Safe: nothing is lost.
-    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, antiphon_core::BoxError> {
+    pub async fn next(&mut self) -> Result<Option<Bytes>, antiphon_core::BoxError> {
         loop {
-            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-                let rest = self.buffer.split_off(end + 1);
-                let mut line = std::mem::replace(&mut self.buffer, rest);
-                line.pop();
-                return Ok(Some(line));
+            let rest = &self.buffer[self.searched..];
+            if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let mut line = self.buffer.split_to(self.searched + end + 1);
+                self.searched = 0;
+                line.truncate(line.len() - 1);
+                return Ok(Some(line.freeze()));
             }
+            self.searched = self.buffer.len();
             if self.buffer.len() > ANSWER_BYTES_MAX {
                 return Err("a line is too long".into());
             }
@@ -248,7 +279,10 @@ impl Lines {
                     }
                 }
                 None if self.buffer.is_empty() => return Ok(None),
-                None => return Ok(Some(std::mem::take(&mut self.buffer))),
+                None => {
+                    self.searched = 0;
+                    return Ok(Some(std::mem::take(&mut self.buffer).freeze()));
+                }
             }
         }
     }
@@ -264,9 +298,9 @@ impl fmt::Debug for Lines {
 struct Asking(String);
 
 impl Asking {
-    fn new(client: &HttpClient, question: &Question) -> Self {
+    fn new(server: &str, question: &Question) -> Self {
         let path = question.path.split('?').next().unwrap_or_default();
-        Self(format!("no answer from {} to {} {path}", client.server(), question.method))
+        Self(format!("no answer from {server} to {} {path}", question.method))
     }
 
     fn away(&self, error: impl Into<antiphon_core::BoxError>) -> RegistryError {
@@ -299,6 +333,9 @@ fn origin(address: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -314,5 +351,75 @@ mod tests {
             let error = origin(address).unwrap_err();
             assert!(error.contains(reason) && !error.contains("secret"), "{error}");
         }
+    }
+
+    /// A server that answers each connection with these bytes, in pieces as they are.
+    async fn server(pieces: &'static [&'static str]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                stream.set_nodelay(true).unwrap();
+                // What is asked does not matter.
+                let _ = stream.read(&mut [0; 1_024]).await;
+                for piece in pieces {
+                    stream.write_all(piece.as_bytes()).await.unwrap();
+                    stream.flush().await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+        format!("http://{address}")
+    }
+
+    fn client(servers: &[String]) -> HttpClient {
+        HttpClient::new("url", servers, &TlsFiles::default(), LIMIT).unwrap()
+    }
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn those_who_fail_at_the_same_server_all_go_to_the_next() {
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let away = format!("http://{}", free.local_addr().unwrap());
+        drop(free);
+        let there =
+            server(&["HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"]);
+        let client = client(&[away, there.await]);
+        let ask = || client.ask(Question::new(Method::GET, "/"), LIMIT);
+        let (first, second) = tokio::join!(ask(), ask());
+        assert!(first.is_err() && second.is_err(), "nobody is there");
+        let answer = ask().await.unwrap();
+        assert_eq!(answer.words(), "ok");
+        // Of no use to two at once: there is one other server, and not none.
+        client.turn(&answer);
+        client.turn(&answer);
+        assert!(ask().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn lines_are_put_together_from_pieces() {
+        let there = server(&[
+            "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\non",
+            "e\n\ntw",
+            "o",
+            "\nthree\nfo",
+            "ur",
+        ]);
+        let client = client(&[there.await]);
+        let question = Question::new(Method::GET, "/");
+        let mut lines = client.follow(question, LIMIT).await.unwrap();
+        for line in ["one", "", "two", "three", "four"] {
+            assert_eq!(lines.next().await.unwrap().as_deref(), Some(line.as_bytes()));
+        }
+        assert_eq!(lines.next().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn who_may_not_follow_is_refused() {
+        let there = server(&["HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n"]);
+        let client = client(&[there.await]);
+        let error = client.follow(Question::new(Method::GET, "/"), LIMIT).await.unwrap_err();
+        assert!(error.is_refused() && error.chain().contains("403"), "{}", error.chain());
     }
 }

@@ -221,7 +221,7 @@ impl App {
     fn reload(&self) -> Option<Reload> {
         let remotes = std::mem::take(&mut *self.remotes.lock());
         let path = self.sources.path().filter(|_| !remotes.is_empty())?;
-        Some(Reload::new(self.sources.clone(), path, remotes))
+        Some(Reload::new(self.sources.clone(), path, remotes, self.discovery.clone()))
     }
 
     /// Opens both ports and declares topics and groups. Nothing runs yet.

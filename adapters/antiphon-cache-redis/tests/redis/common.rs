@@ -139,6 +139,10 @@ impl Listener for Ear {
         self.tell(|listener| listener.changed(key));
     }
 
+    fn deaf(&self) {
+        self.tell(|listener| listener.deaf());
+    }
+
     fn missed(&self) {
         self.tell(|listener| listener.missed());
     }

@@ -1,14 +1,16 @@
 //! A server that stops, comes back, is silent or forgets: callers never get an error for it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_cache::SharedLevel;
+use antiphon_cache::{Cache, CacheSettings, Json, SharedLevel};
 use antiphon_core::Code;
+use antiphon_telemetry::Telemetry;
 use antiphon_testing::proxy::{Faults, Proxy, Way};
 use antiphon_testing::services::{Private, Service};
 use tokio::time::Instant;
 
-use crate::common::{Loads, at, cache, connected, get};
+use crate::common::{Level, Loads, at, cache, connected, get};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_stops_and_starts_again_is_done_without_and_used_again() {
@@ -59,6 +61,31 @@ async fn what_was_invalidated_while_the_connection_was_away_is_forgotten_when_it
     proxy.heal();
     far.connected().await;
     assert!(get(&second, "k", &loads).await > old);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_others_made_while_the_connection_was_away_is_not_called_absent() {
+    let server = Private::start(Service::Redis).await.expect("a server");
+    let proxy = Proxy::in_front_of(&server.url()).await.expect("a proxy");
+    let level = connected(&at(proxy.url())).await;
+    let shared = Arc::<Level>::clone(&level);
+    let settings = CacheSettings { filter_keys: 100, ..CacheSettings::default() };
+    let builder = Cache::<String, u32>::builder("stock").settings(settings).shared(shared, Json);
+    let stock = builder.build(&Telemetry::new()).expect("a cache");
+    let filter = stock.filter().expect("a filter");
+    assert!(filter.rebuild().finish() && filter.is_complete(), "nothing exists");
+    let loads = Loads::default();
+    assert!(stock.get("k", loads.number()).await.expect("an answer").is_none());
+    proxy
+        .set(Faults { refuse: true, ..Faults::both(Way { cut_after: Some(0), ..Way::default() }) });
+    level.disconnected().await;
+    assert!(!filter.is_complete(), "it hears of nothing");
+    assert_eq!(get(&stock, "k", &loads).await, 1);
+    proxy.heal();
+    level.connected().await;
+    filter.due().await;
+    assert!(filter.rebuild().finish() && filter.is_complete());
+    assert!(stock.get("other", loads.number()).await.expect("an answer").is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,6 +35,8 @@ struct State {
     refusal: Option<(StatusCode, &'static str)>,
     /// Told in place of the true index.
     odd_index: Option<u64>,
+    /// Tells nothing of services, as to a token that may not see them.
+    hidden: bool,
 }
 
 /// What connections share.
@@ -126,13 +128,19 @@ impl Shared {
         let instances: Vec<Value> = state
             .services
             .values()
+            .filter(|_| !state.hidden)
             .filter(|one| one["Name"].as_str().is_some_and(|n| n.eq_ignore_ascii_case(name)))
             .map(|one| {
                 json!({"Node": {"Node": "n", "Address": "127.0.0.1"}, "Service": described(one)})
             })
             .collect();
         let index = state.odd_index.unwrap_or(*self.index.borrow());
-        told(&Value::Array(instances), index)
+        let mut answer = told(&Value::Array(instances), index);
+        if state.hidden {
+            let header = "x-consul-results-filtered-by-acls";
+            answer.headers_mut().insert(header, hyper::header::HeaderValue::from_static("true"));
+        }
+        answer
     }
 }
 
@@ -198,6 +206,12 @@ impl Agent {
     /// Answers everybody with this, or again with what is true.
     pub(crate) fn refuse(&self, refusal: Option<(StatusCode, &'static str)>) {
         self.shared.state.lock().refusal = refusal;
+    }
+
+    /// Whether nothing is told of services, as to a token that may not see them.
+    pub(crate) fn hide(&self, hidden: bool) {
+        self.shared.state.lock().hidden = hidden;
+        self.shared.changed();
     }
 
     /// Tells this index instead of the true one, at once to those who wait.

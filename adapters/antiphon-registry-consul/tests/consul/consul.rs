@@ -73,6 +73,21 @@ async fn a_refused_token_is_told_with_what_to_do() {
     assert!(answers.next().await.expect("an answer").is_empty());
 }
 
+#[tokio::test]
+async fn a_token_that_sees_nothing_is_refused_and_not_told_that_there_is_nobody() {
+    let agent = Agent::new().await;
+    let registry = open(&agent);
+    let registration = register(&registry, "orders", instance("10.0.0.1:80")).await;
+    let mut answers = registry.watch("orders");
+    assert_eq!(answers.next().await.expect("an answer").len(), 1);
+    agent.hide(true);
+    let error = timeout(PATIENCE, answers.next()).await.expect("soon").expect_err("refused");
+    assert!(error.is_refused() && error.to_string().contains("service:read"), "{error}");
+    agent.hide(false);
+    assert_eq!(answers.next().await.expect("an answer").len(), 1);
+    registration.deregister().await.expect("it is removed");
+}
+
 /// An agent's API, for what other programs do with it.
 fn curl() -> HttpClient {
     let servers = [Service::Consul.url()];

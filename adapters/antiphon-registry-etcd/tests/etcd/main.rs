@@ -2,3 +2,5 @@
 
 mod conformance;
 mod etcd;
+mod relay;
+mod users;

@@ -97,6 +97,20 @@ async fn a_history_that_is_gone_is_told_inside_of_a_success_and_all_is_listed_ag
 }
 
 #[tokio::test]
+async fn a_server_that_ends_every_watch_at_once_is_not_asked_in_a_circle() {
+    let a = slice("a", 1, &[("10.0.0.1", true, false)]);
+    let mut script = vec![Scripted::List(list(1, &[a]))];
+    script.extend((0..100).map(|_| Scripted::Watch(Vec::new(), false)));
+    let (server, address) = ApiServer::start(script).await;
+    let mut answers = watch(settings(address));
+    assert_eq!(addresses(&mut answers).await, ["10.0.0.1:8080"]);
+    let change = timeout(Duration::from_millis(2_500), answers.next()).await;
+    assert!(change.is_err(), "{change:?}");
+    let asked = server.asked().len();
+    assert!((3..=4).contains(&asked), "{asked} questions in two and a half seconds");
+}
+
+#[tokio::test]
 async fn a_refusal_is_told_with_what_to_do_and_a_failure_never_empties_the_list() {
     let script = vec![
         Scripted::Refusal(StatusCode::FORBIDDEN),

@@ -1,10 +1,14 @@
 //! What is special about ZooKeeper.
 
-use antiphon_discovery::Standing;
+use std::time::Duration;
+
+use antiphon_config::HumanDuration;
+use antiphon_discovery::{Held, Registrar, Resolver, Standing};
 use antiphon_registry_zookeeper::{Settings, ZookeeperRegistry};
 use antiphon_testing::conformance::registry::{PATIENCE, Seen, instance, register, unique};
+use antiphon_testing::proxy::{Faults, Proxy, Way};
 use antiphon_testing::services::Service;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use zookeeper_client::Client;
 
 fn open() -> ZookeeperRegistry {
@@ -68,4 +72,51 @@ async fn what_is_no_instance_takes_no_others_with_it() {
     Seen::new(&registry, &service).until(&["10.0.0.1:80"]).await;
     client.delete(&node, None).await.expect("it is removed");
     registration.deregister().await.expect("it is removed");
+}
+
+/// The server has written the node, and the answer is on its way, when the entry is given up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_being_written_when_it_was_given_up_is_removed() {
+    let proxy = Proxy::in_front_of(&Service::Zookeeper.url()).await.expect("a proxy");
+    let near = ZookeeperRegistry::new(Settings::new(proxy.url())).expect("they make sense");
+    let far = open();
+    let service = unique("given-up");
+    // It has its session, and the node of the service is there.
+    let first = register(&near, &service, instance("10.0.0.1:80")).await;
+    let mut seen = Seen::new(&far, &service);
+    seen.until(&["10.0.0.1:80"]).await;
+    let mut entry = near.entry(&service);
+    let (held, _written) = Held::new();
+    let late = Way { hold: true, ..Way::default() };
+    proxy.set(Faults { to_client: late, ..Faults::default() });
+    {
+        let second = instance("10.0.0.2:80");
+        let hold = entry.hold(&second, &held);
+        tokio::select! {
+            error = hold => panic!("nothing is answered: {error}"),
+            _ = seen.until(&["10.0.0.1:80", "10.0.0.2:80"]) => {}
+        }
+    }
+    proxy.heal();
+    timeout(PATIENCE, entry.remove()).await.expect("in time").expect("it is removed");
+    seen.until(&["10.0.0.1:80"]).await;
+    first.deregister().await.expect("it is removed");
+}
+
+/// Whoever waits for a session while another one tries to get it has its answer when that has failed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_who_wait_for_a_silent_server_do_not_wait_one_after_the_other() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("zookeeper://{}", silent.local_addr().expect("its address"));
+    let connect_timeout = HumanDuration::from_secs(1);
+    let registry = ZookeeperRegistry::new(Settings { connect_timeout, ..Settings::new(url) });
+    let registry = registry.expect("they make sense");
+    let begun = Instant::now();
+    let mut watching = tokio::task::JoinSet::new();
+    for number in 0..20 {
+        let mut answers = registry.watch(&number.to_string());
+        watching.spawn(async move { answers.next().await.is_err() });
+    }
+    assert!(watching.join_all().await.into_iter().all(|failed| failed), "nobody is there");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }

@@ -67,10 +67,14 @@ where
     /// The cache, with its metrics registered.
     ///
     /// # Errors
-    /// The settings make no sense.
+    /// The settings make no sense, or the name: it is a part of keys of the shared level, and ends there
+    /// at a colon.
     pub fn build(self, telemetry: &Telemetry) -> Result<Cache<K, V>, Mistake> {
         let Self { name, settings, weigh, shared } = self;
         settings.check()?;
+        if name.is_empty() || name.contains(|c: char| c == ':' || c.is_control()) {
+            return Err(Mistake::new("name", format!("`{name}` is no name of a cache")));
+        }
         let metrics = Metrics::of(telemetry, &name);
         let evictions = metrics.evictions.clone();
         let memory = moka::sync::Cache::builder()
@@ -87,7 +91,9 @@ where
             .build();
         let filter = (settings.filter_keys > 0).then(|| {
             let age_max = settings.filter_age_max.0;
-            KeyFilter::new(settings.filter_keys, settings.filter_false_rate, age_max)
+            // The level says when this process hears of the changes of others.
+            let deaf = shared.is_some();
+            KeyFilter::new(settings.filter_keys, settings.filter_false_rate, age_max, deaf)
         });
         let inner = Arc::new(Inner {
             windows: Windows::of(&settings),

@@ -1,17 +1,19 @@
 //! Invalidations that nobody waits for: the shared level hears of them from a task that does not give
-//! up as long as the old value can be served.
+//! up as long as the old value can be served, and when the process ends, from a component.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_core::retry::Decision;
-use antiphon_core::{Retry, RetryPolicy};
+use antiphon_core::{BoxError, Component, Retry, RetryPolicy, Shutdown, Stage};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::time::Instant;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
 
 use super::{Cache, Inner};
 
@@ -20,9 +22,15 @@ const AGAIN: RetryPolicy =
     RetryPolicy::exponential(Duration::from_millis(50), Duration::from_secs(2));
 /// How many keys are sent at a time.
 const KEYS_MAX: usize = 1_000;
+/// How long the end of a process waits for a level that is away or slow.
+const END_WITHIN: Duration = Duration::from_secs(2);
 
 /// The keys that the shared level has not heard of yet.
-pub(super) struct Pending<K>(Mutex<State<K>>);
+pub(super) struct Pending<K> {
+    state: Mutex<State<K>>,
+    /// Rung when nothing waits any more.
+    sent: Notify,
+}
 
 struct State<K> {
     /// With the moment when what was stored before has lost its time anyway.
@@ -33,14 +41,15 @@ struct State<K> {
 
 impl<K> Default for Pending<K> {
     fn default() -> Self {
-        Self(Mutex::new(State { keys: HashMap::new(), sending: false }))
+        let state = Mutex::new(State { keys: HashMap::new(), sending: false });
+        Self { state, sent: Notify::new() }
     }
 }
 
 impl<K: Hash + Eq + Clone> Pending<K> {
     /// Takes keys on, up to `capacity` of them; yields how many were too many.
     fn add(&self, keys: &[K], until: Instant, capacity: u64) -> usize {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         let mut left_out = 0;
         for key in keys {
             let full = u64::try_from(state.keys.len()).is_ok_and(|count| count >= capacity);
@@ -55,16 +64,36 @@ impl<K: Hash + Eq + Clone> Pending<K> {
 
     /// Whether the caller has to start a task that sends.
     fn claim(&self) -> bool {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         !state.keys.is_empty() && !std::mem::replace(&mut state.sending, true)
+    }
+
+    /// How many keys wait or are under way; at least one as long as there is a task that sends.
+    fn left(&self) -> usize {
+        let state = self.state.lock();
+        state.keys.len().max(usize::from(state.sending))
+    }
+
+    /// Waits until nothing is left.
+    async fn all_sent(&self) {
+        loop {
+            let mut sent = std::pin::pin!(self.sent.notified());
+            // From here on no end is missed.
+            sent.as_mut().enable();
+            if self.left() == 0 {
+                return;
+            }
+            sent.await;
+        }
     }
 
     /// Some keys to send; without any, the task is done.
     fn take(&self) -> Option<Vec<(K, Instant)>> {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         let some: Vec<K> = state.keys.keys().take(KEYS_MAX).cloned().collect();
         if some.is_empty() {
             state.sending = false;
+            self.sent.notify_waiters();
             return None;
         }
         Some(some.into_iter().filter_map(|key| state.keys.remove_entry(&key)).collect())
@@ -72,7 +101,7 @@ impl<K: Hash + Eq + Clone> Pending<K> {
 
     /// These were not sent. What was stored before some of them may be over by now.
     fn put_back(&self, keys: Vec<(K, Instant)>, now: Instant) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         for (key, until) in keys.into_iter().filter(|(_, until)| *until > now) {
             // Who asked for it meanwhile knows better until when.
             state.keys.entry(key).or_insert(until);
@@ -94,7 +123,8 @@ where
     /// wait as the cache has room for (`capacity`); those of others are left to their time, which is
     /// logged.
     ///
-    /// Outside a Tokio runtime the shared level hears of the keys with the next call inside one.
+    /// Outside a Tokio runtime the shared level hears of the keys with the next call inside one. A
+    /// process that ends in order waits for what waits if it runs [`Self::last_words`].
     pub fn invalidate_soon<'a, Q>(&self, keys: impl IntoIterator<Item = &'a Q>)
     where
         K: Borrow<Q>,
@@ -107,17 +137,70 @@ where
         if cache.shared.is_none() {
             return;
         }
-        let until = Instant::now() + cache.settings.kept_max();
+        // What is being loaded at this moment, by whatever process, is old and stored last.
+        let until = Instant::now() + cache.settings.load_timeout.0 + cache.settings.kept_max();
         let left_out = cache.pending.add(&keys, until, cache.settings.capacity);
         if left_out > 0 {
             let cache = &cache.name;
             tracing::warn!(cache, left_out, "too many invalidations wait for the shared level");
         }
+        self.send_soon();
+    }
+
+    /// A component that keeps the process from ending before the shared level has heard of what
+    /// [`Self::invalidate_soon`] was told, for two seconds at most: what the last transactions of a
+    /// process change must not stay there until its time is over.
+    pub fn last_words(&self) -> LastWords<K, V> {
+        let name = format!("invalidations of the cache {}", self.name());
+        LastWords { cache: self.clone(), name }
+    }
+
+    fn send_soon(&self) {
+        let cache = &self.0;
         if let Ok(runtime) = Handle::try_current()
             && cache.pending.claim()
         {
             runtime.spawn(send(Arc::clone(cache)));
         }
+    }
+}
+
+/// Sends what waits before the process ends. Got from [`Cache::last_words`].
+#[must_use = "it does nothing until it is run"]
+pub struct LastWords<K: Hash + Eq, V> {
+    cache: Cache<K, V>,
+    name: String,
+}
+
+impl<K, V> Component for LastWords<K, V>
+where
+    K: Hash + Eq + Clone + Send + Sync + 'static,
+    V: Send + Sync + 'static,
+{
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// After everybody who ends transactions.
+    fn stage(&self) -> Stage {
+        Stage::Relay
+    }
+
+    async fn run(self, shutdown: Shutdown) -> Result<(), BoxError> {
+        shutdown.draining().await;
+        self.cache.send_soon();
+        let pending = &self.cache.0.pending;
+        if timeout(END_WITHIN, pending.all_sent()).await.is_err() {
+            let (cache, left) = (self.cache.name(), pending.left());
+            tracing::warn!(cache, left, "the shared level does not hear of the last invalidations");
+        }
+        Ok(())
+    }
+}
+
+impl<K: Hash + Eq, V> fmt::Debug for LastWords<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LastWords").field("name", &self.name).finish_non_exhaustive()
     }
 }
 

@@ -66,17 +66,20 @@ impl Level {
     /// It does not hear of invalidations from now on.
     pub(crate) fn deafen(&self) {
         self.deaf.store(true, SeqCst);
+        self.own().iter().for_each(|listener| listener.deaf());
     }
 
     /// Its connection is back: this process may have missed something.
     pub(crate) fn reconnect(&self) {
         self.set(Mood::Well);
         self.deaf.store(false, SeqCst);
+        self.own().iter().for_each(|listener| listener.missed());
+    }
+
+    fn own(&self) -> Vec<Arc<dyn Listener>> {
         let server = self.server.lock();
         let own = server.listeners.iter().filter(|(process, ..)| *process == self.process);
-        let own: Vec<_> = own.filter_map(|(.., listener)| listener.upgrade()).collect();
-        drop(server);
-        own.iter().for_each(|listener| listener.missed());
+        own.filter_map(|(.., listener)| listener.upgrade()).collect()
     }
 
     async fn way(&self) -> Result<(), BoxError> {
@@ -178,7 +181,9 @@ impl SharedLevel for Level {
     }
 
     fn listen(&self, _: &str, listener: Weak<dyn Listener>) {
+        let told = listener.upgrade().filter(|_| !self.deaf.load(SeqCst));
         self.server.lock().listeners.push((self.process, Arc::clone(&self.deaf), listener));
+        told.iter().for_each(|listener| listener.missed());
     }
 }
 

@@ -220,9 +220,42 @@ async fn a_process_whose_connection_is_back_forgets_what_it_may_not_have_heard_o
     assert_eq!(get(&first, &loads).await, 2);
 }
 
+/// A key that another process made while this one heard nothing: that it does not exist is what the
+/// filter knew before.
+#[tokio::test(start_paused = true)]
+async fn a_process_that_hears_of_no_changes_calls_no_key_absent() {
+    let [(first, telemetry, end), (second, ..)] =
+        two(CacheSettings { filter_keys: 100, ..strict() });
+    let filter = first.filter().expect("a filter");
+    assert!(filter.rebuild().finish(), "nothing exists");
+    let loads = Loads::default();
+    assert!(first.get("k", loads.number()).await.expect("an answer").is_none());
+    assert_eq!(figure(&telemetry, "cache_requests_total", "filtered"), 1);
+    end.deafen();
+    second.invalidate("k").await.expect("it came to exist");
+    assert_eq!(get(&first, &loads).await, 1);
+    // What was built while it heard nothing is of no use either.
+    assert!(filter.rebuild().finish());
+    assert!(first.get("other", loads.number()).await.expect("an answer").is_some());
+    end.reconnect();
+    assert!(first.get("third", loads.number()).await.expect("an answer").is_some());
+    filter.due().await;
+    assert!(filter.rebuild().finish());
+    assert!(first.get("fourth", loads.number()).await.expect("an answer").is_none());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn after_an_invalidation_no_process_reads_what_was_before_it() {
     let ends = processes(3, 2);
     let caches: Vec<_> = ends.iter().map(|end| cache_on(end, strict()).0).collect();
     Versions::check(&caches).await;
+}
+
+#[test]
+fn the_name_of_a_cache_is_a_part_of_keys_that_ends_at_a_colon() {
+    for name in ["", "a:b", "a\nb"] {
+        let error = Cache::<String, u32>::builder(name).build(&Telemetry::new());
+        let error = error.expect_err("it is no name").to_string();
+        assert!(error.contains("no name of a cache"), "{error}");
+    }
 }

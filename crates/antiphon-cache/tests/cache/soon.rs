@@ -7,6 +7,7 @@ use std::time::Duration;
 use antiphon_cache::CacheSettings;
 use antiphon_config::HumanDuration;
 use antiphon_core::{Component, ShutdownHandle, Status};
+use tokio::time::Instant;
 
 use crate::common::{Loads, cache, figure, strict};
 use crate::level::Mood;
@@ -58,6 +59,37 @@ async fn many_calls_while_the_level_is_silent_are_few_questions() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_process_that_ends_waits_until_the_level_has_heard_of_it() {
+    let [(first, _, level), (second, ..)] = two(strict());
+    let loads = Loads::default();
+    assert_eq!((get(&first, &loads).await, get(&second, &loads).await), (1, 1));
+    level.turns.store(1_000, SeqCst);
+    let (handle, shutdown) = ShutdownHandle::new();
+    let ending = tokio::spawn(first.last_words().run(shutdown));
+    first.invalidate_soon(["k"]);
+    handle.drain(Duration::from_secs(30));
+    let began = Instant::now();
+    ending.await.expect("it ends").expect("well");
+    assert_eq!(get(&second, &loads).await, 2, "it was told before the end");
+    assert!(began.elapsed() < Duration::from_secs(1), "and then nothing kept it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_ends_does_not_wait_long_for_a_level_that_is_away() {
+    for mood in [Mood::Away, Mood::Silent] {
+        let [(first, _, level), _] = two(strict());
+        level.set(mood);
+        let (handle, shutdown) = ShutdownHandle::new();
+        let ending = tokio::spawn(first.last_words().run(shutdown));
+        first.invalidate_soon(["k"]);
+        let began = Instant::now();
+        handle.drain(Duration::from_secs(30));
+        ending.await.expect("it ends").expect("well");
+        assert_eq!(began.elapsed(), Duration::from_secs(2), "{mood:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_filter_is_built_at_the_start_and_again_when_the_keys_could_not_be_read() {
     let settings = CacheSettings {
         filter_keys: 100,
@@ -94,7 +126,8 @@ async fn the_filter_is_built_at_the_start_and_again_when_the_keys_could_not_be_r
     // What came to exist where nobody told this process is known when the filter is built anew.
     let before = reads.load(SeqCst);
     tokio::time::sleep(Duration::from_secs(10)).await;
-    assert_eq!(reads.load(SeqCst) - before, 1);
+    // Once in nine to eleven seconds.
+    assert!((1..=2).contains(&(reads.load(SeqCst) - before)));
     handle.drain(Duration::from_secs(1));
     running.await.expect("it ends").expect("well");
 }

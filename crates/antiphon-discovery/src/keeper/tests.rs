@@ -267,6 +267,64 @@ async fn who_does_not_come_back_after_an_outage_goes_when_the_grace_is_over() {
     assert_eq!(desk.ports(), [1, 2, 3, 4]);
 }
 
+/// The registry says that there is nobody, is away for ten minutes, and says it again: those who are
+/// there need time to register again, however long ago it was said first.
+#[tokio::test(start_paused = true)]
+async fn what_was_said_before_an_outage_is_no_word_after_it() {
+    let mut desk = Desk::with(&[1, 2, 3]);
+    desk.answer(&[]);
+    desk.insist(&[], 10 * SECOND);
+    for _ in 0..600 {
+        desk.pass(SECOND);
+        desk.step(Input::Failed);
+    }
+    desk.answer(&[]);
+    desk.insist(&[], 29 * SECOND);
+    assert_eq!(desk.ports(), [1, 2, 3]);
+    desk.answer(&[1, 2]);
+    desk.insist(&[1, 2], SECOND);
+    assert_eq!(desk.ports(), [1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_is_often_away_for_a_moment_does_not_keep_the_dead() {
+    let mut desk = Desk::with(&[1, 2, 3]);
+    let begun = desk.now;
+    while desk.ports() == [1, 2, 3] {
+        desk.step(Input::Failed);
+        desk.pass(SECOND);
+        desk.answer(&[1, 2]);
+        desk.insist(&[1, 2], 19 * SECOND);
+    }
+    assert!(desk.now - begun <= 60 * SECOND, "{:?}", desk.now - begun);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_who_has_been_missing_for_long_takes_no_others_with_it() {
+    let mut desk = Desk::with(&[1, 2, 3, 4, 5]);
+    desk.step(Input::Failed);
+    desk.answer(&[1, 2, 3, 4]);
+    desk.insist(&[1, 2, 3, 4], 29 * SECOND);
+    desk.answer(&[]);
+    desk.insist(&[], 25 * SECOND);
+    assert_eq!(desk.ports(), [1, 2, 3, 4], "they are missing for 25 seconds");
+    desk.insist(&[], 10 * SECOND);
+    assert!(desk.ports().is_empty());
+}
+
+/// Name servers tell a few of many records at a time, others each time.
+#[tokio::test(start_paused = true)]
+async fn who_is_told_in_turns_stays() {
+    let mut desk = Desk::with(&[1, 2]);
+    for turn in 0..30_usize {
+        desk.pass(SECOND);
+        desk.answer([&[3, 4], &[5, 6], &[1, 2]][turn % 3]);
+        if turn >= 1 {
+            assert_eq!(desk.ports(), [1, 2, 3, 4, 5, 6], "{turn}");
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn callers_make_it_look_at_most_every_five_seconds() {
     let mut desk = Desk::with(&[1, 2]);

@@ -20,6 +20,8 @@ struct Inner {
     removes: usize,
     down: bool,
     hangs: bool,
+    /// Somebody else removes what is written at once.
+    taken: bool,
 }
 
 impl Desk {
@@ -60,6 +62,9 @@ impl Entry for Desk {
                 inner.writes += 1;
             }
             held.yes();
+            if self.0.lock().taken {
+                return RegistryError::lost("taken");
+            }
             loop {
                 self.1.notified().await;
                 let inner = self.0.lock();
@@ -96,6 +101,26 @@ async fn what_the_registry_forgets_is_written_again_at_once() {
     assert!(matches!(registration.standing(), Standing::Held));
     assert!(desk.written().is_some());
     assert_eq!(desk.0.lock().writes, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_taken_away_each_time_is_written_less_and_less_often() {
+    let desk = Desk::default();
+    desk.change(|inner| inner.taken = true);
+    let registration = desk.start();
+    tokio::time::sleep(60 * SECOND).await;
+    let writes = desk.0.lock().writes;
+    assert!((8..=45).contains(&writes), "{writes} writes in a minute");
+    desk.change(|inner| inner.taken = false);
+    tokio::time::sleep(60 * SECOND).await;
+    // Once it was well for a while it is as before.
+    let begun = Instant::now();
+    let mut standing = registration.follow();
+    standing.mark_unchanged();
+    desk.change(|inner| inner.written = None);
+    standing.changed().await.unwrap();
+    registration.held().await;
+    assert!(begun.elapsed() < SECOND / 10, "{:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

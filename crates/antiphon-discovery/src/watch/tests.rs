@@ -180,6 +180,38 @@ async fn many_suspicions_are_few_questions() {
     assert!((2..=3).contains(&looks), "{looks} in ten seconds");
 }
 
+/// Each question is answered, and what follows it is cut.
+struct Cut {
+    cut: bool,
+    questions: Arc<Mutex<Vec<Instant>>>,
+}
+
+impl Answers for Cut {
+    fn next(&mut self) -> BoxFuture<'_, Result<Vec<Instance>, RegistryError>> {
+        Box::pin(async move {
+            self.cut = !self.cut;
+            if !self.cut {
+                return Err(RegistryError::silent("cut"));
+            }
+            self.questions.lock().push(Instant::now());
+            Ok(vec![Instance::new("a:1".parse().unwrap())])
+        })
+    }
+
+    fn look_again(&mut self) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_answers_and_is_cut_each_time_is_asked_less_and_less() {
+    let questions = Arc::<Mutex<Vec<Instant>>>::default();
+    let cut = Cut { cut: false, questions: Arc::clone(&questions) };
+    let watch = Watch::start("test", Box::new(cut), Settings::default());
+    tokio::time::sleep(60 * SECOND).await;
+    let count = questions.lock().len();
+    assert!((5..=20).contains(&count), "{count} questions in a minute");
+    assert_eq!(ports(&watch.snapshot()), [1]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_unwatched_name_is_not_asked_for_any_more() {
     let registry = Registry::default();

@@ -26,6 +26,7 @@ macro_rules! shared_level_conformance {
             caches_of_other_names_are_apart,
             others_hear_of_an_invalidation_and_nobody_of_its_own,
             who_begins_to_listen_is_told_what_it_may_have_missed,
+            who_begins_to_listen_late_is_told_that_it_hears,
         ]);
     };
     (@cases $harness:ty, [$($case:ident),* $(,)?]) => {
@@ -163,6 +164,10 @@ impl Listener for Heard {
         self.0.lock().push(key.to_owned());
     }
 
+    fn deaf(&self) {
+        self.0.lock().push("deaf".to_owned());
+    }
+
     fn missed(&self) {
         self.0.lock().push("missed".to_owned());
     }
@@ -198,6 +203,15 @@ pub async fn who_begins_to_listen_is_told_what_it_may_have_missed(
     let heard = Arc::new(Heard::default());
     let listener: Arc<dyn Listener> = Arc::<Heard>::clone(&heard);
     let level = harness.process();
+    level.listen("stock", Arc::downgrade(&listener));
+    until("it is told", async || *heard.0.lock() == ["missed"]).await;
+}
+
+/// Rule 3: also where there is a connection already.
+pub async fn who_begins_to_listen_late_is_told_that_it_hears(harness: &impl SharedLevelHarness) {
+    let level = process(harness).await;
+    let heard = Arc::new(Heard::default());
+    let listener: Arc<dyn Listener> = Arc::<Heard>::clone(&heard);
     level.listen("stock", Arc::downgrade(&listener));
     until("it is told", async || *heard.0.lock() == ["missed"]).await;
 }

@@ -78,7 +78,11 @@ impl App {
         if let Some(level) = &self.caches.level {
             builder = builder.shared(Arc::clone(level), codec);
         }
-        builder.build(&self.telemetry).map_err(Error::mistake)
+        let cache = builder.build(&self.telemetry).map_err(Error::mistake)?;
+        if cache.is_shared() {
+            self.component(cache.last_words());
+        }
+        Ok(cache)
     }
 
     /// The same for a cache with wishes of its own, to be built with [`App::telemetry`]. Unless it is

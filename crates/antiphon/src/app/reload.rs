@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use antiphon_config::{Settings, Sources};
 use antiphon_core::{BoxError, Component, Shutdown, Stage};
-use antiphon_rpc::client::Channel;
+use antiphon_rpc::client::{Channel, Discovery};
 
 use crate::settings::Sections;
 
@@ -26,16 +26,19 @@ pub(super) struct Reload {
     path: PathBuf,
     seen: Stamp,
     channels: Vec<(&'static str, Channel)>,
+    discovery: Discovery,
 }
 
 impl Reload {
+    /// The version that the process began with was read before this, and may be another one by now: the
+    /// first look reads the file in any case.
     pub(super) fn new(
         sources: Sources,
         path: PathBuf,
         channels: Vec<(&'static str, Channel)>,
+        discovery: Discovery,
     ) -> Self {
-        let seen = stamp(&path);
-        Self { sources, path, seen, channels }
+        Self { sources, path, seen: None, channels, discovery }
     }
 
     /// Reads the settings and takes them over. The services whose calls changed.
@@ -45,6 +48,8 @@ impl Reload {
         let read = self.channels.iter().map(|(service, channel)| {
             let section = sections.clients.of(service);
             let target = section.target(service, &sections.discovery)?;
+            // Whether it is in a registry that there is; nobody is asked yet.
+            self.discovery.answers(&target)?;
             Ok((*service, channel, target, section.settings(service)?))
         });
         // All of them before any is changed.
@@ -89,5 +94,84 @@ impl Component for Reload {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use antiphon_core::ShutdownHandle;
+    use antiphon_rpc::client::ClientSettings;
+    use antiphon_telemetry::Telemetry;
+
+    use super::*;
+
+    const SERVICES: [&str; 2] = ["a.A", "b.B"];
+
+    /// A file of settings, and two channels as the process that read it has them.
+    struct Desk {
+        _folder: tempfile::TempDir,
+        path: PathBuf,
+        reload: Reload,
+    }
+
+    impl Desk {
+        fn with(text: &str) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("antiphon.toml");
+            std::fs::write(&path, text).unwrap();
+            let sources = Sources::new().file(&path);
+            let sections = Sections::read(&Settings::load(&sources).unwrap()).unwrap();
+            let discovery = Discovery::new(sections.discovery.clone());
+            let channels = SERVICES.map(|service| {
+                let section = sections.clients.of(service);
+                let target = section.target(service, &sections.discovery).unwrap();
+                let settings = section.settings(service).unwrap();
+                let channel = Channel::new(&target, settings, &discovery, &Telemetry::new());
+                (service, channel.unwrap())
+            });
+            let reload = Reload::new(sources, path.clone(), channels.into(), discovery);
+            Self { _folder: folder, path, reload }
+        }
+
+        fn write(&self, text: &str) {
+            std::fs::write(&self.path, text).unwrap();
+        }
+    }
+
+    fn text(first: &str, second: &str) -> String {
+        format!(
+            "[clients.\"a.A\"]\ntarget = \"{first}\"\n[clients.\"b.B\"]\ntarget = \"{second}\"\n"
+        )
+    }
+
+    #[tokio::test]
+    async fn what_changed_is_taken_over_and_a_mistake_leaves_everything_as_it_was() {
+        let desk = Desk::with(&text("static:a:1", "static:b:1"));
+        assert!(desk.reload.reload().unwrap().is_empty());
+        // The first of them is right, and the second is in a registry that there is not.
+        desk.write(&text("static:a:2", "etcd:///b.B"));
+        assert!(desk.reload.reload().unwrap_err().to_string().contains("etcd"));
+        desk.write(&text("static:a:1", "static:b:1"));
+        assert!(desk.reload.reload().unwrap().is_empty(), "the first was taken over");
+        desk.write(&text("static:a:1", "static:b:2"));
+        assert_eq!(desk.reload.reload().unwrap(), ["b.B"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_changed_while_the_process_started_is_taken_over_too() {
+        let desk = Desk::with(&text("static:a:1", "static:b:1"));
+        let Desk { _folder, path, reload } = desk;
+        std::fs::write(&path, text("static:a:2", "static:b:1")).unwrap();
+        // As though it was looked at only now.
+        let discovery = reload.discovery.clone();
+        let reload = Reload::new(reload.sources, path, reload.channels, discovery);
+        let channel = reload.channels[0].1.clone();
+        let (handle, shutdown) = ShutdownHandle::new();
+        let running = tokio::spawn(reload.run(shutdown));
+        tokio::time::sleep(2 * LOOK).await;
+        let settings = ClientSettings::default();
+        assert!(!channel.reload(&"static:a:2".parse().unwrap(), settings).unwrap());
+        handle.drain(LOOK);
+        running.await.unwrap().unwrap();
     }
 }

@@ -268,25 +268,16 @@ impl ClientSection {
             true => Ok(value),
             false => Err(format!("client.{name} must lie between 0 and 1, not {value}")),
         };
-        if self.throttle.k < 1.0 || !self.throttle.k.is_finite() {
-            return Err(format!("client.throttle.k must be at least 1, not {}", self.throttle.k));
-        }
-        if !(0.0..1.0).contains(&self.throttle.drop_max) {
-            let given = self.throttle.drop_max;
-            return Err(format!("client.throttle.drop_max must be below 1, not {given}"));
-        }
-        if self.retry.budget_ratio < 0.0 || self.retry.budget_per_second_min < 0.0 {
-            return Err("client.retry: a budget must not be negative".into());
-        }
+        self.check()?;
         let methods = self
             .methods
             .iter()
             .map(|(name, method)| {
                 let name =
                     if name.contains('/') { name.clone() } else { format!("{service}/{name}") };
-                (name, method.settings())
+                Ok((name, method.settings()?))
             })
-            .collect();
+            .collect::<Result<_, String>>()?;
         Ok(ClientSettings {
             connect_timeout: positive("connect_timeout", self.connect_timeout)?,
             connections_max: self.connections_max,
@@ -326,7 +317,7 @@ impl ClientSection {
                 },
             },
             bulkhead: BulkheadSettings {
-                in_flight_max: self.calls_max.max(1),
+                in_flight_max: self.calls_max,
                 waiting_max: self.calls_waiting_max,
             },
             throttle: ThrottleSettings {
@@ -337,6 +328,37 @@ impl ClientSection {
             },
             methods,
         })
+    }
+
+    /// What of the numbers makes no sense.
+    fn check(&self) -> Result<(), String> {
+        if self.throttle.k < 1.0 || !self.throttle.k.is_finite() {
+            return Err(format!("client.throttle.k must be at least 1, not {}", self.throttle.k));
+        }
+        if !(0.0..1.0).contains(&self.throttle.drop_max) {
+            let given = self.throttle.drop_max;
+            return Err(format!("client.throttle.drop_max must be below 1, not {given}"));
+        }
+        let budget = [self.retry.budget_ratio, self.retry.budget_per_second_min];
+        if !budget.iter().all(|part| part.is_finite() && *part >= 0.0) {
+            return Err("client.retry: a budget is a number, and not negative".into());
+        }
+        if self.balance.bound.is_nan() || self.balance.bound < 1.0 {
+            let given = self.balance.bound;
+            return Err(format!("client.balance.bound must be at least 1, not {given}"));
+        }
+        for (name, number) in [
+            ("connections_max", Some(self.connections_max)),
+            ("message_max", Some(self.message_max.0)),
+            ("subset_size", self.subset_size),
+            ("calls_max", usize::try_from(self.calls_max).ok()),
+            ("balance.choices", usize::try_from(self.balance.choices).ok()),
+        ] {
+            if number == Some(0) {
+                return Err(format!("client.{name} must be at least 1"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -354,11 +376,11 @@ impl BalanceSection {
 
 impl RetrySection {
     fn policy(&self) -> Result<RetryPolicy, String> {
-        if !(1..=RetryPolicy::ATTEMPTS_LIMIT).contains(&self.attempts_max) {
+        check_attempts("retry.attempts_max", self.attempts_max)?;
+        if self.delay_initial > self.delay_max {
             return Err(format!(
-                "client.retry.attempts_max must be 1 to {}, not {}",
-                RetryPolicy::ATTEMPTS_LIMIT,
-                self.attempts_max
+                "client.retry.delay_initial is {}, more than delay_max, {}",
+                self.delay_initial, self.delay_max
             ));
         }
         let code = |name: &String| {
@@ -378,75 +400,28 @@ impl RetrySection {
     }
 }
 
+fn check_attempts(name: &str, given: u32) -> Result<(), String> {
+    let most = RetryPolicy::ATTEMPTS_LIMIT;
+    match (1..=most).contains(&given) {
+        true => Ok(()),
+        false => Err(format!("client.{name} must be 1 to {most}, not {given}")),
+    }
+}
+
 impl MethodSection {
-    fn settings(&self) -> MethodSettings {
-        MethodSettings {
+    fn settings(&self) -> Result<MethodSettings, String> {
+        if self.timeout.is_some_and(|timeout| timeout.0.is_zero()) {
+            return Err("client.methods: a timeout must be more than nothing".into());
+        }
+        self.attempts_max.map_or(Ok(()), |given| check_attempts("methods: attempts_max", given))?;
+        Ok(MethodSettings {
             timeout: self.timeout.map(|HumanDuration(timeout)| timeout),
             attempts_max: self.attempts_max,
             wait_for_ready: self.wait_for_ready,
             hedge: self.hedge,
-        }
+        })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use antiphon_config::Sources;
-
-    use super::*;
-
-    fn read(text: &str) -> Result<Clients, antiphon_config::Error> {
-        let settings = Settings::load(&Sources::new().text("antiphon.toml", text)).unwrap();
-        let clients = Clients::read(&settings)?;
-        settings.finish()?;
-        Ok(clients)
-    }
-
-    #[test]
-    fn nothing_said_is_the_default() {
-        let clients = read("").unwrap();
-        assert_eq!(clients.of("any").settings("any").unwrap(), ClientSettings::default());
-    }
-
-    #[test]
-    fn what_is_said_of_one_service_lies_over_what_is_said_of_all() {
-        let clients = read(
-            "[client]\ntimeout = \"3s\"\nretry.attempts_max = 2\n\
-             [clients.\"shop.v1.Stock\"]\ntarget = \"static:a:1\"\nretry.delay_max = \"2s\"\n\
-             methods.Get.hedge = true\n",
-        )
-        .unwrap();
-        let stock = clients.of("shop.v1.Stock");
-        assert_eq!(stock.target.as_deref(), Some("static:a:1"));
-        let settings = stock.settings("shop.v1.Stock").unwrap();
-        assert_eq!(settings.timeout, Duration::from_secs(3));
-        assert_eq!(settings.retry.attempts_max, 2);
-        assert_eq!(settings.retry.backoff.max, Duration::from_secs(2));
-        assert_eq!(settings.methods["shop.v1.Stock/Get"].hedge, Some(true));
-        assert!(clients.of("shop.v1.Other").target.is_none());
-    }
-
-    #[test]
-    fn mistakes_are_named() {
-        let words = |text: &str| match read(text) {
-            Err(error) => error.to_string(),
-            Ok(clients) => clients.of("s").settings("s").unwrap_err(),
-        };
-        for (text, word) in [
-            ("[client]\ntimeot = \"1s\"", "timeout"),
-            ("[clients.s]\ntimeot = \"1s\"", "timeout"),
-            ("[client]\ntimeout = \"0s\"", "client.timeout"),
-            ("[client]\nretry.attempts_max = 9", "1 to 5"),
-            ("[client]\nretry.codes = [\"UNAVAILIBLE\"]", "is no code"),
-            ("[client]\nhedge.delay = \"0ms\"", "hedge.delay"),
-            ("[client]\nejection.part_max = 1.5", "between 0 and 1"),
-            ("[client]\nthrottle.k = 0.5", "at least 1"),
-            ("[client]\nbalance.policy = \"random\"", "round_robin"),
-        ] {
-            let words = words(text);
-            assert!(words.contains(word), "{text}: {words}");
-        }
-    }
-}
+mod tests;

@@ -389,8 +389,8 @@ mod tests {
         assert_eq!(given.url(), Ok(Some("rediss://a")));
         assert_eq!(given.timeout.0, HumanDuration::from_millis(5));
         for (url, words) in [("memcached://a", "begins with `memcached:`"), ("a", "is no URL")] {
-            let error = section(&format!("[server.shared_rates]\nurl = {url:?}")).url();
-            let error = error.unwrap_err();
+            let section = section(&format!("[server.shared_rates]\nurl = {url:?}"));
+            let error = section.url().unwrap_err();
             assert!(error.starts_with("server.shared_rates.url") && error.contains(words));
         }
     }
