@@ -366,7 +366,7 @@ mod tests {
             (limit("per_second = 5\nburst = 0"), "burst", "at least 1 call"),
             (limit("burst = 5"), "rate_limits", "per_second"),
             (limit("per_second = 5\nper_minute = 5"), "per_minute", "per_client"),
-            (limit("per_second = 5\nshared = \"yes\""), "shared", "bool"),
+            (limit("per_second = 5\nshared = \"yes\""), "shared", "true or false"),
             (shared("timeout = \"0ms\""), "timeout", "from 1ms to 1s"),
             (shared("timeout = \"1m\""), "timeout", "from 1ms to 1s"),
             (shared("urls = \"redis://a\""), "urls", "url"),
@@ -389,8 +389,8 @@ mod tests {
         assert_eq!(given.url(), Ok(Some("rediss://a")));
         assert_eq!(given.timeout.0, HumanDuration::from_millis(5));
         for (url, words) in [("memcached://a", "begins with `memcached:`"), ("a", "is no URL")] {
-            let error = section(&format!("[server.shared_rates]\nurl = {url:?}")).url();
-            let error = error.unwrap_err();
+            let section = section(&format!("[server.shared_rates]\nurl = {url:?}"));
+            let error = section.url().unwrap_err();
             assert!(error.starts_with("server.shared_rates.url") && error.contains(words));
         }
     }
