@@ -366,7 +366,7 @@ mod tests {
             (limit("per_second = 5\nburst = 0"), "burst", "at least 1 call"),
             (limit("burst = 5"), "rate_limits", "per_second"),
             (limit("per_second = 5\nper_minute = 5"), "per_minute", "per_client"),
-            (limit("per_second = 5\nshared = \"yes\""), "shared", "bool"),
+            (limit("per_second = 5\nshared = \"yes\""), "shared", "true or false"),
             (shared("timeout = \"0ms\""), "timeout", "from 1ms to 1s"),
             (shared("timeout = \"1m\""), "timeout", "from 1ms to 1s"),
             (shared("urls = \"redis://a\""), "urls", "url"),
