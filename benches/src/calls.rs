@@ -3,6 +3,7 @@
 //! is worth where one of five instances is slow.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use antiphon_core::{BoxError, Component, Context, Health, ShutdownHandle, Status};
@@ -30,7 +31,7 @@ const TEXT: usize = 64;
 /// Both parts.
 pub(crate) fn run(options: &Options) -> Result<(), BoxError> {
     stack(options)?;
-    tail()
+    tail(options)
 }
 
 /// Our client and the bare one, in turn, at the same server.
@@ -118,49 +119,78 @@ const INSTANCES: usize = 5;
 const PER_SECOND: u32 = 1_000;
 const SECONDS: u32 = 15;
 
-/// Answers after a while.
-struct Slow(Duration);
+/// Answers after a while, and counts.
+struct Slow {
+    work: Duration,
+    calls: Arc<AtomicU32>,
+}
 
 impl EchoService for Slow {
     async fn echo(&self, request: EchoMessage) -> Result<EchoMessage, Status> {
-        tokio::time::sleep(self.0).await;
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(self.work).await;
         Ok(request)
     }
 }
 
-/// The slowest calls with and without a slow instance, for two policies.
-fn tail() -> Result<(), BoxError> {
+/// What was seen of a policy, round by round.
+#[derive(Default)]
+struct Tail {
+    /// Of the p99.9 without a slow instance, and with one, in milliseconds.
+    without: Vec<f64>,
+    with: Vec<f64>,
+    /// Of the calls that the slow one got, in a thousand.
+    slow: Vec<f64>,
+}
+
+/// The slowest calls with and without a slow instance, for two policies in turns.
+fn tail(options: &Options) -> Result<(), BoxError> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let mut rows = Vec::new();
-    for (name, policy) in
-        [("peak EWMA of two", Policy::PeakEwma), ("round robin", Policy::RoundRobin)]
-    {
-        let mut cells = vec![name.to_owned()];
-        let mut figures = Vec::new();
-        for slow in [false, true] {
-            progress(&format!("slow instance: {name}, {slow}"));
-            let p999 = runtime.block_on(open_loop(policy, slow))?;
-            figures.push(p999);
-            cells.push(format!("{:.1}", p999 * 1e3));
+    let policies = [("peak EWMA of two", Policy::PeakEwma), ("round robin", Policy::RoundRobin)];
+    let mut tails = policies.map(|_| Tail::default());
+    for round in 1..=options.rounds {
+        for ((name, policy), tail) in policies.into_iter().zip(&mut tails) {
+            progress(&format!("slow instance: {name}, round {round}"));
+            tail.without.push(runtime.block_on(open_loop(policy, false))?.0);
+            let (p999, calls) = runtime.block_on(open_loop(policy, true))?;
+            tail.with.push(p999);
+            tail.slow.push(f64::from(calls) * 1e3 / f64::from(PER_SECOND * SECONDS));
         }
-        cells.push(format!("{:.2}", figures[1] / figures[0]));
-        rows.push(cells);
     }
     let title = format!(
         "One of {INSTANCES} instances {SLOWER}× slower than {WORK:?}, {PER_SECOND} calls/s, open loop"
     );
-    let head = ["policy", "p99.9 without, ms", "p99.9 with, ms", "with ÷ without"];
-    table(&title, &head, &rows);
+    let head = [
+        "policy",
+        "p99.9 without, ms",
+        "p99.9 with, ms",
+        "with ÷ without",
+        "of 1000 calls to the slow one",
+    ];
+    let rows = policies.iter().zip(&mut tails).map(|((name, _), tail)| {
+        let (without, with) = (median(&mut tail.without), median(&mut tail.with));
+        vec![
+            (*name).to_owned(),
+            format!("{without:.1}"),
+            format!("{with:.1}"),
+            format!("{:.2}", with / without),
+            format!("{:.2}", median(&mut tail.slow)),
+        ]
+    });
+    table(&title, &head, &rows.collect::<Vec<_>>());
     Ok(())
 }
 
-async fn open_loop(policy: Policy, slow: bool) -> Result<f64, BoxError> {
+/// The p99.9 in milliseconds, and how many calls the first instance got.
+async fn open_loop(policy: Policy, slow: bool) -> Result<(f64, u32), BoxError> {
     let mut addresses = Vec::new();
     let mut handles = Vec::new();
-    for number in 0..INSTANCES {
+    let counters: Vec<_> = (0..INSTANCES).map(|_| Arc::new(AtomicU32::new(0))).collect();
+    for (number, calls) in counters.iter().enumerate() {
         let work = if slow && number == 0 { WORK * SLOWER } else { WORK };
-        let service: Arc<dyn Service> = Arc::new(EchoServiceServer::new(Slow(work)));
+        let calls = Arc::clone(calls);
+        let service: Arc<dyn Service> = Arc::new(EchoServiceServer::new(Slow { work, calls }));
         let settings =
             ServerSettings { listen: "127.0.0.1:0".parse()?, workers: 1, ..Default::default() };
         let server =
@@ -177,6 +207,7 @@ async fn open_loop(policy: Policy, slow: bool) -> Result<f64, BoxError> {
     for _ in 0..500 {
         client.echo(message()).await?;
     }
+    counters.iter().for_each(|calls| calls.store(0, Ordering::Relaxed));
     let begun = Instant::now();
     let mut calls = Vec::new();
     for number in 0..PER_SECOND * SECONDS {
@@ -184,7 +215,7 @@ async fn open_loop(policy: Policy, slow: bool) -> Result<f64, BoxError> {
         tokio::time::sleep_until(due).await;
         let client = client.clone();
         calls.push(tokio::spawn(Context::root().scope(async move {
-            client.echo(message()).await.map(|_| due.elapsed().as_secs_f64())
+            client.echo(message()).await.map(|_| due.elapsed().as_secs_f64() * 1e3)
         })));
     }
     let mut times = Vec::new();
@@ -195,5 +226,5 @@ async fn open_loop(policy: Policy, slow: bool) -> Result<f64, BoxError> {
         handle.cut();
     }
     times.sort_by(f64::total_cmp);
-    Ok(times[times.len() * 999 / 1_000])
+    Ok((times[times.len() * 999 / 1_000], counters[0].load(Ordering::Relaxed)))
 }

@@ -74,11 +74,16 @@ impl Phase {
             format!("{:.0}", self.good.median()),
             format!("{:.0}", self.refused.median()),
             format!("{:.0}", self.lost.median()),
-            format!("{:.1}", self.p50.median()),
-            format!("{:.1}", self.p99.median()),
+            figure(self.p50.median(), 1),
+            figure(self.p99.median(), 1),
             format!("{:.1}", self.resident.median()),
         ]
     }
+}
+
+/// With so many places; there is none of the time of calls when no call was answered.
+fn figure(figure: f64, places: usize) -> String {
+    if figure.is_nan() { "none".to_owned() } else { format!("{figure:.places$}") }
 }
 
 /// A server from its start to its end.
@@ -168,7 +173,7 @@ fn measure(name: &str, kind: &str, options: &Options) -> Result<(), BoxError> {
         ),
         row(
             "p99 of answered calls ÷ normal",
-            format!("{:.2}", overload.p99.median() / normal.p99.median()),
+            figure(overload.p99.median() / normal.p99.median(), 2),
             "≤ 3",
         ),
         row(

@@ -127,7 +127,10 @@ impl<K, V: 'static> Typed<K, V> {
         let texts: Vec<String> = keys.map(self.text).collect();
         // Asked also while the level counts as away: it is what must not be left out.
         let source = match timeout(INVALIDATE_TIMEOUT, self.level.invalidate(cache, &texts)).await {
-            Ok(Ok(())) => return Ok(()),
+            Ok(Ok(())) => {
+                self.availability.lock().answered();
+                return Ok(());
+            }
             Ok(Err(error)) => error,
             Err(_) => "it does not answer".into(),
         };

@@ -189,6 +189,20 @@ async fn when_the_shared_level_is_away_memory_and_source_go_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_shared_level_that_takes_an_invalidation_is_asked_again_at_once() {
+    let [(cache, _, end), (other, ..)] = two(strict());
+    end.set(Mood::Away);
+    let loads = Loads::default();
+    for key in 0..10 {
+        cache.get(&key.to_string(), loads.number()).await.expect("it loads");
+    }
+    end.reconnect();
+    cache.invalidate("0").await.expect("it is back");
+    let loaded = get(&cache, &loads).await;
+    assert_eq!(get(&other, &loads).await, loaded, "it was stored");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_shared_level_that_does_not_answer_costs_a_bounded_wait() {
     let [(cache, _, end), _] = two(strict());
     end.set(Mood::Silent);

@@ -51,9 +51,12 @@ impl Cost {
     /// The total takes calls in flight for a queue, one behind the other. But instances work on many
     /// at a time, so with many in flight everywhere it makes a slow instance look better than it is:
     /// one that is twenty times as slow as four others would get a call or two in a thousand, which
-    /// is the whole p99.9. So the slower one is handicapped by as much as it is slower than noise.
+    /// is the whole p99.9. So the slower one is handicapped by the square of how much it is slower than
+    /// noise: when all stand still for a moment, and the peaks of the fast ones rise, it still gets
+    /// none. Where calls do queue up, the latencies tell so by themselves.
     pub(super) fn is_less_than(self, other: Self) -> bool {
-        let handicap = |mine: Self, its: Self| (mine.latency / its.latency / NOISE).max(1.0);
+        let handicap =
+            |mine: Self, its: Self| (mine.latency / its.latency / NOISE).max(1.0).powi(2);
         self.total * handicap(self, other) < other.total * handicap(other, self)
     }
 }
