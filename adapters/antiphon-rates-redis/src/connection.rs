@@ -1,18 +1,17 @@
 //! The connection, and who keeps it.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use antiphon_config::{Mistake, TlsPems, without_login};
 use antiphon_core::retry::Decision;
 use antiphon_core::{BoxError, Retry, RetryPolicy};
-use parking_lot::RwLock;
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ErrorKind, IntoConnectionInfo, ProtocolVersion,
     PushKind, RedisError, TlsCertificates,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::error::StartError;
 use crate::settings::Settings;
@@ -26,25 +25,38 @@ const PING_INTERVAL: Duration = Duration::from_secs(1);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The connection in use, if there is one.
-#[derive(Default)]
-pub(crate) struct Link(RwLock<Option<MultiplexedConnection>>);
+pub(crate) struct Link(watch::Sender<Option<MultiplexedConnection>>);
+
+impl Default for Link {
+    fn default() -> Self {
+        Self(watch::Sender::new(None))
+    }
+}
 
 impl Link {
     /// # Errors
     /// There is none at the moment.
     pub(crate) fn get(&self) -> Result<MultiplexedConnection, BoxError> {
-        self.0.read().clone().ok_or_else(|| "there is no connection to the Redis server".into())
+        let connection = self.0.borrow().clone();
+        connection.ok_or_else(|| "there is no connection to the Redis server".into())
+    }
+
+    /// Waits until there is one, or none.
+    pub(crate) async fn until(&self, is_there: bool) {
+        let mut changes = self.0.subscribe();
+        // The sender is in `self`: it does not end before this does.
+        let _ = changes.wait_for(|connection| connection.is_some() == is_there).await;
     }
 
     fn set(&self, connection: Option<MultiplexedConnection>) {
-        *self.0.write() = connection;
+        self.0.send_replace(connection);
     }
 }
 
 /// A client for these settings.
 pub(crate) fn client(settings: &Settings) -> Result<Client, StartError> {
-    settings.check()?;
-    let bad_url = |error: RedisError| StartError::Settings(format!("url: {error}"));
+    settings.check().map_err(StartError::Settings)?;
+    let bad_url = |error: RedisError| StartError::Settings(Mistake::new("url", error.to_string()));
     let info = settings.url.as_str().into_connection_info().map_err(bad_url)?;
     // Over this protocol a connection tells when it is closed.
     let mut redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
@@ -60,19 +72,13 @@ pub(crate) fn client(settings: &Settings) -> Result<Client, StartError> {
     }
     // Whoever was first has chosen; all of ours choose the same.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let read = |file: &PathBuf| {
-        std::fs::read(file)
-            .map_err(|error| StartError::Settings(format!("{}: {error}", file.display())))
-    };
-    let root_cert = settings.ca_file.as_ref().map(read).transpose()?;
-    let client_tls = match (&settings.certificate_file, &settings.key_file) {
-        (Some(certificate), Some(key)) => {
-            Some(ClientTlsConfig { client_cert: read(certificate)?, client_key: read(key)? })
-        }
-        _ => None,
-    };
-    Client::build_with_tls(info, TlsCertificates { client_tls, root_cert })
-        .map_err(|error| StartError::Tls { url: settings.shown_url(), source: error.into() })
+    let TlsPems { ca, identity } = settings.tls().read().map_err(StartError::Settings)?;
+    let client_tls =
+        identity.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
+    let certificates = TlsCertificates { client_tls, root_cert: ca };
+    let url = without_login(&settings.url);
+    Client::build_with_tls(info, certificates)
+        .map_err(|error| StartError::Tls { url, source: error.into() })
 }
 
 /// Keeps a connection until it is dropped.

@@ -1,5 +1,6 @@
 //! Why the store cannot be used as it is set up.
 
+use antiphon_config::Mistake;
 use antiphon_core::BoxError;
 
 /// The store cannot be used as it is set up. A server that is away is no such reason.
@@ -8,7 +9,7 @@ use antiphon_core::BoxError;
 pub enum StartError {
     /// The settings make no sense.
     #[error("Redis settings: {0}")]
-    Settings(String),
+    Settings(#[source] Mistake),
     /// The certificates cannot be used.
     #[error("no TLS with the Redis server at {url}; check ca_file, certificate_file and key_file")]
     Tls {

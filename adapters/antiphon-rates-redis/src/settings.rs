@@ -3,10 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use antiphon_config::{HumanDuration, Secret};
+use antiphon_config::{HumanDuration, Mistake, Secret, TlsFiles, without_login};
 use serde::{Deserialize, Serialize};
-
-use crate::error::StartError;
 
 /// How the server is reached and what keys are called.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -54,43 +52,32 @@ impl Settings {
         Self { url: url.into(), ..Self::default() }
     }
 
+    /// The files of TLS.
+    pub(crate) fn tls(&self) -> TlsFiles<'_> {
+        let (certificate, key) = (self.certificate_file.as_ref(), self.key_file.as_ref());
+        TlsFiles::new(self.ca_file.as_ref(), certificate, key)
+    }
+
     /// What of them does not make sense.
-    pub(crate) fn check(&self) -> Result<(), StartError> {
-        let bad = |text: String| Err(StartError::Settings(text));
-        let shown = self.shown_url();
+    pub(crate) fn check(&self) -> Result<(), Mistake> {
+        let wrong = |setting: &str, problem: &str| Err(Mistake::new(setting, problem));
+        let shown = without_login(&self.url);
         if !self.is_tls() && !self.url.starts_with("redis://") {
-            return bad(format!("url: `{shown}` does not begin with redis:// or rediss://"));
+            let problem = format!("`{shown}` does not begin with redis:// or rediss://");
+            return wrong("url", &problem);
         }
-        if self.certificate_file.is_some() != self.key_file.is_some() {
-            return bad("certificate_file and key_file go together".into());
-        }
-        if !self.is_tls() && (self.ca_file.is_some() || self.key_file.is_some()) {
-            return bad(format!("certificates need TLS, and `{shown}` is not rediss://"));
-        }
+        self.tls().check((!self.is_tls()).then_some((shown.as_str(), "rediss://")))?;
         if self.user.is_some() && self.password.is_none() {
-            return bad("user needs password".into());
+            return wrong("user", "it needs a password");
         }
         if self.prefix.is_empty() || self.prefix.chars().any(|c| c.is_control() || c == ' ') {
-            return bad(format!("prefix: `{}` must be a word", self.prefix));
+            return wrong("prefix", &format!("`{}` must be a word", self.prefix));
         }
-        let least = Duration::from_millis(100);
-        if self.connect_timeout.0 < least {
-            let (given, least) = (self.connect_timeout, HumanDuration(least));
-            return bad(format!("connect_timeout: {given} is less than {least}"));
-        }
-        Ok(())
+        self.connect_timeout.at_least("connect_timeout", Duration::from_millis(100))
     }
 
     pub(crate) fn is_tls(&self) -> bool {
         self.url.starts_with("rediss://")
-    }
-
-    /// The URL for people: nobody shall read the password in a log.
-    pub(crate) fn shown_url(&self) -> String {
-        match (self.url.split_once("://"), self.url.rsplit_once('@')) {
-            (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
-            _ => self.url.clone(),
-        }
     }
 }
 

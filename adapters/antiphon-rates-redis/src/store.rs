@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use antiphon_config::without_login;
 use antiphon_core::{BoxError, BoxFuture};
 use antiphon_resilience::{RateSettings, RateStore, Taken};
 use tokio::task::AbortHandle;
@@ -35,7 +36,7 @@ impl RedisRates {
         let link = Arc::new(Link::default());
         let supervisor = Supervisor {
             client,
-            url: settings.shown_url(),
+            url: without_login(&settings.url),
             connect_timeout: settings.connect_timeout.0,
             link: Arc::clone(&link),
         };
@@ -48,6 +49,22 @@ impl RedisRates {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.link.get().is_ok()
+    }
+
+    /// Waits until there is a connection. Nobody has to: limits are kept without.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing is done.
+    pub async fn connected(&self) {
+        self.link.until(true).await;
+    }
+
+    /// Waits until there is no connection.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing is done.
+    pub async fn disconnected(&self) {
+        self.link.until(false).await;
     }
 
     async fn ask(&self, key: &[u8], rate: RateSettings, wanted: u32) -> Result<Taken, BoxError> {

@@ -24,10 +24,8 @@ pub(crate) fn at(url: &str) -> Settings {
 /// A store that has its connection: one process's.
 pub(crate) async fn connected(settings: &Settings) -> Arc<RedisRates> {
     let store = Arc::new(RedisRates::start(settings).expect("settings that work"));
-    until("it connects; start the server with `cargo xtask services up redis`", || {
-        store.is_connected()
-    })
-    .await;
+    let connected = timeout(PATIENCE, store.connected()).await;
+    connected.expect("it connects; start the server with `cargo xtask services up redis`");
     store
 }
 

@@ -21,7 +21,8 @@ async fn a_server_that_is_killed_is_done_without_and_shared_again_when_it_is_bac
     assert_eq!(at_once(&both, 40, "before").await, 10);
 
     server.kill().await.expect("it is killed");
-    until("the stores notice", || !one.store.is_connected() && !two.store.is_connected()).await;
+    one.store.disconnected().await;
+    two.store.disconnected().await;
     // Each server keeps the limit by itself, and no call fails or waits.
     let begun = Instant::now();
     assert_eq!(at_once(&both, 40, "meanwhile").await, 20);
@@ -33,7 +34,8 @@ async fn a_server_that_is_killed_is_done_without_and_shared_again_when_it_is_bac
     assert!(one.is_alone() && two.is_alone());
 
     server.start_again().await.expect("it starts");
-    until("the stores are back", || one.store.is_connected() && two.store.is_connected()).await;
+    one.store.connected().await;
+    two.store.connected().await;
     // Calls find out, and nobody waits for it.
     let found_out = async {
         while one.is_alone() || two.is_alone() {
