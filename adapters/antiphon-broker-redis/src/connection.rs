@@ -10,14 +10,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_config::{TlsPems, without_login};
+use antiphon_config::without_login;
 use antiphon_core::retry::Decision;
 use antiphon_core::{BoxError, Retry, RetryPolicy};
 use antiphon_messaging::Topology;
 use parking_lot::Mutex;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ClientTlsConfig, RedisError, TlsCertificates};
+use redis::{AsyncConnectionConfig, Client, ProtocolVersion, RedisError};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -139,36 +138,10 @@ async fn open(
     client.get_multiplexed_async_connection_with_config(&config).await
 }
 
-/// The URL with the user and password of the settings, if it has none itself.
-fn url(settings: &Settings) -> String {
-    let Some((scheme, rest)) = settings.url.split_once("://") else { return settings.url.clone() };
-    let Some(password) = settings.password.as_ref().filter(|_| !rest.contains('@')) else {
-        return settings.url.clone();
-    };
-    let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-    let user = settings.user.as_deref().unwrap_or("default");
-    format!("{scheme}://{}:{}@{rest}", encoded(user), encoded(password.expose()))
-}
-
-fn client(settings: &Settings) -> Result<Client, OpenError> {
-    let shown = without_login(&settings.url);
-    if !settings.is_tls() {
-        return Client::open(url(settings)).map_err(|error| refusal(&shown, error));
-    }
-    // Whoever was first has chosen; all of ours choose the same.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let TlsPems { ca, identity } = settings.tls().read().map_err(OpenError::Settings)?;
-    let client_tls =
-        identity.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
-    let certificates = TlsCertificates { client_tls, root_cert: ca };
-    Client::build_with_tls(url(settings), certificates)
-        .map_err(|error| OpenError::Tls { url: shown, source: error.into() })
-}
-
 /// Connects, and checks what the server can do.
 pub(crate) async fn connect(settings: &Settings) -> Result<Link, OpenError> {
     let shown = without_login(&settings.url);
-    let client = client(settings)?;
+    let client = settings.server().client(ProtocolVersion::RESP2)?;
     let refused = |error| refusal(&shown, error);
     let timeout = settings.connect_timeout.0;
     let mut control = open(&client, timeout, REQUEST_TIMEOUT).await.map_err(refused)?;
@@ -324,22 +297,7 @@ async fn reconnect(settings: &Settings, declared: &Declared) -> Link {
 
 #[cfg(test)]
 mod tests {
-    use antiphon_config::Secret;
-
     use super::*;
-
-    #[test]
-    fn credentials_come_from_the_url_or_the_settings() {
-        let fields = Settings {
-            user: Some("us@er".into()),
-            password: Some(Secret::new("p/w".into())),
-            ..Settings::new("redis://here:1")
-        };
-        assert_eq!(url(&fields), "redis://us%40er:p%2Fw@here:1");
-        let both = Settings { url: "redis://a:b@here".into(), ..fields };
-        assert_eq!(url(&both), "redis://a:b@here");
-        assert_eq!(url(&Settings::new("redis://here")), "redis://here");
-    }
 
     #[test]
     fn versions_compare_as_numbers() {

@@ -3,6 +3,7 @@
 use antiphon_config::Mistake;
 use antiphon_core::BoxError;
 use antiphon_messaging::{PublishErrorKind, Sent, SubscribeError};
+use antiphon_redis_client::StartError;
 use redis::RedisError;
 
 /// The broker cannot be used as it is set up.
@@ -76,6 +77,15 @@ pub enum OpenError {
         #[source]
         source: BoxError,
     },
+}
+
+impl From<StartError> for OpenError {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Settings(mistake) => Self::Settings(mistake),
+            StartError::Tls { url, source } => Self::Tls { url, source },
+        }
+    }
 }
 
 impl OpenError {

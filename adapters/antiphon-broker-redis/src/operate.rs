@@ -204,7 +204,7 @@ async fn findings(link: &Link, settings: &Settings) -> Vec<Finding> {
         durable(link),
         memory(link),
     ];
-    if !settings.is_tls()
+    if !settings.server().is_tls()
         && !["127.0.0.1", "localhost", "[::1]"].iter().any(|here| at.contains(here))
     {
         found.push(Finding::warning(

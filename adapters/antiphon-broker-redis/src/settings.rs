@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use antiphon_config::{ByteSize, HumanDuration, Mistake, Secret, TlsFiles, without_login};
+use antiphon_config::{ByteSize, HumanDuration, Mistake, Secret, TlsFiles};
+use antiphon_redis_client::Server;
 use serde::{Deserialize, Serialize};
 
 /// How the broker is reached and what it makes of topics.
@@ -77,24 +78,22 @@ impl Settings {
         Self { url: url.into(), ..Self::default() }
     }
 
-    /// The files of TLS.
-    pub(crate) fn tls(&self) -> TlsFiles<'_> {
+    /// How the server is reached.
+    pub(crate) fn server(&self) -> Server<'_> {
         let (certificate, key) = (self.certificate_file.as_ref(), self.key_file.as_ref());
-        TlsFiles::new(self.ca_file.as_ref(), certificate, key)
+        Server {
+            url: &self.url,
+            user: self.user.as_deref(),
+            password: self.password.as_ref(),
+            tls: TlsFiles::new(self.ca_file.as_ref(), certificate, key),
+            prefix: &self.prefix,
+        }
     }
 
     /// What of them does not make sense, whatever the server can do.
     pub(crate) fn check(&self) -> Result<(), Mistake> {
         let wrong = |setting: &str, problem: &str| Err(Mistake::new(setting, problem));
-        let shown = without_login(&self.url);
-        if !self.is_tls() && !self.url.starts_with("redis://") {
-            let problem = format!("`{shown}` does not begin with redis:// or rediss://");
-            return wrong("url", &problem);
-        }
-        self.tls().check((!self.is_tls()).then_some((shown.as_str(), "rediss://")))?;
-        if self.user.is_some() && self.password.is_none() {
-            return wrong("user", "it needs a password");
-        }
+        self.server().check()?;
         for (name, value) in [
             ("publish_window", self.publish_window),
             ("read_ahead", self.read_ahead),
@@ -107,9 +106,6 @@ impl Settings {
         if self.message_max > ByteSize::mib(256) {
             return wrong("message_max", "Redis is not made for more than 256MiB");
         }
-        if self.prefix.is_empty() || self.prefix.chars().any(|c| c.is_control() || c == ' ') {
-            return wrong("prefix", &format!("`{}` must be a word", self.prefix));
-        }
         const SECOND: Duration = Duration::from_secs(1);
         for (name, value, least) in [
             ("connect_timeout", self.connect_timeout, SECOND / 10),
@@ -119,10 +115,6 @@ impl Settings {
             value.at_least(name, least)?;
         }
         Ok(())
-    }
-
-    pub(crate) fn is_tls(&self) -> bool {
-        self.url.starts_with("rediss://")
     }
 }
 
@@ -139,8 +131,6 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_said() {
         assert_eq!(Settings::default().check(), Ok(()));
-        let bad = problem(|s| s.url = "http://user:secret@here".into());
-        assert!(bad.contains("http://here") && !bad.contains("secret"), "{bad}");
         assert!(problem(|s| s.ca_file = Some("ca.pem".into())).contains("rediss://"));
         assert!(problem(|s| s.key_file = Some("k".into())).contains("go together"));
         assert!(problem(|s| s.lease = HumanDuration::from_millis(1)).contains("lease: 1ms"));

@@ -7,12 +7,10 @@ use std::time::Duration;
 use antiphon_cache::{Age, Found, Lease, Listener, Record, SharedLevel};
 use antiphon_config::without_login;
 use antiphon_core::{BoxError, BoxFuture};
+use antiphon_redis_client::{Connection, StartError};
 use bytes::Bytes;
-use redis::Value;
-use tokio::task::AbortHandle;
+use redis::{ProtocolVersion, Value};
 
-use crate::connection::{Link, Supervisor, client};
-use crate::error::StartError;
 use crate::listeners::Listeners;
 use crate::scripts::{FILL, INVALIDATE, READ};
 use crate::settings::Settings;
@@ -21,12 +19,10 @@ use crate::settings::Settings;
 ///
 /// It keeps its connection by itself: while there is none, every question is an error at once.
 pub struct RedisLevel {
-    link: Arc<Link>,
+    connection: Connection,
     listeners: Arc<Listeners>,
     prefix: String,
-    channel: String,
     lease_ms: u64,
-    supervisor: AbortHandle,
 }
 
 impl RedisLevel {
@@ -38,28 +34,21 @@ impl RedisLevel {
     /// # Panics
     /// Outside a Tokio runtime. The connection lives on the one that this is called on.
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
-        let client = client(settings)?;
-        let prefix = format!("{}:cache:", settings.prefix);
+        settings.check().map_err(StartError::Settings)?;
+        let client = settings.server().client(ProtocolVersion::RESP3)?;
         let channel = format!("{}:cache-invalidations", settings.prefix);
-        let link = Arc::new(Link::default());
-        let listeners = Arc::new(Listeners::new());
-        let supervisor = Supervisor {
-            client,
-            url: without_login(&settings.url),
-            connect_timeout: settings.connect_timeout.0,
-            channel: channel.clone(),
-            link: Arc::clone(&link),
-            listeners: Arc::clone(&listeners),
-        };
-        let supervisor = tokio::spawn(supervisor.run()).abort_handle();
-        let lease_ms = millis(settings.lease.0);
-        Ok(Self { link, listeners, prefix, channel, lease_ms, supervisor })
+        let listeners = Arc::new(Listeners::new(channel));
+        let url = without_login(&settings.url);
+        let timeout = settings.connect_timeout.0;
+        let connection = Connection::keep(client, url, timeout, Arc::clone(&listeners));
+        let prefix = format!("{}:cache:", settings.prefix);
+        Ok(Self { connection, listeners, prefix, lease_ms: millis(settings.lease.0) })
     }
 
     /// Whether there is a connection at the moment.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.link.get().is_ok()
+        self.connection.get().is_ok()
     }
 
     /// Waits until there is a connection. Nobody has to: a cache goes on without.
@@ -67,7 +56,7 @@ impl RedisLevel {
     /// # Cancel safety
     /// Safe: nothing is done.
     pub async fn connected(&self) {
-        self.link.until(true).await;
+        self.connection.until(true).await;
     }
 
     /// Waits until there is no connection.
@@ -75,7 +64,7 @@ impl RedisLevel {
     /// # Cancel safety
     /// Safe: nothing is done.
     pub async fn disconnected(&self) {
-        self.link.until(false).await;
+        self.connection.until(false).await;
     }
 
     fn name(&self, cache: &str, key: &str) -> String {
@@ -83,7 +72,7 @@ impl RedisLevel {
     }
 
     async fn look_up(&self, cache: &str, key: &str) -> Result<Found, BoxError> {
-        let mut connection = self.link.get()?;
+        let mut connection = self.connection.get()?;
         let offered = format!("{:032x}", fastrand::u128(..));
         let mut read = READ.key(self.name(cache, key));
         read.arg(offered).arg(self.lease_ms);
@@ -98,7 +87,7 @@ impl RedisLevel {
         lease: &Lease,
         record: Record,
     ) -> Result<bool, BoxError> {
-        let mut connection = self.link.get()?;
+        let mut connection = self.connection.get()?;
         let stale = millis(record.stale);
         let life = millis(record.fresh).saturating_add(stale).max(1);
         let mut fill = FILL.key(self.name(cache, key));
@@ -113,13 +102,13 @@ impl RedisLevel {
         if keys.is_empty() {
             return Ok(());
         }
-        let mut connection = self.link.get()?;
+        let mut connection = self.connection.get()?;
         let message = self.listeners.message(cache, keys)?;
         let mut invalidate = INVALIDATE.prepare_invoke();
         for key in keys {
             invalidate.key(self.name(cache, key));
         }
-        invalidate.arg(&self.channel).arg(message);
+        invalidate.arg(self.listeners.channel()).arg(message);
         Ok(invalidate.invoke_async(&mut connection).await?)
     }
 }
@@ -153,15 +142,9 @@ impl SharedLevel for RedisLevel {
     }
 }
 
-impl Drop for RedisLevel {
-    fn drop(&mut self) {
-        self.supervisor.abort();
-    }
-}
-
 impl fmt::Debug for RedisLevel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisLevel").field("channel", &self.channel).finish_non_exhaustive()
+        f.debug_struct("RedisLevel").field("prefix", &self.prefix).finish_non_exhaustive()
     }
 }
 

@@ -4,13 +4,11 @@
 //! that was loaded before an invalidation is stored after it. Invalidations are published to the other
 //! processes over the connection that reads go over. `README.md` has the whole mapping.
 
-mod connection;
-mod error;
 mod level;
 mod listeners;
 mod scripts;
 mod settings;
 
-pub use error::StartError;
+pub use antiphon_redis_client::StartError;
 pub use level::RedisLevel;
 pub use settings::Settings;

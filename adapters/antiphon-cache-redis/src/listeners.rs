@@ -1,17 +1,24 @@
 //! Who is told what other processes invalidate, and the message that tells it.
+//!
+//! Before a new connection is used, every cache forgets what it has in memory, since invalidations may
+//! have passed it by; and as long as there is none, they know that they hear of nothing.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use antiphon_cache::Listener;
 use antiphon_core::BoxError;
+use antiphon_redis_client::Owner;
 use parking_lot::Mutex;
-use redis::{FromRedisValue, PushInfo, PushKind};
+use redis::aio::MultiplexedConnection;
+use redis::{FromRedisValue, PushInfo, PushKind, RedisError};
 
 /// The caches of this process that use the level.
 pub(crate) struct Listeners {
     /// Which process this is: it knows of its own invalidations.
     process: String,
+    /// Where invalidations are told.
+    channel: String,
     /// Held while it is said that something is missed or heard again, so that whoever comes in between
     /// is told the last word.
     known: Mutex<Known>,
@@ -31,9 +38,13 @@ impl Known {
 }
 
 impl Listeners {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(channel: String) -> Self {
         let process = format!("{:032x}", fastrand::u128(..));
-        Self { process, known: Mutex::default() }
+        Self { process, channel, known: Mutex::default() }
+    }
+
+    pub(crate) fn channel(&self) -> &str {
+        &self.channel
     }
 
     pub(crate) fn add(&self, cache: &str, listener: Weak<dyn Listener>) {
@@ -46,13 +57,6 @@ impl Listeners {
         listeners.push(listener);
     }
 
-    /// What others invalidate is told from now on; before, all of them may have missed something.
-    pub(crate) fn hear(&self) {
-        let mut known = self.known.lock();
-        known.hearing = true;
-        known.all().for_each(|listener| listener.missed());
-    }
-
     /// Something was told that cannot be understood.
     fn lost_a_word(&self) {
         let known = self.known.lock();
@@ -60,20 +64,45 @@ impl Listeners {
         known.all().filter(|_| known.hearing).for_each(|listener| listener.missed());
     }
 
-    /// Nothing is told any more.
-    pub(crate) fn deaf(&self) {
-        let mut known = self.known.lock();
-        known.hearing = false;
-        known.all().for_each(|listener| listener.deaf());
-    }
-
     /// The message that says that keys of a cache are invalidated.
     pub(crate) fn message(&self, cache: &str, keys: &[String]) -> Result<String, BoxError> {
         Ok(serde_json::to_string(&(&self.process, cache, keys))?)
     }
 
-    /// Takes note of what the server pushes.
-    pub(crate) fn heed(&self, push: PushInfo) {
+    fn changed(&self, process: String, cache: String, keys: Vec<String>) {
+        if process == self.process {
+            return;
+        }
+        let known = self.known.lock().by_cache.get(&cache).cloned().unwrap_or_default();
+        let listeners: Vec<Arc<dyn Listener>> = known.iter().filter_map(Weak::upgrade).collect();
+        for listener in listeners {
+            keys.iter().for_each(|key| listener.changed(key));
+        }
+    }
+}
+
+impl Owner for Listeners {
+    const NAME: &'static str = "cache";
+
+    async fn prepare(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        connection.subscribe(&self.channel).await
+    }
+
+    /// What others invalidate is told from now on; before, all of them may have missed something.
+    fn connected(&self) {
+        let mut known = self.known.lock();
+        known.hearing = true;
+        known.all().for_each(|listener| listener.missed());
+    }
+
+    /// Nothing is told any more.
+    fn disconnected(&self) {
+        let mut known = self.known.lock();
+        known.hearing = false;
+        known.all().for_each(|listener| listener.deaf());
+    }
+
+    fn pushed(&self, push: PushInfo) {
         if push.kind != PushKind::Message {
             return;
         }
@@ -85,17 +114,6 @@ impl Listeners {
                 tracing::warn!(%error, "an invalidation cannot be read; everything is forgotten");
                 self.lost_a_word();
             }
-        }
-    }
-
-    fn changed(&self, process: String, cache: String, keys: Vec<String>) {
-        if process == self.process {
-            return;
-        }
-        let known = self.known.lock().by_cache.get(&cache).cloned().unwrap_or_default();
-        let listeners: Vec<Arc<dyn Listener>> = known.iter().filter_map(Weak::upgrade).collect();
-        for listener in listeners {
-            keys.iter().for_each(|key| listener.changed(key));
         }
     }
 }
@@ -123,21 +141,25 @@ mod tests {
         }
     }
 
+    fn listeners() -> Listeners {
+        Listeners::new("channel".to_owned())
+    }
+
     fn push(listeners: &Listeners, text: &str) {
         let data = vec![
             Value::BulkString(b"channel".to_vec()),
             Value::BulkString(text.as_bytes().to_vec()),
         ];
-        listeners.heed(PushInfo { kind: PushKind::Message, data });
+        listeners.pushed(PushInfo { kind: PushKind::Message, data });
     }
 
     #[test]
     fn what_others_invalidate_is_heard_and_what_cannot_be_read_counts_as_missed() {
-        let (own, other) = (Listeners::new(), Listeners::new());
+        let (own, other) = (listeners(), listeners());
         let heard = Arc::new(Heard::default());
         let listener: Arc<dyn Listener> = heard.clone();
         own.add("stock", Arc::downgrade(&listener));
-        own.hear();
+        own.connected();
         let keys = ["a\n\"b".to_owned(), "c".to_owned()];
         push(&own, &other.message("stock", &keys).expect("a message"));
         push(&own, &other.message("prices", &keys).expect("a message"));
@@ -148,7 +170,7 @@ mod tests {
 
     #[test]
     fn whoever_listens_is_told_whether_it_hears() {
-        let listeners = Listeners::new();
+        let listeners = listeners();
         let (early, late) = (Arc::new(Heard::default()), Arc::new(Heard::default()));
         let add = |heard: &Arc<Heard>| {
             let listener: Arc<dyn Listener> = Arc::<Heard>::clone(heard);
@@ -156,9 +178,9 @@ mod tests {
         };
         add(&early);
         assert!(early.0.lock().is_empty(), "there is no connection yet");
-        listeners.hear();
+        listeners.connected();
         add(&late);
-        listeners.deaf();
+        listeners.disconnected();
         for heard in [early, late] {
             assert_eq!(*heard.0.lock(), ["missed", "deaf"]);
         }

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use antiphon_config::without_login;
 use antiphon_core::{BoxError, BoxFuture};
+use antiphon_redis_client::{Connection, Owner, StartError};
 use antiphon_resilience::{RateSettings, RateStore, Taken};
-use tokio::task::AbortHandle;
+use redis::ProtocolVersion;
 
-use crate::connection::{Link, Supervisor, client};
-use crate::error::StartError;
 use crate::script::TAKE;
 use crate::settings::Settings;
 
@@ -18,9 +17,8 @@ use crate::settings::Settings;
 ///
 /// It keeps its connection by itself: while there is none, every question is an error at once.
 pub struct RedisRates {
-    link: Arc<Link>,
+    connection: Connection,
     prefix: String,
-    supervisor: AbortHandle,
 }
 
 impl RedisRates {
@@ -32,23 +30,18 @@ impl RedisRates {
     /// # Panics
     /// Outside a Tokio runtime. The connection lives on the one that this is called on.
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
-        let client = client(settings)?;
-        let link = Arc::new(Link::default());
-        let supervisor = Supervisor {
-            client,
-            url: without_login(&settings.url),
-            connect_timeout: settings.connect_timeout.0,
-            link: Arc::clone(&link),
-        };
-        let supervisor = tokio::spawn(supervisor.run()).abort_handle();
-        let prefix = format!("{}:rate:", settings.prefix);
-        Ok(Self { link, prefix, supervisor })
+        settings.check().map_err(StartError::Settings)?;
+        let client = settings.server().client(ProtocolVersion::RESP3)?;
+        let url = without_login(&settings.url);
+        let connection =
+            Connection::keep(client, url, settings.connect_timeout.0, Arc::new(Limits));
+        Ok(Self { connection, prefix: format!("{}:rate:", settings.prefix) })
     }
 
     /// Whether there is a connection at the moment.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.link.get().is_ok()
+        self.connection.get().is_ok()
     }
 
     /// Waits until there is a connection. Nobody has to: limits are kept without.
@@ -56,7 +49,7 @@ impl RedisRates {
     /// # Cancel safety
     /// Safe: nothing is done.
     pub async fn connected(&self) {
-        self.link.until(true).await;
+        self.connection.until(true).await;
     }
 
     /// Waits until there is no connection.
@@ -64,11 +57,11 @@ impl RedisRates {
     /// # Cancel safety
     /// Safe: nothing is done.
     pub async fn disconnected(&self) {
-        self.link.until(false).await;
+        self.connection.until(false).await;
     }
 
     async fn ask(&self, key: &[u8], rate: RateSettings, wanted: u32) -> Result<Taken, BoxError> {
-        let mut connection = self.link.get()?;
+        let mut connection = self.connection.get()?;
         let name = [self.prefix.as_bytes(), key].concat();
         let mut take = TAKE.key(name);
         take.arg(interval_micros(rate)).arg(rate.burst.max(1)).arg(wanted);
@@ -88,16 +81,17 @@ impl RateStore for RedisRates {
     }
 }
 
-impl Drop for RedisRates {
-    fn drop(&mut self) {
-        self.supervisor.abort();
-    }
-}
-
 impl fmt::Debug for RedisRates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisRates").field("prefix", &self.prefix).finish_non_exhaustive()
     }
+}
+
+/// Whose connection it is.
+struct Limits;
+
+impl Owner for Limits {
+    const NAME: &'static str = "shared rate limits";
 }
 
 /// The time between two calls of a steady stream, to the nanosecond.

@@ -16,7 +16,7 @@ use antiphon_core::BoxFuture;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use self::ask::{Asked, Family, Server};
+use self::ask::{Asked, Family, Servers};
 use self::memory::Memory;
 use crate::{Answers, Authority, Instance, RegistryError, State};
 
@@ -40,7 +40,7 @@ pub struct Lookup {
     at: Vec<SocketAddr>,
     question: Question,
     /// Made anew after each failure: the system's settings may have changed.
-    server: Option<Server>,
+    servers: Option<Servers>,
     memory: Memory,
     /// When to ask; at once without it.
     due: Option<Instant>,
@@ -48,10 +48,10 @@ pub struct Lookup {
 
 impl Lookup {
     /// Asks the name servers at these addresses, or, without any, the system's. When one does not
-    /// answer, another one is asked.
+    /// answer, or answers that it failed, the next one is asked.
     #[must_use]
     pub fn new(at: Vec<SocketAddr>, question: Question) -> Self {
-        Self { at, question, server: None, memory: Memory::default(), due: None }
+        Self { at, question, servers: None, memory: Memory::default(), due: None }
     }
 
     async fn answer(&mut self) -> Result<Vec<Instance>, RegistryError> {
@@ -69,24 +69,24 @@ impl Lookup {
             }
             Err(error) => {
                 self.due = None;
-                self.server = None;
+                self.servers = None;
                 Err(error)
             }
         }
     }
 
     async fn ask(&mut self) -> Result<(Vec<Instance>, Duration), RegistryError> {
-        let server = match &self.server {
-            Some(server) => server,
-            None => self.server.insert(Server::new(&self.at)?),
+        let servers = match &self.servers {
+            Some(servers) => servers,
+            None => self.servers.insert(Servers::new(&self.at)?),
         };
         match &self.question {
             Question::Addresses(name) => {
-                let (addresses, ttl) = addresses(server, &mut self.memory, &name.host).await?;
+                let (addresses, ttl) = addresses(servers, &mut self.memory, &name.host).await?;
                 let at = |ip| Instance::new(SocketAddr::new(ip, name.port).into());
                 Ok((addresses.into_iter().map(at).collect(), ttl))
             }
-            Question::Srv(name) => services(server, &mut self.memory, name).await,
+            Question::Srv(name) => services(servers, &mut self.memory, name).await,
         }
     }
 }
@@ -109,28 +109,28 @@ impl Answers for Lookup {
 
 /// The addresses of a host in both families, and for how long.
 async fn addresses(
-    server: &Server,
+    servers: &Servers,
     memory: &mut Memory,
     host: &str,
 ) -> Result<(Vec<IpAddr>, Duration), RegistryError> {
     let (v4, v6) =
-        tokio::join!(server.addresses(host, Family::V4), server.addresses(host, Family::V6));
+        tokio::join!(servers.addresses(host, Family::V4), servers.addresses(host, Family::V6));
     memory.addresses(host, v4, v6)
 }
 
 /// The instances that SRV records name. Of a host that cannot be told anything about, what was last
 /// known of it counts.
 async fn services(
-    server: &Server,
+    servers: &Servers,
     memory: &mut Memory,
     name: &str,
 ) -> Result<(Vec<Instance>, Duration), RegistryError> {
-    let Asked { records, mut ttl } = server.srv(name).await?;
+    let Asked { records, mut ttl } = servers.srv(name).await?;
     let mut hosts: Vec<&str> = records.iter().map(|record| record.host.as_str()).collect();
     hosts.sort_unstable();
     hosts.dedup();
     let found = join_all(hosts.iter().map(async |host| {
-        tokio::join!(server.addresses(host, Family::V4), server.addresses(host, Family::V6))
+        tokio::join!(servers.addresses(host, Family::V4), servers.addresses(host, Family::V6))
     }));
     let mut instances = Vec::new();
     let mut trouble = None;

@@ -56,8 +56,8 @@ pub use participant::{
 };
 pub use plan::{Place, Plan, Role, STEPS_MAX, StepPlan};
 pub use port::{
-    BarrierKey, BarrierStore, Passage, SagaCount, SagaFilter, SagaRow, SagaStore, Side, State,
-    StoredReply,
+    BarrierKey, BarrierStore, Passage, Passed, SagaCount, SagaFilter, SagaRow, SagaStore, Side,
+    State, StoredReply,
 };
 pub use rejection::Rejection;
 pub use start::Started;

@@ -262,6 +262,33 @@ pub enum Passage {
     Empty,
 }
 
+/// What a store keeps of a command that has passed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// Its undo was here first.
+    pub blocked: bool,
+    /// How it was answered, as far as it was.
+    pub answer: Option<StoredReply>,
+}
+
+impl Passed {
+    /// What the barrier says to the same command when it comes again.
+    #[must_use]
+    pub fn again(self) -> Passage {
+        if self.blocked { Passage::Blocked } else { Passage::Repeated(self.answer) }
+    }
+
+    /// What the barrier says to the undo of this action when it comes first.
+    #[must_use]
+    pub fn undo(self) -> Passage {
+        match self.answer {
+            Some(StoredReply::Refused { .. }) => Passage::Empty,
+            _ if self.blocked => Passage::Empty,
+            Some(StoredReply::Done(_)) | None => Passage::First,
+        }
+    }
+}
+
 /// Lets each action and each undo of a saga's step through once, and an action never after its
 /// undo (the sub-transaction barrier of DTM: idempotence, empty compensation, hanging).
 ///

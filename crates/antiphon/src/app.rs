@@ -19,9 +19,9 @@ use std::time::Duration;
 use antiphon_config::{Settings, Sources};
 use antiphon_core::{Component, Health};
 use antiphon_messaging::{Messaging, Requests, Topology};
-use antiphon_rpc::Service;
 use antiphon_rpc::client::{Channel, Client, Discovery, Hosted};
-use antiphon_rpc::server::{Server, ServerSettings};
+use antiphon_rpc::server::{RateSharing, Server, ServerSettings};
+use antiphon_rpc::{Service, ServiceInfo};
 use antiphon_telemetry::Telemetry;
 use antiphon_telemetry::admin::Admin;
 use parking_lot::Mutex;
@@ -52,11 +52,13 @@ pub struct App {
     discovery: Discovery,
     registries: Known,
     caches: cache::Caches,
+    /// Where the server's rate limits are shared, if they are.
+    rate_sharing: Option<RateSharing>,
     admin: Admin,
     services: Vec<Arc<dyn Service>>,
     channels: HashMap<&'static str, Channel>,
     /// The channels over the network, by the services that they call.
-    remotes: Mutex<Vec<(&'static str, Channel)>>,
+    remotes: Mutex<Vec<(&'static ServiceInfo, Channel)>>,
     sources: Sources,
     topology: Topology,
     parts: Vec<Part>,
@@ -115,7 +117,8 @@ impl App {
     ///
     /// # Errors
     /// The service is not served here and nobody says where it is; a target that is none or that is in
-    /// a registry that the process does not have; settings that make no sense.
+    /// a registry that the process does not have; settings that make no sense, or of methods that the
+    /// service does not have.
     pub fn client<C: Client>(&self) -> Result<C> {
         let section = self.sections.clients.of(C::SERVICE);
         if let (Some(local), None) = (self.channels.get(C::SERVICE), &section.target) {
@@ -123,10 +126,11 @@ impl App {
         }
         let target = section.target(C::SERVICE, &self.sections.discovery);
         let target = target.map_err(Error::mistake)?;
+        self.sections.clients.check_methods(C::info()).map_err(Error::mistake)?;
         let settings = section.settings(C::SERVICE).map_err(Error::mistake)?;
         let channel =
             Channel::to_service(&target, C::info(), settings, &self.discovery, &self.telemetry)?;
-        self.remotes.lock().push((C::SERVICE, channel.clone()));
+        self.remotes.lock().push((C::info(), channel.clone()));
         Ok(C::over(channel))
     }
 
@@ -235,7 +239,7 @@ impl App {
             let mut settings = ServerSettings::from(&self.sections.server);
             settings.rest.title.clone_from(&self.name);
             settings.rest.version.clone_from(&self.version);
-            settings.rate_sharing = rates::sharing(&self.sections.server)?;
+            settings.rate_sharing = self.rate_sharing.take();
             let server = Server::bind(
                 std::mem::take(&mut self.services),
                 settings,

@@ -18,7 +18,7 @@ pub(crate) use cache::{Caches, LevelSection};
 pub(crate) use client::Clients;
 pub use database::DatabaseSettings;
 pub(crate) use instance::{InstanceSection, Registries};
-pub(crate) use location::{Location, scheme};
+pub(crate) use location::{Location, RedisUrl, scheme};
 pub(crate) use server::{ServerSection, SharedRatesSection};
 
 /// All sections of the framework.

@@ -8,7 +8,7 @@ use super::Violation;
 use super::workspace::Package;
 
 /// Crate, what it may depend on, and why.
-const ARROWS: [(&str, &[&str], &str); 16] = [
+const ARROWS: [(&str, &[&str], &str); 17] = [
     ("antiphon-core", &[], "the words everybody shares know nobody"),
     ("antiphon-config", &[], "settings are read before there is anything else"),
     ("antiphon-contract", &[], "contracts are read at build time, without the framework"),
@@ -24,6 +24,11 @@ const ARROWS: [(&str, &[&str], &str); 16] = [
         "antiphon-discovery",
         &["antiphon-config", "antiphon-core", "antiphon-telemetry"],
         "registries are set up by settings and fail like everything else; what is known is shown",
+    ),
+    (
+        "antiphon-redis-client",
+        &["antiphon-config", "antiphon-core"],
+        "addresses and files of TLS are settings; how retries wait",
     ),
     (
         "antiphon-registry-http",
@@ -118,13 +123,14 @@ const ARROWS: [(&str, &[&str], &str); 16] = [
 ];
 
 /// What an adapter may depend on: where the ports are.
-const PORTS: [&str; 11] = [
+const PORTS: [&str; 12] = [
     "antiphon-cache",
     "antiphon-config",
     "antiphon-core",
     "antiphon-discovery",
     "antiphon-messaging",
     "antiphon-outbox",
+    "antiphon-redis-client",
     "antiphon-registry-http",
     "antiphon-resilience",
     "antiphon-saga",
@@ -157,6 +163,7 @@ const CLIENTS: [(&str, &[&str]); 10] = [
             "adapters/antiphon-broker-redis",
             "adapters/antiphon-cache-redis",
             "adapters/antiphon-rates-redis",
+            "crates/antiphon-redis-client",
         ],
     ),
     ("hickory-resolver", &["crates/antiphon-discovery"]),

@@ -4,7 +4,7 @@
 
 use antiphon_core::Timestamp;
 use antiphon_outbox::StoreError;
-use antiphon_saga::{BarrierKey, BarrierStore, Passage, Side, StoredReply};
+use antiphon_saga::{BarrierKey, BarrierStore, Passage, Passed, Side, StoredReply};
 use bytes::Bytes;
 use sqlx::Row;
 
@@ -12,12 +12,6 @@ use super::MysqlStore;
 use super::connection::Connection;
 use crate::error::{Trouble, store_error, trouble};
 use crate::sql::{Sql, text};
-
-/// What the barrier remembers of a command.
-struct Passed {
-    blocked: bool,
-    answer: Option<StoredReply>,
-}
 
 /// Commands that one statement removes.
 const FORGET_AT_ONCE: usize = 500;
@@ -30,12 +24,7 @@ impl BarrierStore for MysqlStore {
         now: Timestamp,
     ) -> Result<Passage, StoreError> {
         if !note(connection, key, now, false).await? {
-            let passed = look(connection, key).await?;
-            return Ok(if passed.blocked {
-                Passage::Blocked
-            } else {
-                Passage::Repeated(passed.answer)
-            });
+            return Ok(look(connection, key).await?.again());
         }
         if key.side == Side::Action {
             return Ok(Passage::First);
@@ -44,12 +33,7 @@ impl BarrierStore for MysqlStore {
         if note(connection, &action, now, true).await? {
             return Ok(Passage::Empty);
         }
-        let passed = look(connection, &action).await?;
-        Ok(match passed.answer {
-            Some(StoredReply::Refused { .. }) => Passage::Empty,
-            _ if passed.blocked => Passage::Empty,
-            Some(StoredReply::Done(_)) | None => Passage::First,
-        })
+        Ok(look(connection, &action).await?.undo())
     }
 
     async fn answer(

@@ -5,7 +5,7 @@
 use antiphon_core::Timestamp;
 use antiphon_messaging::Message;
 use antiphon_outbox::{InboxEntry, InboxStore, StoreError};
-use antiphon_saga::{BarrierKey, BarrierStore, Passage, Side, StoredReply};
+use antiphon_saga::{BarrierKey, BarrierStore, Passage, Passed, Side, StoredReply};
 use bytes::Bytes;
 use sqlx::Row;
 
@@ -29,12 +29,6 @@ const FORGET: &str = "
 DELETE FROM antiphon_barrier WHERE (saga, step, side) IN
     (SELECT saga, step, side FROM antiphon_barrier WHERE at < $1
       LIMIT $2 FOR UPDATE SKIP LOCKED)";
-
-/// What the barrier remembers of a command.
-struct Passed {
-    blocked: bool,
-    answer: Option<StoredReply>,
-}
 
 impl BarrierStore for PostgresStore {
     async fn pass(
@@ -142,12 +136,7 @@ async fn passage(
     is_first: bool,
 ) -> Result<Passage, StoreError> {
     if !is_first {
-        let passed = look(connection, key).await?;
-        return Ok(if passed.blocked {
-            Passage::Blocked
-        } else {
-            Passage::Repeated(passed.answer)
-        });
+        return Ok(look(connection, key).await?.again());
     }
     if key.side == Side::Action {
         return Ok(Passage::First);
@@ -156,12 +145,7 @@ async fn passage(
     if note(connection, &action, now, true).await? {
         return Ok(Passage::Empty);
     }
-    let passed = look(connection, &action).await?;
-    Ok(match passed.answer {
-        Some(StoredReply::Refused { .. }) => Passage::Empty,
-        _ if passed.blocked => Passage::Empty,
-        Some(StoredReply::Done(_)) | None => Passage::First,
-    })
+    Ok(look(connection, &action).await?.undo())
 }
 
 /// Writes the command down; false when it is there already.

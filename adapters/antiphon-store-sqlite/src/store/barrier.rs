@@ -4,7 +4,7 @@
 
 use antiphon_core::Timestamp;
 use antiphon_outbox::{Store, StoreError};
-use antiphon_saga::{BarrierKey, BarrierStore, Passage, Side, StoredReply};
+use antiphon_saga::{BarrierKey, BarrierStore, Passage, Passed, Side, StoredReply};
 use bytes::Bytes;
 use sqlx::Row;
 
@@ -30,12 +30,6 @@ const FORGET: &str = "
 DELETE FROM antiphon_barrier WHERE (saga, step, side) IN
     (SELECT saga, step, side FROM antiphon_barrier WHERE at < ? LIMIT ?)";
 
-/// What the barrier remembers of a command.
-struct Passed {
-    blocked: bool,
-    answer: Option<StoredReply>,
-}
-
 impl BarrierStore for SqliteStore {
     async fn pass(
         &self,
@@ -44,12 +38,7 @@ impl BarrierStore for SqliteStore {
         now: Timestamp,
     ) -> Result<Passage, StoreError> {
         if !note(connection, key, now, false).await? {
-            let passed = look(connection, key).await?;
-            return Ok(if passed.blocked {
-                Passage::Blocked
-            } else {
-                Passage::Repeated(passed.answer)
-            });
+            return Ok(look(connection, key).await?.again());
         }
         if key.side == Side::Action {
             return Ok(Passage::First);
@@ -58,12 +47,7 @@ impl BarrierStore for SqliteStore {
         if note(connection, &action, now, true).await? {
             return Ok(Passage::Empty);
         }
-        let passed = look(connection, &action).await?;
-        Ok(match passed.answer {
-            Some(StoredReply::Refused { .. }) => Passage::Empty,
-            _ if passed.blocked => Passage::Empty,
-            Some(StoredReply::Done(_)) | None => Passage::First,
-        })
+        Ok(look(connection, &action).await?.undo())
     }
 
     async fn answer(

@@ -1,18 +1,20 @@
 //! One question to name servers, and what the answer means.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::rr::{RData, RecordType};
+use hickory_resolver::system_conf::read_system_conf;
 
 use crate::RegistryError;
 
-/// How long one question to one server may take, and how often it is asked.
+/// How long one question to one server may take, and how often each is asked.
 const QUESTION_LIMIT: Duration = Duration::from_secs(2);
 const ATTEMPTS: usize = 2;
 /// For how long it is believed that a name does not exist, where the answer does not say.
@@ -44,27 +46,40 @@ pub(super) enum Family {
 }
 
 /// Who is asked.
-pub(super) struct Server(TokioResolver);
+///
+/// A resolver of its own for each name server: one resolver with several asks two at a time, and
+/// takes that the first of them failed for the answer of all.
+pub(super) struct Servers {
+    each: Vec<TokioResolver>,
+    /// Which of them answered last: it is asked first.
+    first: AtomicUsize,
+}
 
-impl Server {
+impl Servers {
     /// The servers at these addresses, or, without any, those of the system.
     pub(super) fn new(at: &[SocketAddr]) -> Result<Self, RegistryError> {
         let trouble = |error: NetError| {
             RegistryError::away("the system's name servers cannot be told", error)
         };
-        let mut builder = if at.is_empty() {
-            TokioResolver::builder_tokio().map_err(trouble)?
+        let (config, mut options) = if at.is_empty() {
+            read_system_conf().map_err(trouble)?
         } else {
             let servers = at.iter().map(|at| server(*at)).collect();
-            let config = ResolverConfig::from_parts(None, Vec::new(), servers);
-            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+            (ResolverConfig::from_name_servers(servers), ResolverOpts::default())
         };
-        let options = builder.options_mut();
         options.timeout = QUESTION_LIMIT;
-        options.attempts = ATTEMPTS;
+        options.attempts = 0;
         // What is asked for again is to be asked again: we keep the answers ourselves.
         options.cache_size = 0;
-        builder.build().map(Self).map_err(trouble)
+        let (domain, search, servers) = config.into_parts();
+        let resolver = |server| {
+            let config = ResolverConfig::from_parts(domain.clone(), search.clone(), vec![server]);
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+                .with_options(options.clone())
+                .build()
+        };
+        let each = servers.into_iter().map(resolver).collect::<Result<_, _>>().map_err(trouble)?;
+        Ok(Self { each, first: AtomicUsize::new(0) })
     }
 
     /// The addresses of a host in one family.
@@ -111,7 +126,7 @@ impl Server {
         kind: RecordType,
         read: impl Fn(&RData) -> Option<T>,
     ) -> Result<Asked<T>, RegistryError> {
-        match self.0.lookup(name, kind).await {
+        match self.lookup(name, kind).await {
             Ok(lookup) => {
                 let records = lookup.answers().iter().filter_map(|record| read(&record.data));
                 Ok(Asked { records: records.collect(), ttl: ttl(&lookup) })
@@ -124,6 +139,26 @@ impl Server {
                 Err(RegistryError::away(format!("DNS does not tell the {kind} of {name}"), error))
             }
         }
+    }
+
+    /// What the first server says that says anything, be it that there is nothing. The error is the
+    /// last one's.
+    async fn lookup(&self, name: &str, kind: RecordType) -> Result<Lookup, NetError> {
+        let first = self.first.load(Relaxed);
+        let mut trouble = NetError::NoConnections;
+        for turn in 0..self.each.len() * ATTEMPTS {
+            let index = (first + turn) % self.each.len();
+            match self.each[index].lookup(name, kind).await {
+                Err(error) if !matches!(error, NetError::Dns(DnsError::NoRecordsFound(_))) => {
+                    trouble = error;
+                }
+                said => {
+                    self.first.store(index, Relaxed);
+                    return said;
+                }
+            }
+        }
+        Err(trouble)
     }
 }
 

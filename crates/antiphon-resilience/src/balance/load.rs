@@ -374,9 +374,9 @@ mod tests {
             ("as fast, fewer in flight", (5.0, 1.0), (5.0, 2.0), true),
             ("as fast, as many in flight", (5.0, 2.0), (5.0, 2.0), false),
             ("within the noise: by total alone", (9.0, 0.0), (5.0, 1.0), true),
-            ("20 times as slow, against a queue of 30", (100.0, 0.0), (5.0, 30.0), false),
-            ("20 times as slow, against a queue of 300", (100.0, 0.0), (5.0, 300.0), true),
-            ("the fast one with a queue of 30", (5.0, 30.0), (100.0, 0.0), true),
+            ("20 times as slow, against a queue of 300", (100.0, 0.0), (5.0, 300.0), false),
+            ("20 times as slow, against a queue of 3000", (100.0, 0.0), (5.0, 3000.0), true),
+            ("the fast one with a queue of 300", (5.0, 300.0), (100.0, 0.0), true),
         ];
         for (name, mine, its, less) in cases {
             let (mine, its) = (cost(mine.0, mine.1), cost(its.0, its.1));

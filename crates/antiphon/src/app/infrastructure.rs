@@ -10,6 +10,7 @@ use antiphon_telemetry::{Service, Telemetry};
 
 use super::App;
 use super::cache::Caches;
+use super::rates;
 use crate::carriers::{self, Carriers};
 use crate::error::{Error, Result};
 use crate::registries::Known;
@@ -28,6 +29,7 @@ pub(super) async fn load(
     let health = Health::new();
     let registries = Known::open(&sections.registries, settings)?;
     let caches = Caches::open(&sections.caches, settings)?;
+    let rate_sharing = rates::sharing(&sections.server, settings)?;
     let Carriers { broker, parking } = carriers::open(&sections, settings).await?;
     #[cfg(feature = "faults-mutant")]
     let broker = super::mutant::wrap(broker);
@@ -50,6 +52,7 @@ pub(super) async fn load(
         discovery: registries.discovery(&sections.discovery, &telemetry),
         registries,
         caches,
+        rate_sharing,
         services: Vec::new(),
         channels: std::collections::HashMap::new(),
         remotes: parking_lot::Mutex::default(),

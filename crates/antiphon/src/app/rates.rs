@@ -1,5 +1,6 @@
 //! Where the server's rate limits are shared.
 
+use antiphon_config::Settings;
 use antiphon_rpc::server::RateSharing;
 
 use crate::error::{Error, Result};
@@ -10,12 +11,18 @@ use crate::settings::{ServerSection, SharedRatesSection};
 ///
 /// # Errors
 /// The settings make no sense, or name what this program was built without.
-pub(super) fn sharing(section: &ServerSection) -> Result<Option<RateSharing>> {
+pub(super) fn sharing(section: &ServerSection, settings: &Settings) -> Result<Option<RateSharing>> {
     let shared = &section.shared_rates;
-    match shared.url().map_err(Error::mistake)? {
-        Some(url) if section.shares_rates() => open(url, shared).map(Some),
-        _ => Ok(None),
-    }
+    let Some(url) = shared.url.as_ref().filter(|_| section.shares_rates()) else {
+        return Ok(None);
+    };
+    let sharing = open(url.text(), shared).map_err(|error| {
+        error.placed(settings, |setting| match setting {
+            "url" => "server.shared_rates.url".to_owned(),
+            other => format!("server.shared_rates.redis.{other}"),
+        })
+    });
+    sharing.map(Some)
 }
 
 #[cfg(feature = "redis")]
@@ -25,7 +32,7 @@ fn open(url: &str, section: &SharedRatesSection) -> Result<RateSharing> {
     let settings = antiphon_rates_redis::Settings { url: url.to_owned(), ..section.redis.clone() };
     match antiphon_rates_redis::RedisRates::start(&settings) {
         Ok(store) => Ok(RateSharing::new(Arc::new(store), section.timeout.0.0)),
-        Err(error) => Err(Error::mistake(format!("server.shared_rates: {}", Error::from(error)))),
+        Err(error) => Err(Error::mistake(error)),
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use antiphon_config::{Settings, Sources};
 use antiphon_core::{BoxError, Component, Shutdown, Stage};
+use antiphon_rpc::ServiceInfo;
 use antiphon_rpc::client::{Channel, Discovery};
 
 use crate::settings::Sections;
@@ -25,7 +26,7 @@ pub(super) struct Reload {
     sources: Sources,
     path: PathBuf,
     seen: Stamp,
-    channels: Vec<(&'static str, Channel)>,
+    channels: Vec<(&'static ServiceInfo, Channel)>,
     discovery: Discovery,
 }
 
@@ -35,7 +36,7 @@ impl Reload {
     pub(super) fn new(
         sources: Sources,
         path: PathBuf,
-        channels: Vec<(&'static str, Channel)>,
+        channels: Vec<(&'static ServiceInfo, Channel)>,
         discovery: Discovery,
     ) -> Self {
         Self { sources, path, seen: None, channels, discovery }
@@ -46,11 +47,12 @@ impl Reload {
         let settings = Settings::load(&self.sources)?;
         let sections = Sections::read(&settings)?;
         let read = self.channels.iter().map(|(service, channel)| {
-            let section = sections.clients.of(service);
-            let target = section.target(service, &sections.discovery)?;
+            let section = sections.clients.of(service.name);
+            let target = section.target(service.name, &sections.discovery)?;
+            sections.clients.check_methods(service)?;
             // Whether it is in a registry that there is; nobody is asked yet.
             self.discovery.answers(&target)?;
-            Ok((*service, channel, target, section.settings(service)?))
+            Ok((service.name, channel, target, section.settings(service.name)?))
         });
         // All of them before any is changed.
         let read: Vec<_> = read.collect::<Result<_, BoxError>>()?;
@@ -105,7 +107,11 @@ mod tests {
 
     use super::*;
 
-    const SERVICES: [&str; 2] = ["a.A", "b.B"];
+    const fn service(name: &'static str) -> ServiceInfo {
+        ServiceInfo { name, methods: &[], descriptor_set: &[] }
+    }
+
+    static SERVICES: [ServiceInfo; 2] = [service("a.A"), service("b.B")];
 
     /// A file of settings, and two channels as the process that read it has them.
     struct Desk {
@@ -122,10 +128,10 @@ mod tests {
             let sources = Sources::new().file(&path);
             let sections = Sections::read(&Settings::load(&sources).unwrap()).unwrap();
             let discovery = Discovery::new(sections.discovery.clone());
-            let channels = SERVICES.map(|service| {
-                let section = sections.clients.of(service);
-                let target = section.target(service, &sections.discovery).unwrap();
-                let settings = section.settings(service).unwrap();
+            let channels = SERVICES.each_ref().map(|service| {
+                let section = sections.clients.of(service.name);
+                let target = section.target(service.name, &sections.discovery).unwrap();
+                let settings = section.settings(service.name).unwrap();
                 let channel = Channel::new(&target, settings, &discovery, &Telemetry::new());
                 (service, channel.unwrap())
             });
@@ -153,6 +159,9 @@ mod tests {
         assert!(desk.reload.reload().unwrap_err().to_string().contains("etcd"));
         desk.write(&text("static:a:1", "static:b:1"));
         assert!(desk.reload.reload().unwrap().is_empty(), "the first was taken over");
+        desk.write(&format!("{}methods.Get.hedge = true", text("static:a:2", "static:b:2")));
+        let mistake = desk.reload.reload().unwrap_err().to_string();
+        assert!(mistake.contains("b.B has no such method"), "{mistake}");
         desk.write(&text("static:a:1", "static:b:2"));
         assert_eq!(desk.reload.reload().unwrap(), ["b.B"]);
     }

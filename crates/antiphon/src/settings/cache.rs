@@ -6,8 +6,7 @@ use antiphon_cache::CacheSettings;
 use antiphon_config::Settings;
 use serde::{Deserialize, Serialize};
 
-use super::Location;
-use super::location::scheme;
+use super::RedisUrl;
 
 /// The caches of a process.
 #[derive(Clone, Debug)]
@@ -23,7 +22,7 @@ pub(crate) struct Caches {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct LevelSection {
     /// Where it is: `redis://host` or `rediss://host`. There is no such level unless set.
-    pub(crate) url: Option<Location>,
+    pub(crate) url: Option<RedisUrl>,
     #[cfg(feature = "redis")]
     pub(crate) redis: antiphon_cache_redis::Settings,
 }
@@ -41,28 +40,12 @@ impl Caches {
                 settings.mistaken(&path, mistake.problem())
             })?;
         }
-        let level: LevelSection = settings.section("cache_level")?;
-        let placed = |problem: String| settings.mistaken("cache_level.url", &problem);
-        level.check().map_err(placed)?;
-        Ok(Self { single, level })
+        Ok(Self { single, level: settings.section("cache_level")? })
     }
 
     /// What a cache keeps.
     pub(crate) fn of(&self, name: &str) -> CacheSettings {
         self.single.get(name).cloned().unwrap_or_default()
-    }
-}
-
-impl LevelSection {
-    /// What is wrong with the URL.
-    fn check(&self) -> Result<(), String> {
-        match self.url.as_ref().map(|url| scheme(url.text())) {
-            None | Some(Some("redis" | "rediss")) => Ok(()),
-            Some(Some(other)) => {
-                Err(format!("it begins with `{other}:`; known are redis and rediss"))
-            }
-            Some(None) => Err("it is no URL such as redis://127.0.0.1:6379".into()),
-        }
     }
 }
 

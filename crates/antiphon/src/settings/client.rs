@@ -9,6 +9,7 @@ use antiphon_resilience::{
     Backoff, BudgetSettings, BulkheadSettings, EjectionSettings, HedgeSettings, RetryPolicy,
     ThrottleSettings,
 };
+use antiphon_rpc::ServiceInfo;
 use antiphon_rpc::client::{ClientSettings, InvalidTarget, MethodSettings, Target};
 use serde::{Deserialize, Serialize};
 
@@ -229,6 +230,34 @@ impl Clients {
     /// How a service is called.
     pub(crate) fn of(&self, service: &str) -> &ClientSection {
         self.single.get(service).unwrap_or(&self.all)
+    }
+
+    /// Refuses what is said of methods that a service does not have. What is said of all services may
+    /// name methods that only some of them have.
+    ///
+    /// # Errors
+    /// The name of the setting, and which methods there are.
+    pub(crate) fn check_methods(&self, service: &ServiceInfo) -> Result<(), String> {
+        let Some(section) = self.single.get(service.name) else { return Ok(()) };
+        let known: Vec<&str> = service.methods.iter().map(|method| method.name).collect();
+        let has = |name: &str| {
+            let own = match name.split_once('/') {
+                Some((of, method)) if of == service.name => method,
+                Some(_) => return false,
+                None => name,
+            };
+            known.contains(&own)
+        };
+        let mut own = section.methods.keys().filter(|name| !self.all.methods.contains_key(*name));
+        match own.find(|name| !has(name)) {
+            None => Ok(()),
+            Some(name) => Err(format!(
+                "clients.{:?}.methods.{name}: {} has no such method; it has {}",
+                service.name,
+                service.name,
+                known.join(", ")
+            )),
+        }
     }
 }
 

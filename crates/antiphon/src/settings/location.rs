@@ -20,6 +20,36 @@ impl Location {
     }
 }
 
+/// Where a Redis server is. What prints it shows no password.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "Location", into = "Location")]
+pub(crate) struct RedisUrl(Location);
+
+impl RedisUrl {
+    /// As it was set.
+    pub(crate) fn text(&self) -> &str {
+        self.0.text()
+    }
+}
+
+impl TryFrom<Location> for RedisUrl {
+    type Error = String;
+
+    fn try_from(location: Location) -> Result<Self, Self::Error> {
+        match scheme(location.text()) {
+            Some("redis" | "rediss") => Ok(Self(location)),
+            Some(other) => Err(format!("it begins with `{other}:`; known are redis and rediss")),
+            None => Err("it is no URL such as redis://127.0.0.1:6379".to_owned()),
+        }
+    }
+}
+
+impl From<RedisUrl> for Location {
+    fn from(url: RedisUrl) -> Self {
+        url.0
+    }
+}
+
 /// What stands before `:` in a URL; `None` for a path.
 pub(crate) fn scheme(location: &str) -> Option<&str> {
     let (scheme, _) = location.split_once(':')?;

@@ -7,7 +7,7 @@ use antiphon_config::{ByteSize, HumanDuration};
 use antiphon_rpc::server::{CpuSettings, HeaderName, RateRule, RateSettings, ServerSettings};
 use serde::{Deserialize, Serialize};
 
-use super::{Location, scheme};
+use super::RedisUrl;
 
 /// `[server]`: where calls are answered, and the limits.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -175,7 +175,7 @@ impl RateSection {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct SharedRatesSection {
     /// `redis://host` or `rediss://host`. Limits cannot be shared unless set.
-    pub(crate) url: Option<Location>,
+    pub(crate) url: Option<RedisUrl>,
     /// How long a call may wait for the store; then the instance decides alone.
     pub(crate) timeout: Patience,
     #[cfg(feature = "redis")]
@@ -189,25 +189,6 @@ impl Default for SharedRatesSection {
             timeout: Patience(HumanDuration::from_millis(20)),
             #[cfg(feature = "redis")]
             redis: antiphon_rates_redis::Settings::default(),
-        }
-    }
-}
-
-impl SharedRatesSection {
-    /// The URL, if there is one.
-    ///
-    /// # Errors
-    /// It names something else than Redis.
-    pub(crate) fn url(&self) -> Result<Option<&str>, String> {
-        let Some(url) = &self.url else { return Ok(None) };
-        match scheme(url.text()) {
-            Some("redis" | "rediss") => Ok(Some(url.text())),
-            Some(other) => Err(format!(
-                "server.shared_rates.url begins with `{other}:`; known are redis and rediss"
-            )),
-            None => {
-                Err("server.shared_rates.url is no URL such as redis://127.0.0.1:6379".to_owned())
-            }
         }
     }
 }
@@ -370,6 +351,8 @@ mod tests {
             (shared("timeout = \"0ms\""), "timeout", "from 1ms to 1s"),
             (shared("timeout = \"1m\""), "timeout", "from 1ms to 1s"),
             (shared("urls = \"redis://a\""), "urls", "url"),
+            (shared("url = \"memcached://a\""), ".url", "begins with `memcached:`"),
+            (shared("url = \"a\""), ".url", "is no URL"),
         ] {
             let error = read(&text).unwrap_err();
             assert!(error.contains(place) && error.contains(what), "{error}");
@@ -384,15 +367,10 @@ mod tests {
             settings.section::<ServerSection>("server").unwrap().shared_rates
         };
         let own = section("");
-        assert_eq!((own.url(), own.timeout.0), (Ok(None), HumanDuration::from_millis(20)));
+        assert_eq!((own.url, own.timeout.0), (None, HumanDuration::from_millis(20)));
         let given = section("[server.shared_rates]\nurl = \"rediss://a\"\ntimeout = \"5ms\"");
-        assert_eq!(given.url(), Ok(Some("rediss://a")));
+        assert_eq!(given.url.as_ref().map(RedisUrl::text), Some("rediss://a"));
         assert_eq!(given.timeout.0, HumanDuration::from_millis(5));
-        for (url, words) in [("memcached://a", "begins with `memcached:`"), ("a", "is no URL")] {
-            let section = section(&format!("[server.shared_rates]\nurl = {url:?}"));
-            let error = section.url().unwrap_err();
-            assert!(error.starts_with("server.shared_rates.url") && error.contains(words));
-        }
     }
 
     #[test]

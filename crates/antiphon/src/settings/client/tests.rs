@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use antiphon_config::Sources;
+use antiphon_rpc::{Idempotency, MethodInfo, MethodKind};
 
 use super::*;
 
@@ -35,6 +36,34 @@ fn what_is_said_of_one_service_lies_over_what_is_said_of_all() {
     assert_eq!(settings.retry.backoff.max, Duration::from_secs(2));
     assert_eq!(settings.methods["shop.v1.Stock/Get"].hedge, Some(true));
     assert!(clients.of("shop.v1.Other").target.is_none());
+}
+
+#[test]
+fn methods_that_a_service_does_not_have_are_refused_where_they_are_its_own() {
+    static GET: [MethodInfo; 1] = [MethodInfo {
+        service: "s.S",
+        name: "Get",
+        path: "/s.S/Get",
+        kind: MethodKind::Unary,
+        idempotency: Idempotency::Unknown,
+        timeout: None,
+        retry: false,
+        hedge: false,
+    }];
+    let service = ServiceInfo { name: "s.S", methods: &GET, descriptor_set: &[] };
+    for (text, wrong) in [
+        ("[clients.\"s.S\"]\nmethods.Get.hedge = true", None),
+        ("[clients.\"s.S\"]\nmethods.\"s.S/Get\".hedge = true", None),
+        ("[client]\nmethods.Set.hedge = true\n[clients.\"s.S\"]\ntimeout = \"1s\"", None),
+        ("[clients.\"s.S\"]\nmethods.Gett.hedge = true", Some("Gett")),
+        ("[clients.\"s.S\"]\nmethods.\"s.T/Get\".hedge = true", Some("s.T/Get")),
+    ] {
+        let mistake = read(text).unwrap().check_methods(&service).err();
+        let said = wrong.map(|name| {
+            format!("clients.\"s.S\".methods.{name}: s.S has no such method; it has Get")
+        });
+        assert_eq!(mistake, said, "{text}");
+    }
 }
 
 #[test]

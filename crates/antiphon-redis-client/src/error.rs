@@ -1,11 +1,10 @@
-//! Why the store cannot be used as it is set up.
+//! Why a server cannot be used as it is set up.
 
 use antiphon_config::Mistake;
 use antiphon_core::BoxError;
 
-/// The store cannot be used as it is set up. A server that is away is no such reason.
+/// The server cannot be used as it is set up. That it is away is no such reason.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum StartError {
     /// The settings make no sense.
     #[error("Redis settings: {0}")]
