@@ -105,7 +105,7 @@ fn left_out(step: Step, options: &Options) -> Option<&'static str> {
     } else if options.embedded && step == Step::Engines {
         Some(
             "--embedded: needs PostgreSQL, MariaDB, NATS, Kafka, RabbitMQ, Mosquitto, Redis, etcd, \
-             ZooKeeper, Consul and Knot DNS",
+             ZooKeeper, Consul, Knot DNS and Kubernetes",
         )
     } else {
         None

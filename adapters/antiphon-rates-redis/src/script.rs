@@ -22,8 +22,9 @@ pub(crate) static TAKE: LazyLock<Script> = LazyLock::new(|| {
         "local time = redis.call('TIME')
          local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
          local interval, burst, wanted = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-         local used_up = math.max(tonumber(redis.call('GET', KEYS[1]) or '0') or 0, now)
-         local ahead = used_up - now
+         local used_up = tonumber(redis.call('GET', KEYS[1]) or '0') or 0
+         -- No more than this rate can have let in: there may have been a slower one before.
+         local ahead = math.min(math.max(used_up - now, 0), interval * burst)
          -- A thousandth of a call, since a part of a microsecond may be lost in sums.
          local fit = math.floor((interval * burst - ahead) / interval + 0.001)
          local granted = math.max(math.min(wanted, fit), 0)

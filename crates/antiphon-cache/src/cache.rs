@@ -151,7 +151,7 @@ where
     ///
     /// # Errors
     /// The shared level is away, so others may still have the old value until its time ends; here it is
-    /// forgotten. [`Code::Unavailable`](antiphon_core::Code::Unavailable), which has a message
+    /// forgotten, and the shared level hears of it as soon as it is back ([`Self::invalidate_soon`]). [`Code::Unavailable`](antiphon_core::Code::Unavailable), which has a message
     /// delivered again without counting the attempt.
     ///
     /// # Cancel safety
@@ -185,8 +185,12 @@ where
         keys.iter().for_each(|key| self.0.forget(key));
         let Some(shared) = &self.0.shared else { return Ok(()) };
         let done = shared.invalidate(&self.0.name, keys.iter()).await;
+        if done.is_err() {
+            self.pend(&keys);
+        }
         // Until a moment ago the old value could be read there, and kept here again.
         keys.iter().for_each(|key| self.0.forget(key));
+        self.send_soon();
         done
     }
 

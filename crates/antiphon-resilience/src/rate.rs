@@ -28,6 +28,8 @@ use tokio::time::Instant;
 
 /// The parts of a table, each with a lock of its own.
 const SHARDS: usize = 16;
+/// How long a full part of a table is not looked through again, at most: it costs a millisecond.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How much is let in.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,7 +48,7 @@ impl RateSettings {
     /// Over the limit: in how many nanoseconds a call would be let in.
     pub fn step(&self, used_up: u64, now: u64) -> Result<u64, u64> {
         let interval = self.interval_nanos();
-        let next = used_up.max(now).saturating_add(interval);
+        let next = self.bounded(used_up, now).saturating_add(interval);
         match next.saturating_sub(now).checked_sub(self.ahead_nanos()) {
             None | Some(0) => Ok(next),
             Some(wait) => Err(wait),
@@ -58,13 +60,19 @@ impl RateSettings {
     #[must_use]
     pub fn take(&self, used_up: u64, now: u64, wanted: u32) -> (u64, Taken) {
         let (interval, ahead) = (self.interval_nanos(), self.ahead_nanos());
-        let used_up = used_up.max(now);
+        let used_up = self.bounded(used_up, now);
         let fit = ahead.saturating_sub(used_up - now) / interval;
         let granted = wanted.min(u32::try_from(fit).unwrap_or(u32::MAX));
         let used_up = used_up.saturating_add(interval.saturating_mul(u64::from(granted)));
         let next = used_up.saturating_add(interval).saturating_sub(now);
         let wait = Duration::from_nanos(next.saturating_sub(ahead));
         (used_up, Taken { granted, wait })
+    }
+
+    /// What was used up, as far as this rate can have let it in: a slower one that was in force before,
+    /// or a clock that was set back, must not refuse for longer.
+    fn bounded(&self, used_up: u64, now: u64) -> u64 {
+        used_up.clamp(now, now.saturating_add(self.ahead_nanos()))
     }
 
     /// How far ahead of the steady stream a burst may be: after so much time any key is idle.
@@ -168,7 +176,8 @@ impl KeyedRateLimit {
             if since >= shard.sweep_at {
                 // What is not used up is as good as new.
                 shard.used_up.retain(|_, used_up| *used_up > since);
-                shard.sweep_at = since.saturating_add(self.settings.ahead_nanos());
+                let pause = self.settings.ahead_nanos().min(nanos(SWEEP_INTERVAL));
+                shard.sweep_at = since.saturating_add(pause);
             }
             if is_full(&shard) {
                 drop(shard);
@@ -228,10 +237,9 @@ mod tests {
             let second = settings.step(settings.step(0, 5).unwrap(), 5);
             assert!(second.is_err(), "{per_second}");
         }
-        assert_eq!(
-            RateSettings { burst: u32::MAX, ..TEN }.step(u64::MAX - 1, 0),
-            Err(u64::MAX - 429_496_729_500_000_000)
-        );
+        let endless = RateSettings { burst: u32::MAX, ..TEN };
+        assert_eq!(endless.step(u64::MAX - 1, 0), Err(nanos(100 * MS)));
+        assert_eq!(endless.take(u64::MAX - 1, 0, 1).1.wait, 100 * MS);
     }
 
     #[test]
@@ -295,5 +303,19 @@ mod tests {
         let later = start + Duration::from_secs(1);
         let let_in = (200_000..300_000_u32).filter(|key| limit.check(key, later).is_ok()).count();
         assert!(let_in > 100 && kept() <= 160, "{let_in}");
+    }
+
+    #[test]
+    fn what_is_idle_makes_room_long_before_a_burst_would_be_used_up() {
+        let start = Instant::now();
+        let calm = RateSettings { per_second: 0.01, burst: 100 };
+        // One key in each part of the table.
+        let limit = KeyedRateLimit::new(calm, SHARDS, start);
+        let let_in = |round: u32, now| {
+            (0..1_000_u32).filter(|key| limit.check((round, key), now).is_ok()).count()
+        };
+        assert_eq!(let_in(1, start), SHARDS + 100);
+        // A hundred seconds make a key that called once idle, and let two more of the others in.
+        assert_eq!(let_in(2, start + Duration::from_secs(200)), SHARDS + 2);
     }
 }

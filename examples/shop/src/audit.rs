@@ -1,7 +1,7 @@
 //! `shop audit`: reads every service's database and checks what must be true of the whole.
 //!
 //! The shop must be quiet (stopped, or without customers and all sagas ended): the audit waits for
-//! that for some time, and says what was still in flight if it does not come.
+//! that as long as less and less is in flight, and says what was still in flight if it does not come.
 
 mod books;
 mod checks;
@@ -13,7 +13,7 @@ use antiphon::operate::Operations;
 use clap::Args;
 use tokio::time::Instant;
 
-use books::Books;
+use books::{Books, InFlight};
 
 /// Checks that nothing was lost and nothing was done twice.
 #[derive(Args, Debug)]
@@ -28,7 +28,7 @@ pub(crate) struct Audit {
     /// Accepted orders, as `shop simulate --journal` wrote them; may be given several times.
     #[arg(long, value_name = "FILE")]
     journal: Vec<PathBuf>,
-    /// How long to wait until nothing is in flight, in seconds.
+    /// How long to wait, in seconds, while what is in flight does not become less.
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     wait: u64,
     /// Prints the checks as JSON.
@@ -42,20 +42,13 @@ pub(crate) struct Audit {
 /// A database cannot be read, or a check does not hold.
 #[expect(clippy::print_stdout, reason = "the table is the output of the command")]
 pub(crate) async fn run(options: Audit) -> antiphon::Result<()> {
-    let give_up = Instant::now() + Duration::from_secs(options.wait);
     let mut sources = crate::run::sources(options.config);
     if let Some(data) = &options.data {
         sources = sources.set("--data", "database.dir", data.display());
     }
     let books = Books::open(&Operations::load(&sources)?).await?;
-    let checks = loop {
-        let in_flight = books.in_flight().await?;
-        if in_flight.is_empty() || Instant::now() >= give_up {
-            let snapshot = books.read(&options.journal).await?;
-            break checks::all(&snapshot, &in_flight);
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    };
+    let in_flight = settled(&books, Duration::from_secs(options.wait)).await?;
+    let checks = checks::all(&books.read(&options.journal).await?, &in_flight);
     if options.json {
         println!("{}", checks::to_json(&checks));
     } else {
@@ -66,4 +59,20 @@ pub(crate) async fn run(options: Audit) -> antiphon::Result<()> {
         return Err(format!("{broken} of {} checks do not hold", checks.len()).into());
     }
     Ok(())
+}
+
+/// Waits until nothing is in flight, or nothing becomes less for so long; what is left.
+async fn settled(books: &Books, patience: Duration) -> antiphon::Result<Vec<String>> {
+    let mut least = u64::MAX;
+    let mut give_up = Instant::now() + patience;
+    loop {
+        let InFlight { count, what } = books.in_flight().await?;
+        if count < least {
+            (least, give_up) = (count, Instant::now() + patience);
+        }
+        if what.is_empty() || Instant::now() >= give_up {
+            return Ok(what);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }

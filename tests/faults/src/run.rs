@@ -20,8 +20,9 @@ use crate::{Result, web};
 
 /// How long customers order before anything goes wrong.
 const QUIET: Duration = Duration::from_secs(3);
-/// How long the shop may take to become quiet after everything was healed.
-const SETTLE: u64 = 180;
+/// How long, in seconds, nothing may become less of what is in flight after everything was healed. How
+/// long all of it takes is a matter of the machine.
+const SETTLE: u64 = 90;
 
 /// What is run.
 #[derive(Clone, Debug)]

@@ -2,8 +2,10 @@
 
 mod consul;
 mod etcd;
+mod golang;
 mod kafka;
 mod knot;
+mod kubernetes;
 mod mariadb;
 mod mosquitto;
 mod nats;
@@ -78,6 +80,7 @@ pub(crate) fn describe(service: Service) -> &'static dyn Description {
         Service::Zookeeper => &zookeeper::Zookeeper,
         Service::Consul => &consul::Consul,
         Service::Knot => &knot::Knot,
+        Service::Kubernetes => &kubernetes::Kubernetes,
     }
 }
 

@@ -30,6 +30,8 @@ pub enum Service {
     Consul,
     /// Knot DNS; its zone is changed through [`Zone`](crate::Zone).
     Knot,
+    /// The API server of Kubernetes.
+    Kubernetes,
 }
 
 /// The user that may come in over TLS, and its password.
@@ -39,7 +41,7 @@ pub const PASSWORD: &str = "secret";
 
 impl Service {
     /// Every server.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Postgres,
         Self::Mariadb,
         Self::Redis,
@@ -51,6 +53,7 @@ impl Service {
         Self::Zookeeper,
         Self::Consul,
         Self::Knot,
+        Self::Kubernetes,
     ];
 
     /// The name that `cargo xtask services` knows it by.
@@ -68,6 +71,7 @@ impl Service {
             Self::Zookeeper => "zookeeper",
             Self::Consul => "consul",
             Self::Knot => "knot",
+            Self::Kubernetes => "kubernetes",
         }
     }
 
@@ -95,6 +99,9 @@ impl Service {
             Self::Zookeeper => Ports::one(22181),
             Self::Consul => Ports { plain: 28500, tls: 28501, admin: 0, inner: [28502, 28503, 0] },
             Self::Knot => Ports::one(25353),
+            Self::Kubernetes => {
+                Ports { plain: 26443, tls: 26444, admin: 0, inner: [26445, 26446, 0] }
+            }
         }
     }
 
@@ -138,7 +145,7 @@ impl Service {
             Self::Rabbitmq => format!("amqp://guest:guest@127.0.0.1:{port}"),
             Self::Mosquitto => format!("mqtt://127.0.0.1:{port}"),
             Self::Kafka => format!("kafka://127.0.0.1:{port}"),
-            Self::Etcd | Self::Consul => format!("http://127.0.0.1:{port}"),
+            Self::Etcd | Self::Consul | Self::Kubernetes => format!("http://127.0.0.1:{port}"),
             Self::Zookeeper => format!("zookeeper://127.0.0.1:{port}"),
             Self::Knot => format!("dns://127.0.0.1:{port}"),
         }
@@ -157,7 +164,7 @@ impl Service {
             Self::Mosquitto => ("mqtts", ""),
             Self::Kafka => ("kafka+ssl", ""),
             // They ask nobody for a name.
-            Self::Etcd | Self::Consul => ("https", ""),
+            Self::Etcd | Self::Consul | Self::Kubernetes => ("https", ""),
             // Debian's package lacks what its TLS needs: this is the plain port.
             Self::Zookeeper => ("zookeeper", ""),
             // It speaks none: this is the plain port.

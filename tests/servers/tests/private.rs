@@ -116,3 +116,8 @@ fn consul() -> Result {
 fn knot() -> Result {
     treat_badly(Service::Knot)
 }
+
+#[test]
+fn kubernetes() -> Result {
+    treat_badly(Service::Kubernetes)
+}

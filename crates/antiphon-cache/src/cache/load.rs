@@ -70,8 +70,9 @@ where
         let cache = Arc::clone(&self.cache);
         let key = self.leader.key();
         let sighting = match &cache.shared {
-            Some(shared) => shared.read(key, cache.asking()).await,
-            None => None,
+            // What was invalidated here and not yet there is old there.
+            Some(shared) if !cache.pending.has(key) => shared.read(key, cache.asking()).await,
+            _ => None,
         };
         let Some(sighting) = sighting else { return Shared::Load { lease: None, old: None } };
         let lease = Some(sighting.lease);

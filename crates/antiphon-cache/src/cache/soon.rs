@@ -25,7 +25,7 @@ const KEYS_MAX: usize = 1_000;
 /// How long the end of a process waits for a level that is away or slow.
 const END_WITHIN: Duration = Duration::from_secs(2);
 
-/// The keys that the shared level has not heard of yet.
+/// The keys that the shared level has not heard of yet. What it has of them is old.
 pub(super) struct Pending<K> {
     state: Mutex<State<K>>,
     /// Rung when nothing waits any more.
@@ -33,10 +33,16 @@ pub(super) struct Pending<K> {
 }
 
 struct State<K> {
-    /// With the moment when what was stored before has lost its time anyway.
-    keys: HashMap<K, Instant>,
+    keys: HashMap<K, Waiting>,
     /// Whether there is a task that sends them.
     sending: bool,
+}
+
+struct Waiting {
+    /// When what was stored before has lost its time anyway.
+    until: Instant,
+    /// It is under way, and was not asked for again since.
+    is_taken: bool,
 }
 
 impl<K> Default for Pending<K> {
@@ -56,10 +62,15 @@ impl<K: Hash + Eq + Clone> Pending<K> {
             if full && !state.keys.contains_key(key) {
                 left_out += 1;
             } else {
-                state.keys.insert(key.clone(), until);
+                state.keys.insert(key.clone(), Waiting { until, is_taken: false });
             }
         }
         left_out
+    }
+
+    /// Whether the shared level has not heard of a key yet.
+    pub(super) fn has(&self, key: &K) -> bool {
+        self.state.lock().keys.contains_key(key)
     }
 
     /// Whether the caller has to start a task that sends.
@@ -88,23 +99,45 @@ impl<K: Hash + Eq + Clone> Pending<K> {
     }
 
     /// Some keys to send; without any, the task is done.
-    fn take(&self) -> Option<Vec<(K, Instant)>> {
+    fn take(&self) -> Option<Vec<K>> {
         let mut state = self.state.lock();
-        let some: Vec<K> = state.keys.keys().take(KEYS_MAX).cloned().collect();
+        let some: Vec<K> = state
+            .keys
+            .iter_mut()
+            .take(KEYS_MAX)
+            .map(|(key, waiting)| {
+                waiting.is_taken = true;
+                key.clone()
+            })
+            .collect();
         if some.is_empty() {
             state.sending = false;
             self.sent.notify_waiters();
             return None;
         }
-        Some(some.into_iter().filter_map(|key| state.keys.remove_entry(&key)).collect())
+        Some(some)
+    }
+
+    /// These that were taken are done with; but not those that somebody asked for again meanwhile.
+    fn sent(&self, keys: &[K]) {
+        let mut state = self.state.lock();
+        for key in keys {
+            if state.keys.get(key).is_some_and(|waiting| waiting.is_taken) {
+                state.keys.remove(key);
+            }
+        }
     }
 
     /// These were not sent. What was stored before some of them may be over by now.
-    fn put_back(&self, keys: Vec<(K, Instant)>, now: Instant) {
+    fn put_back(&self, keys: &[K], now: Instant) {
         let mut state = self.state.lock();
-        for (key, until) in keys.into_iter().filter(|(_, until)| *until > now) {
-            // Who asked for it meanwhile knows better until when.
-            state.keys.entry(key).or_insert(until);
+        for key in keys {
+            let Some(waiting) = state.keys.get_mut(key) else { continue };
+            if waiting.until <= now {
+                state.keys.remove(key);
+            } else {
+                waiting.is_taken = false;
+            }
         }
     }
 }
@@ -133,18 +166,24 @@ where
         let cache = &self.0;
         let keys: Vec<K> = keys.into_iter().map(ToOwned::to_owned).collect();
         cache.metrics.invalidations.inc_by(u64::try_from(keys.len()).unwrap_or(u64::MAX));
-        keys.iter().for_each(|key| cache.forget(key));
-        if cache.shared.is_none() {
-            return;
+        // First, or who comes in between would keep the old value of the shared level here.
+        if cache.shared.is_some() {
+            self.pend(&keys);
         }
+        keys.iter().for_each(|key| cache.forget(key));
+        self.send_soon();
+    }
+
+    /// The shared level is to hear of these keys; until it has, what it has of them is not believed.
+    pub(super) fn pend(&self, keys: &[K]) {
+        let cache = &self.0;
         // What is being loaded at this moment, by whatever process, is old and stored last.
         let until = Instant::now() + cache.settings.load_timeout.0 + cache.settings.kept_max();
-        let left_out = cache.pending.add(&keys, until, cache.settings.capacity);
+        let left_out = cache.pending.add(keys, until, cache.settings.capacity);
         if left_out > 0 {
             let cache = &cache.name;
             tracing::warn!(cache, left_out, "too many invalidations wait for the shared level");
         }
-        self.send_soon();
     }
 
     /// A component that keeps the process from ending before the shared level has heard of what
@@ -155,7 +194,7 @@ where
         LastWords { cache: self.clone(), name }
     }
 
-    fn send_soon(&self) {
+    pub(super) fn send_soon(&self) {
         let cache = &self.0;
         if let Ok(runtime) = Handle::try_current()
             && cache.pending.claim()
@@ -213,11 +252,10 @@ where
     let Some(shared) = &cache.shared else { return };
     let mut failures = 0;
     while let Some(keys) = cache.pending.take() {
-        match shared.invalidate(&cache.name, keys.iter().map(|(key, _)| key)).await {
-            // Until a moment ago the old values could be read there, and kept here again.
+        match shared.invalidate(&cache.name, keys.iter()).await {
             Ok(()) => {
                 failures = 0;
-                keys.iter().for_each(|(key, _)| cache.forget(key));
+                cache.pending.sent(&keys);
             }
             Err(error) => {
                 failures += 1;
@@ -225,7 +263,7 @@ where
                     let cache = &cache.name;
                     tracing::warn!(cache, ?error, "invalidations wait for the shared level");
                 }
-                cache.pending.put_back(keys, Instant::now());
+                cache.pending.put_back(&keys, Instant::now());
                 let wait = match AGAIN.decide(failures, Retry::Outage, fastrand::f64()) {
                     Decision::RetryAfter(wait) => wait,
                     Decision::GiveUp => AGAIN.delay_max,
@@ -240,8 +278,9 @@ where
 mod tests {
     use super::*;
 
-    fn sorted(keys: Option<Vec<(u32, Instant)>>) -> Vec<u32> {
-        let mut keys: Vec<u32> = keys.into_iter().flatten().map(|(key, _)| key).collect();
+    /// What is sent next.
+    fn sorted(pending: &Pending<u32>) -> Vec<u32> {
+        let mut keys = pending.take().unwrap_or_default();
         keys.sort_unstable();
         keys
     }
@@ -253,10 +292,13 @@ mod tests {
         assert!(!pending.claim(), "nothing waits");
         assert_eq!(pending.add(&[1, 2, 2, 1], until, 10), 0);
         assert!(pending.claim() && !pending.claim());
-        assert_eq!(sorted(pending.take()), [1, 2]);
-        assert_eq!(pending.add(&[3], until, 10), 0);
+        assert_eq!(sorted(&pending), [1, 2]);
+        assert_eq!(pending.add(&[2, 3], until, 10), 0);
         assert!(!pending.claim(), "the task looks again");
-        assert_eq!(sorted(pending.take()), [3]);
+        pending.sent(&[1, 2]);
+        assert!(!pending.has(&1) && pending.has(&2) && pending.has(&3));
+        assert_eq!(sorted(&pending), [2, 3], "the second was asked for again");
+        pending.sent(&[2, 3]);
         assert!(pending.take().is_none());
         assert_eq!(pending.add(&[4], until, 10), 0);
         assert!(pending.claim(), "the task had ended");
@@ -270,11 +312,13 @@ mod tests {
         assert_eq!(pending.add(&[1, 2, 3], soon, 2), 1);
         assert_eq!(pending.add(&[1], late, 2), 0, "it waits already");
         let taken = pending.take().expect("two keys");
-        pending.put_back(taken, now + Duration::from_secs(2));
-        assert_eq!(sorted(pending.take()), [1], "the old value of the other is over");
-        pending.put_back(vec![(7, soon)], now);
+        pending.put_back(&taken, now + Duration::from_secs(2));
+        assert_eq!(sorted(&pending), [1], "the old value of the other is over");
+        pending.sent(&[1]);
+        assert_eq!(pending.add(&[7], soon, 2), 0);
+        let taken = pending.take().expect("a key");
         pending.add(&[7], late, 2);
-        pending.put_back(vec![(7, soon)], now);
-        assert_eq!(pending.take(), Some(vec![(7, late)]), "the later time counts");
+        pending.put_back(&taken, now + Duration::from_secs(2));
+        assert_eq!(sorted(&pending), [7], "the later time counts");
     }
 }

@@ -18,6 +18,8 @@ pub(crate) enum Mood {
     Away,
     /// No question is answered.
     Silent,
+    /// It is read, and nothing is invalidated: it is the primary no more.
+    ReadOnly,
 }
 
 /// What all processes share.
@@ -86,7 +88,7 @@ impl Level {
         *self.asked.lock() += 1;
         let mood = *self.mood.lock();
         match mood {
-            Mood::Well => {
+            Mood::Well | Mood::ReadOnly => {
                 for _ in 0..self.turns.load(SeqCst) {
                     tokio::task::yield_now().await;
                 }
@@ -141,6 +143,9 @@ impl Level {
 
     async fn remove(&self, keys: &[String]) -> Result<(), BoxError> {
         self.way().await?;
+        if *self.mood.lock() == Mood::ReadOnly {
+            return Err("it takes no writes".into());
+        }
         let others: Vec<_> = {
             let mut server = self.server.lock();
             keys.iter().for_each(|key| drop(server.keys.remove(key)));

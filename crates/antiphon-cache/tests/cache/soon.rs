@@ -43,6 +43,24 @@ async fn a_level_that_is_away_hears_of_it_when_it_is_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_the_level_has_not_heard_of_is_not_read_there() {
+    let [(first, _, level), (second, ..)] = two(strict());
+    let loads = Loads::default();
+    assert_eq!((get(&first, &loads).await, get(&second, &loads).await), (1, 1));
+    level.set(Mood::ReadOnly);
+    first.invalidate_soon(["k"]);
+    for _ in 0..10 {
+        assert_eq!(get(&first, &loads).await, 2, "loaded once, and kept here");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(first.invalidate("k").await.is_err());
+    assert_eq!(get(&first, &loads).await, 3);
+    level.set(Mood::Well);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(get(&second, &loads).await, 4, "it hears of it in the end");
+}
+
+#[tokio::test(start_paused = true)]
 async fn many_calls_while_the_level_is_silent_are_few_questions() {
     let [(first, _, level), _] = two(strict());
     level.set(Mood::Silent);

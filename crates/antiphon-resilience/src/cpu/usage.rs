@@ -25,14 +25,14 @@ pub fn read() -> CpuUse {
 #[cfg(target_os = "linux")]
 fn used(root: &Path) -> Duration {
     // Linux counts time for programs in hundredths of a second, whatever it counts by itself (time(7)).
-    const TICK: Duration = Duration::from_millis(10);
+    const TICK_MILLIS: u64 = 10;
     let line = fs::read_to_string(root.join("proc/self/stat")).unwrap_or_default();
     // The second field is the name of the program in parentheses, with whatever is in it. utime and
     // stime are fields 14 and 15 (proc_pid_stat(5)).
     let after_name = line.rsplit_once(')').map_or("", |(_, rest)| rest);
     let fields = after_name.split_ascii_whitespace().skip(11).take(2);
     let ticks: u64 = fields.filter_map(|field| field.parse::<u64>().ok()).sum();
-    TICK.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX))
+    Duration::from_millis(ticks.saturating_mul(TICK_MILLIS))
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -183,6 +183,12 @@ mod tests {
             let root = root(&[("proc/self/stat", &stat)]);
             assert_eq!(used(root.path()), Duration::from_millis(3_250), "{name}");
         }
+        // Two years of a processor.
+        let long = root(&[(
+            "proc/self/stat",
+            &format!("17 (shop) {numbers}").replace("250", "6000000000"),
+        )]);
+        assert_eq!(used(long.path()), Duration::from_millis(60_000_000_750));
         for nonsense in ["", "17 (shop", "17 (shop) S 1 2", "17 (shop) S x x x x x x x x x x x x x"]
         {
             let root = root(&[("proc/self/stat", nonsense)]);

@@ -13,7 +13,8 @@ use super::RateSettings;
 ///    ask do not matter.
 /// 2. A batch is granted as far as it fits.
 /// 3. Keys are apart, whatever bytes they are made of.
-/// 4. What a key has used up is not changed by another rate: it counts by the new one from then on.
+/// 4. What a key has used up is not changed by another rate: it counts by the new one from then on,
+///    and no more of it than that one could have let in.
 /// 5. Keys that are as good as new are forgotten.
 ///
 /// A store that cannot be asked fails at once, and comes back by itself.

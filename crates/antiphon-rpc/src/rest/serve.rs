@@ -79,21 +79,29 @@ impl Shared {
     async fn unary(
         &self,
         route: &Route,
-        call: Call,
+        mut call: Call,
         parts: Parts,
         body: RequestBody,
     ) -> Response<Body> {
         let context = call.context().clone();
-        let answered = call.answer(async {
+        let read = call.reads(async {
             if !route.answer.is_raw {
                 negotiate::choose(&parts.headers, &[JSON])?;
             }
-            let message = self.read(route, &parts, body).await?;
-            let method = &route.method;
-            let answer = method.service.unary(method.index, message, Codec::Json).await?;
-            route.answer.response(&self.schema, answer.message())
+            self.read(route, &parts, body).await
         });
-        match answered.await {
+        let answered = match read.await {
+            Ok(message) => {
+                let method = &route.method;
+                let answer = async {
+                    let answer = method.service.unary(method.index, message, Codec::Json).await?;
+                    route.answer.response(&self.schema, answer.message())
+                };
+                call.answer(answer).await
+            }
+            Err(status) => Err(call.fail(status)),
+        };
+        match answered {
             Ok(response) => response,
             Err(status) => problem::response(&status, Some(&context)),
         }

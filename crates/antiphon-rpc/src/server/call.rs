@@ -28,8 +28,13 @@ pub struct Call {
     context: Context,
     span: Span,
     begun: Instant,
-    /// How long it waited for what the rate limits say: no time of the method.
+    /// How long it waited for the caller to send the request, and for what the rate limits say: no
+    /// time of the method.
     waited: Duration,
+    /// Since when it waits for the caller.
+    waits_since: Option<Instant>,
+    /// The request is there, and the method works on it.
+    is_whole: bool,
     /// It was not let in after all.
     turned_away: bool,
     /// Until it ends.
@@ -46,8 +51,19 @@ impl Call {
         begun: Instant,
         places: Places,
     ) -> Self {
-        let (waited, turned_away, places) = (Duration::ZERO, false, Some(places));
-        Self { calls, method, protocol, context, span, begun, waited, turned_away, places }
+        Self {
+            calls,
+            method,
+            protocol,
+            context,
+            span,
+            begun,
+            waited: Duration::ZERO,
+            waits_since: None,
+            is_whole: false,
+            turned_away: false,
+            places: Some(places),
+        }
     }
 
     /// What is called.
@@ -62,8 +78,8 @@ impl Call {
         &self.context
     }
 
-    /// Runs `work` to a single answer (reading the request, decoding, the handler, encoding) and
-    /// records how it ended: within the context of the call, until its deadline, panics caught.
+    /// Runs `work` to a single answer (decoding, the handler, encoding) and records how it ended:
+    /// within the context of the call, until its deadline, panics caught. The request is there.
     ///
     /// # Errors
     /// What `work` returns, DEADLINE_EXCEEDED, or INTERNAL when it panics.
@@ -75,10 +91,54 @@ impl Call {
         work: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, Status> {
         let outcome = match self.decided().await {
-            Ok(()) => self.run(pin!(work)).await,
+            Ok(()) => {
+                self.begins();
+                self.run(pin!(work)).await
+            }
             Err(status) => Err(status),
         };
         self.ended(outcome)
+    }
+
+    /// Runs `reading`, which yields the request when the caller has sent all of it.
+    ///
+    /// # Errors
+    /// What `reading` returns, or as for [`Self::answer`]; the call has not ended.
+    pub(crate) async fn reads<T>(
+        &mut self,
+        reading: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
+        self.decided().await?;
+        let mut reading = pin!(reading);
+        let mut since = None;
+        let noted = std::future::poll_fn(|task| {
+            let read = reading.as_mut().poll(task);
+            if read.is_pending() && since.is_none() {
+                since = Some(Instant::now());
+            }
+            read
+        });
+        let read = self.run(pin!(noted)).await;
+        self.waits_since = since;
+        self.is_read();
+        read
+    }
+
+    /// The caller has yet to send a part of the request.
+    pub(super) fn waits_for_caller(&mut self) {
+        self.waits_since.get_or_insert_with(Instant::now);
+    }
+
+    /// The caller has sent what was waited for.
+    pub(super) fn is_read(&mut self) {
+        if let Some(since) = self.waits_since.take() {
+            self.waited += since.elapsed();
+        }
+    }
+
+    /// The method begins to work: the request is there.
+    pub(super) fn begins(&mut self) {
+        self.is_whole = true;
     }
 
     /// Waits for what rate limits say that other instances share, where it is not known yet.
@@ -117,7 +177,10 @@ impl Call {
         work: impl Future<Output = Result<Streaming<T>, Status>>,
     ) -> Result<CallStream<T>, Status> {
         let opened = match self.decided().await {
-            Ok(()) => self.run(pin!(work)).await,
+            Ok(()) => {
+                self.begins();
+                self.run(pin!(work)).await
+            }
             Err(status) => Err(status),
         };
         match opened {
@@ -153,10 +216,11 @@ impl Call {
         let now = Instant::now();
         let took = now.saturating_duration_since(self.begun);
         let code = failed.map(Status::code);
-        let outcome = if self.turned_away { Outcome::Ignored } else { outcome(code) };
+        // What the caller did not send is nothing that the method did.
+        let outcome = if self.is_whole { outcome(code) } else { Outcome::Ignored };
         places.leave(&self.method, took.saturating_sub(self.waited), now, outcome);
         self.method.metrics.record(self.protocol, code, took, &self.context);
-        self.calls.left();
+        self.calls.left(&self.method);
         if let Some(status) = failed {
             self.span.fail(status);
         }

@@ -4,8 +4,9 @@
 //! an extension, and is taken out where connectrpc dispatches. A call that never gets there (a broken
 //! envelope, an unknown compression) is recorded by what connectrpc answered.
 
-use std::future::ready;
+use std::future::{poll_fn, ready};
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 
 use antiphon_core::{BoxFuture, Code, Status};
@@ -20,6 +21,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
+use tokio::time::timeout;
 use tower::Service as _;
 
 use super::body::{Body, RequestBody};
@@ -70,28 +72,29 @@ impl General {
         }
     }
 
-    async fn run(&self, call: Call, mut request: Request<RequestBody>) -> Response<Body> {
-        if web_text::is_text(request.headers()) {
-            request = match self.decoded(request).await {
-                Ok(request) => request,
-                Err((status, headers)) => return refused(&call.fail(status), &headers),
-            };
-            return web_text::encode(self.dispatched(call, request).await);
+    async fn run(&self, mut call: Call, request: Request<RequestBody>) -> Response<Body> {
+        if !web_text::is_text(request.headers()) {
+            return self.dispatched(call, request).await;
         }
-        self.dispatched(call, request).await
-    }
-
-    async fn decoded(
-        &self,
-        request: Request<RequestBody>,
-    ) -> Result<Request<RequestBody>, (Status, HeaderMap)> {
         let (mut head, body) = request.into_parts();
         web_text::as_binary(&mut head.headers);
+        match call.reads(self.decoded(body)).await {
+            Ok(bytes) => {
+                let request = Request::from_parts(head, bytes.into());
+                web_text::encode(self.dispatched(call, request).await)
+            }
+            Err(status) => refused(&call.fail(status), &head.headers),
+        }
+    }
+
+    /// A body in text, which is read whole before anything else: within the time that a call may take,
+    /// also where a stream has no deadline.
+    async fn decoded(&self, body: RequestBody) -> Result<Bytes, Status> {
         let bytes_max = self.service.limits().max_request_body_size() / 3 * 4;
-        let text = body.collect(bytes_max).await.map_err(Status::from);
-        match text.and_then(|text| web_text::decode(&text)) {
-            Ok(bytes) => Ok(Request::from_parts(head, bytes.into())),
-            Err(status) => Err((status, head.headers)),
+        let time = self.calls.settings().timeouts.max;
+        match timeout(time, body.collect(bytes_max)).await {
+            Ok(text) => web_text::decode(&text?),
+            Err(_) => Err(Status::deadline_exceeded()),
         }
     }
 
@@ -105,8 +108,14 @@ impl General {
         headers.remove(&CONNECT_TIMEOUT);
         let kind = content_type_only(headers);
         let mut service = self.service.clone();
-        let answering = service.call(request);
-        tokio::pin!(answering);
+        let mut dispatching = pin!(service.call(request));
+        let mut answering = pin!(poll_fn(|task| {
+            let answer = dispatching.as_mut().poll(task);
+            if answer.is_pending() {
+                waiting.waits_for_caller();
+            }
+            answer
+        }));
         let response = match deadline {
             None => answering.await,
             Some(deadline) => match tokio::time::timeout_at(deadline, &mut answering).await {
@@ -134,6 +143,13 @@ struct Waiting(Arc<Mutex<Option<Call>>>);
 impl Waiting {
     fn take(&self) -> Option<Call> {
         self.0.lock().take()
+    }
+
+    /// Until it is dispatched, what is missing is a part of the request.
+    fn waits_for_caller(&self) {
+        if let Some(call) = &mut *self.0.lock() {
+            call.waits_for_caller();
+        }
     }
 }
 
@@ -209,7 +225,10 @@ struct Adapter(Calls);
 impl Adapter {
     fn call(&self, context: &RequestContext) -> Result<Call, ConnectError> {
         let call = context.extensions().get::<Waiting>().and_then(Waiting::take);
-        call.ok_or_else(|| ConnectError::internal("the call did not pass the layers"))
+        let mut call =
+            call.ok_or_else(|| ConnectError::internal("the call did not pass the layers"))?;
+        call.is_read();
+        Ok(call)
     }
 
     fn single(

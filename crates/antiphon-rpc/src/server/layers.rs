@@ -82,13 +82,31 @@ struct Shared {
     telemetry: Telemetry,
     metrics: ServerMetrics,
     admission: Admission,
-    in_progress: AtomicU32,
+    in_progress: InProgress,
     /// Tells that nothing is in progress any more.
     idle: Notify,
     /// Becomes true when streams must come to their end.
     ending: watch::Sender<bool>,
     /// The same, for a look at each answer.
     is_ending: AtomicBool,
+}
+
+/// How many calls there are.
+#[derive(Debug, Default)]
+struct InProgress {
+    limited: AtomicU32,
+    /// Of health and reflection, which pass the limits by, and are no reason to refuse others.
+    exempt: AtomicU32,
+}
+
+impl InProgress {
+    fn of(&self, method: &Method) -> &AtomicU32 {
+        if method.exempt { &self.exempt } else { &self.limited }
+    }
+
+    fn is_none(&self) -> bool {
+        [&self.limited, &self.exempt].iter().all(|count| count.load(Ordering::Acquire) == 0)
+    }
 }
 
 impl Calls {
@@ -108,7 +126,7 @@ impl Calls {
             settings,
             telemetry: telemetry.clone(),
             metrics,
-            in_progress: AtomicU32::new(0),
+            in_progress: InProgress::default(),
             idle: Notify::new(),
             ending: watch::Sender::new(false),
             is_ending: AtomicBool::new(false),
@@ -191,14 +209,14 @@ impl Calls {
     /// Counts a call and passes it through the limits.
     fn admit(&self, method: &Method, asks: Asks<'_>) -> Result<Places, Refused> {
         let shared = &self.0;
-        let in_progress = shared.in_progress.fetch_add(1, Ordering::Relaxed) + 1;
+        let in_progress = shared.in_progress.of(method).fetch_add(1, Ordering::Relaxed) + 1;
         shared.metrics.active_calls.inc();
         if method.exempt {
             return Ok(Places::default());
         }
         let admitted = shared.admission.admit(method, asks, in_progress);
         if admitted.is_err() {
-            self.left();
+            self.left(method);
         }
         admitted
     }
@@ -229,9 +247,9 @@ impl Calls {
     }
 
     /// A call ended; called once for each that [`Self::admit`] counted.
-    pub(super) fn left(&self) {
+    pub(super) fn left(&self, method: &Method) {
         self.0.metrics.active_calls.dec();
-        if self.0.in_progress.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.0.in_progress.of(method).fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.idle.notify_waiters();
         }
     }
@@ -240,7 +258,7 @@ impl Calls {
     pub(super) async fn idle(&self) {
         loop {
             let idle = self.0.idle.notified();
-            if self.0.in_progress.load(Ordering::Acquire) == 0 {
+            if self.0.in_progress.is_none() {
                 return;
             }
             idle.await;

@@ -38,17 +38,15 @@ pub(super) fn is_lean(method: &Method, head: &Parts) -> bool {
 /// Answers a call. What is kept here across waits is kept small: it is moved when the call begins.
 pub(super) async fn answer(calls: &Calls, mut call: Call, mut body: RequestBody) -> Response<Body> {
     let bytes_max = calls.settings().message_bytes_max;
-    let decided = call.decided().await;
-    let answered = if let Err(status) = decided {
-        Err(status)
-    } else {
-        let answering = pin!(async {
-            let frame = body.read(FRAME_HEAD + bytes_max).await?;
-            let message = unframe(frame)?;
+    let read = call.reads(async { Ok(body.read(FRAME_HEAD + bytes_max).await?) }).await;
+    let answered = match read.and_then(unframe) {
+        Ok(message) => {
+            call.begins();
             let method = call.method();
-            method.service.unary(method.index, message, Codec::Proto).await
-        });
-        call.run(answering).await
+            let answering = method.service.unary(method.index, message, Codec::Proto);
+            call.run(pin!(answering)).await
+        }
+        Err(status) => Err(status),
     };
     match call.ended(answered) {
         Ok(message) => {

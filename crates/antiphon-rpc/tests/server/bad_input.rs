@@ -201,6 +201,19 @@ async fn a_client_that_pauses_within_its_body_is_given_up() {
 }
 
 #[tokio::test]
+async fn a_body_in_text_that_does_not_come_runs_into_the_deadline_of_the_call() {
+    let server = start().await;
+    let head = "POST /t.v1.Echo/Echo HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\
+        content-type: application/grpc-web-text\r\ngrpc-timeout: 50m\r\n\r\nAAAA";
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 4_096];
+    let length = soon(stream.read(&mut answer)).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer[..length]);
+    assert!(answer.contains("grpc-status: 4"), "{answer}");
+}
+
+#[tokio::test]
 async fn a_call_runs_into_its_deadline_and_its_handler_is_dropped() {
     let echo = crate::support::echo::Echo::default();
     let seen = std::sync::Arc::clone(&echo.0);

@@ -65,6 +65,52 @@ async fn the_process_has_a_limit_of_its_own() {
 }
 
 #[tokio::test]
+async fn watched_health_takes_no_place_of_a_call() {
+    let server = start_with(ServerSettings { calls_max: 1, ..settings() }).await;
+    let client = Http2::connect(server.address).await;
+    let headers = [("content-type", "application/grpc"), ("te", "trailers")];
+    let watches: Vec<_> = (0..3)
+        .map(|_| {
+            let client = client.clone();
+            let request = Http2::request("/grpc.health.v1.Health/Watch", &headers);
+            tokio::spawn(async move { client.send(request, frame(b"")).await })
+        })
+        .collect();
+    in_progress(&server, 3).await;
+    assert_eq!(client.grpc("Echo", b"").await.code(), "0");
+    watches.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn callers_that_do_not_send_what_they_announced_teach_the_limit_nothing() {
+    let window = Duration::from_millis(20);
+    let concurrency = LimitSettings { initial: 50, window, ..LimitSettings::default() };
+    let server = start_with(ServerSettings { concurrency, ..settings() }).await;
+    let client = Http2::connect(server.address).await;
+    let limit = || {
+        let metrics = server.metrics();
+        let line = metrics.lines().find(|line| {
+            line.starts_with("rpc_server_concurrency_limit{") && line.contains("Echo/Echo")
+        });
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).expect("a limit")
+    };
+    // On the lean path, and on the general one.
+    for encoding in ["identity", "gzip"] {
+        for _ in 0..20 {
+            let silent =
+                grpc_request("Echo", &[("grpc-timeout", "20m"), ("grpc-encoding", encoding)]);
+            let mut send = client.0.clone().ready().await.unwrap();
+            let (answer, _nothing_comes) = send.send_request(silent, false).unwrap();
+            for _ in 0..30 {
+                assert_eq!(client.grpc("Echo", b"").await.code(), "0");
+            }
+            assert_eq!(soon(answer).await.unwrap().headers()["grpc-status"], "4");
+        }
+        assert!(limit() >= 50.0, "{encoding}: {}", limit());
+    }
+}
+
+#[tokio::test]
 async fn connections_above_the_limit_are_closed() {
     let server = start_with(ServerSettings { connections_per_address_max: 1, ..settings() }).await;
     let first = Http2::connect(server.address).await;

@@ -152,6 +152,10 @@ pub async fn another_rate_goes_on_from_what_was_used_up(harness: &impl RateStore
     let other = RateSettings { per_second: 0.2, burst: 20 };
     let granted = take(&store, b"k", other, 20).await.granted;
     assert!((18..=19).contains(&granted), "{granted}");
+    // A faster one does not wait for what only the slow one had to.
+    let fast = RateSettings { per_second: 100.0, burst: 10 };
+    let refused = take(&store, b"k", fast, 1).await;
+    assert!(refused.granted == 1 || refused.wait <= Duration::from_millis(10), "{refused:?}");
 }
 
 /// Rule 5.

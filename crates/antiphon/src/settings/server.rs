@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use antiphon_config::{ByteSize, HumanDuration};
+use antiphon_config::{ByteSize, HumanDuration, Mistake};
 use antiphon_rpc::server::{CpuSettings, HeaderName, RateRule, RateSettings, ServerSettings};
 use serde::{Deserialize, Serialize};
 
@@ -95,6 +96,50 @@ impl ServerSection {
     /// Whether any rate limit is one that instances share.
     pub(crate) fn shares_rates(&self) -> bool {
         self.rate_limits.values().any(|limit| limit.shared)
+    }
+
+    /// What of it makes no sense in a process that ends `within` so much time.
+    pub(crate) fn check(&self, within: HumanDuration) -> Result<(), Mistake> {
+        for (setting, count) in [
+            ("connections_max", self.connections_max),
+            ("connections_per_address_max", self.connections_per_address_max),
+            ("streams_max", self.streams_max as usize),
+            ("calls_max", self.calls_max as usize),
+            ("header_max", self.header_max.0),
+            ("body_max", self.body_max.0),
+            ("message_max", self.message_max.0),
+        ] {
+            if count == 0 {
+                return Err(Mistake::new(setting, "it must be at least 1"));
+            }
+        }
+        for (setting, time) in [
+            ("sniff_timeout", self.sniff_timeout),
+            ("header_timeout", self.header_timeout),
+            ("idle_timeout", self.idle_timeout),
+            ("body_idle_timeout", self.body_idle_timeout),
+            ("write_timeout", self.write_timeout),
+            ("connection_age_max", self.connection_age_max),
+            ("keep_alive_interval", self.keep_alive_interval),
+            ("keep_alive_timeout", self.keep_alive_timeout),
+            ("timeout_default", self.timeout_default),
+            ("timeout_max", self.timeout_max),
+        ] {
+            time.at_least(setting, Duration::from_millis(1))?;
+        }
+        if self.timeout_default > self.timeout_max {
+            let problem =
+                format!("{} is more than timeout_max, {}", self.timeout_default, self.timeout_max);
+            return Err(Mistake::new("timeout_default", problem));
+        }
+        if self.lame_duck >= within {
+            let problem = format!(
+                "{} is no less than shutdown.within, {within}: nothing could be drained",
+                self.lame_duck
+            );
+            return Err(Mistake::new("lame_duck", problem));
+        }
+        Ok(())
     }
 }
 

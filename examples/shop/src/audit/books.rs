@@ -19,6 +19,22 @@ pub(super) struct Books {
     stores: Vec<(&'static str, Sql)>,
 }
 
+/// What is on its way.
+#[derive(Debug, Default)]
+pub(super) struct InFlight {
+    /// How many of anything.
+    pub(super) count: u64,
+    /// Of what how many.
+    pub(super) what: Vec<String>,
+}
+
+impl InFlight {
+    fn add(&mut self, count: u64, what: String) {
+        self.count += count;
+        self.what.push(what);
+    }
+}
+
 impl Books {
     pub(super) async fn open(operations: &Operations) -> antiphon::Result<Self> {
         let mut stores = Vec::new();
@@ -35,19 +51,19 @@ impl Books {
     }
 
     /// What is on its way: rows in outboxes, sagas that have not ended, messages that a group has not
-    /// handled. Empty at rest.
-    pub(super) async fn in_flight(&self) -> antiphon::Result<Vec<String>> {
-        let mut found = Vec::new();
+    /// handled. Nothing at rest.
+    pub(super) async fn in_flight(&self) -> antiphon::Result<InFlight> {
+        let mut found = InFlight::default();
         let mut ledger = Ledger::new();
         for (service, store) in &self.stores {
             let (rows, _) = store.backlog().await?;
             if rows > 0 {
-                found.push(format!("{rows} messages in the outbox of {service}"));
+                found.add(rows, format!("{rows} messages in the outbox of {service}"));
             }
             for sagas in store.live().await? {
                 let parked = if sagas.parked { " and parked" } else { "" };
                 let (count, state) = (sagas.count, sagas.state.name());
-                found.push(format!("{count} sagas {} are {state}{parked}", sagas.kind));
+                found.add(count, format!("{count} sagas {} are {state}{parked}", sagas.kind));
             }
             ledger.add_sent(&store.sent().await?);
             ledger.add_handled(&store.handled().await?);
@@ -56,11 +72,12 @@ impl Books {
             let (group, kind) = (&line.group, &line.kind);
             if line.in_flight + line.lost > 0 {
                 let missing = line.in_flight + line.lost;
-                found
-                    .push(format!("{missing} of {} {kind} not handled by {group}", line.committed));
+                let what = format!("{missing} of {} {kind} not handled by {group}", line.committed);
+                found.add(missing, what);
             }
             if line.surplus > 0 {
-                found.push(format!("{} {kind} too many handled by {group}", line.surplus));
+                let what = format!("{} {kind} too many handled by {group}", line.surplus);
+                found.add(line.surplus, what);
             }
         }
         Ok(found)

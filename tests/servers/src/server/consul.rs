@@ -1,18 +1,25 @@
 //! Consul, one server that is its own agent, built from its published Go module.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use super::{Description, program};
-use crate::instance::{Instance, prepare_with};
-use crate::place::{create, find, folder, remove, write};
+use super::Description;
+use super::golang::Program;
+use crate::instance::Instance;
+use crate::place::{create, find, write};
 use crate::{Service, Trouble, wire};
 
 /// The last version all of whose modules are published: later ones need parts that exist in their
 /// repository alone.
-const VERSION: &str = "1.14.11";
+const PROGRAM: Program = Program {
+    service: Service::Consul,
+    name: "consul",
+    version: "1.14.11",
+    package: "github.com/hashicorp/consul",
+    module: "module antiphon/consul\n\ngo 1.20\n\nrequire github.com/hashicorp/consul v1.14.11\n",
+    main: None,
+};
 
 #[derive(Debug)]
 pub(super) struct Consul;
@@ -25,18 +32,13 @@ impl Description for Consul {
     fn version(&self) -> Result<String, Trouble> {
         match find("consul", &[]) {
             Some(tool) => super::version_of(Command::new(tool).arg("version")),
-            None => {
-                if !binary().exists() {
-                    program(Service::Consul, "go", &["/usr/local/go/bin"])?;
-                }
-                Ok(VERSION.to_owned())
-            }
+            None => PROGRAM.version(),
         }
     }
 
     fn prepare(&self, at: &Instance, certificates: &Path) -> Result<(), Trouble> {
         if find("consul", &[]).is_none() {
-            build()?;
+            PROGRAM.build()?;
         }
         let data = self.data(at);
         create(&data)?;
@@ -58,7 +60,7 @@ impl Description for Consul {
     }
 
     fn command(&self, at: &Instance) -> Result<Command, Trouble> {
-        let mut command = Command::new(find("consul", &[]).unwrap_or_else(binary));
+        let mut command = Command::new(find("consul", &[]).unwrap_or_else(|| PROGRAM.binary()));
         command.arg("agent").arg("-config-file").arg(at.file("consul.json"));
         Ok(command)
     }
@@ -76,37 +78,4 @@ impl Description for Consul {
     fn patience(&self) -> Duration {
         Duration::from_secs(120)
     }
-}
-
-fn home() -> PathBuf {
-    folder().join(format!("consul-{VERSION}"))
-}
-
-fn binary() -> PathBuf {
-    home().join("consul")
-}
-
-/// Has Go build Consul, once: some minutes. As a part of a module of ours: the replacements in
-/// Consul's own manifest, which name folders of its repository, do not count then.
-fn build() -> Result<(), Trouble> {
-    let above = folder();
-    create(&above)?;
-    let lock = above.join("consul.lock");
-    let file = fs::File::create(&lock).map_err(|error| Trouble::file(&lock, &error))?;
-    file.lock().map_err(|error| Trouble::file(&lock, &error))?;
-    if binary().exists() {
-        return Ok(());
-    }
-    let new = above.join("consul.new");
-    remove(&new)?;
-    create(&new)?;
-    let module = format!(
-        "module antiphon/consul\n\ngo 1.20\n\nrequire github.com/hashicorp/consul v{VERSION}\n"
-    );
-    write(&new.join("go.mod"), &module)?;
-    let mut go = Command::new(program(Service::Consul, "go", &["/usr/local/go/bin"])?);
-    go.args(["build", "-mod=mod", "-o", "consul", "github.com/hashicorp/consul"]);
-    prepare_with(go.current_dir(&new).stdin(Stdio::null()))?;
-    remove(&home())?;
-    fs::rename(&new, home()).map_err(|error| Trouble::file(&home(), &error))
 }
