@@ -22,6 +22,8 @@ use crate::{Answers, Authority, Instance, RegistryError, State};
 
 /// How seldom and how often a name may be asked for.
 const TTL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// When to ask again for hosts that could not be told, of SRV records of which others were told.
+const UNTOLD_TTL: Duration = Duration::from_secs(5);
 /// How long all questions of one try may take together.
 const LIMIT: Duration = Duration::from_secs(15);
 
@@ -134,27 +136,33 @@ async fn services(
     }));
     let mut instances = Vec::new();
     let mut trouble = None;
+    let mut told = false;
     for (host, (v4, v6)) in hosts.iter().zip(found.await) {
-        match memory.addresses(host, v4, v6) {
-            Ok((addresses, host_ttl)) => {
-                ttl = ttl.min(host_ttl);
-                for record in records.iter().filter(|record| record.host == *host) {
-                    instances.extend(addresses.iter().map(|ip| Instance {
-                        // 0 means a very small share, and weights are at least 1.
-                        weight: u32::from(record.weight).max(1),
-                        priority: record.priority,
-                        state: State::Serving,
-                        ..Instance::new(SocketAddr::new(*ip, record.port).into())
-                    }));
-                }
+        let (addresses, host_ttl) = match memory.addresses(host, v4, v6) {
+            Ok(answer) => {
+                told = true;
+                answer
             }
-            Err(error) => trouble = Some(error),
+            Err(error) => {
+                trouble = Some(error);
+                (memory.last(host), UNTOLD_TTL)
+            }
+        };
+        ttl = ttl.min(host_ttl);
+        for record in records.iter().filter(|record| record.host == *host) {
+            instances.extend(addresses.iter().map(|ip| Instance {
+                // 0 means a very small share, and weights are at least 1.
+                weight: u32::from(record.weight).max(1),
+                priority: record.priority,
+                state: State::Serving,
+                ..Instance::new(SocketAddr::new(*ip, record.port).into())
+            }));
         }
     }
     memory.keep(&hosts);
     match trouble {
         // Nothing is certain about any host.
-        Some(error) if instances.is_empty() => Err(error),
+        Some(error) if !told || instances.is_empty() => Err(error),
         Some(error) => {
             tracing::warn!(
                 name,

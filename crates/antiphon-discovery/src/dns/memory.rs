@@ -45,6 +45,11 @@ impl Memory {
         }
     }
 
+    /// The addresses of a host that were told last.
+    pub(super) fn last(&self, host: &str) -> Vec<IpAddr> {
+        self.0.get(host).into_iter().flatten().flatten().copied().collect()
+    }
+
     /// Forgets all other hosts.
     pub(super) fn keep(&mut self, hosts: &[&str]) {
         self.0.retain(|host, _| hosts.contains(&host.as_str()));
@@ -89,6 +94,8 @@ mod tests {
         assert_eq!(told(&mut memory, failed(), said(&["::1"])), both);
         // Both failed: that is a failure, and callers keep what they have.
         assert_eq!(told(&mut memory, failed(), failed()), None);
+        assert_eq!(memory.last("host").len(), 2, "they are remembered all the same");
+        assert!(memory.last("another").is_empty());
         assert_eq!(told(&mut memory, said(&[]), said(&["::1"])).unwrap(), ["::1"]);
     }
 

@@ -1,6 +1,6 @@
 //! Against a name server on loopback that says what it is told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hickory_resolver::proto::op::{Message, OpCode, ResponseCode};
@@ -19,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Zone {
     records: BTreeMap<(String, RecordType), Vec<(u32, RData)>>,
     failing: bool,
+    /// The names about which it fails, and about no other.
+    untold: BTreeSet<String>,
     asked: usize,
 }
 
@@ -68,6 +70,11 @@ impl NameServer {
         self.zone.lock().failing = failing;
     }
 
+    /// Fails about these names from now on, and about no other.
+    fn fail_about(&self, names: &[&str]) {
+        self.zone.lock().untold = names.iter().map(|name| (*name).to_owned()).collect();
+    }
+
     fn lookup(&self, question: Question) -> Lookup {
         Lookup::new(vec![self.at], question)
     }
@@ -81,7 +88,7 @@ impl Zone {
         let mut answer = Message::response(id, OpCode::Query);
         answer.metadata.recursion_available = true;
         let key = (query.name().to_ascii().to_lowercase(), query.query_type());
-        if self.failing {
+        if self.failing || self.untold.contains(&key.0) {
             answer.metadata.response_code = ResponseCode::ServFail;
         } else if let Some(records) = self.records.get(&key) {
             for (ttl, data) in records {
@@ -178,6 +185,40 @@ async fn the_time_to_live_is_held_between_one_and_thirty_seconds() {
         let (least, most) = (Duration::from_secs(least), Duration::from_secs(most));
         assert!(wait >= least && wait <= most, "{ttl}: {wait:?}");
     }
+}
+
+#[tokio::test]
+async fn a_host_of_srv_records_that_cannot_be_told_is_where_it_was() {
+    let server = NameServer::start().await;
+    let name = "_grpc._tcp.orders.test.";
+    let srv = |port, target: &str| {
+        (3_600, RData::SRV(SRV::new(0, 1, port, Name::from_ascii(target).unwrap())))
+    };
+    let records = vec![srv(1, "a.test."), srv(2, "b.test."), srv(3, "b.test.")];
+    server.set(name, RecordType::SRV, records);
+    server.hosts("a.test.", 3_600, &["10.0.0.1"]);
+    server.hosts("b.test.", 3_600, &["10.0.0.2"]);
+    let mut lookup = server.lookup(Question::Srv(name.to_owned()));
+    let all = ["10.0.0.1:1", "10.0.0.2:2", "10.0.0.2:3"];
+    assert_eq!(addresses(&mut lookup).await, told(&all));
+    server.fail_about(&["b.test."]);
+    server.hosts("a.test.", 3_600, &["10.0.0.9"]);
+    lookup.look_again();
+    let moved = ["10.0.0.2:2", "10.0.0.2:3", "10.0.0.9:1"];
+    assert_eq!(addresses(&mut lookup).await, told(&moved));
+    let wait = lookup.due.unwrap().saturating_duration_since(Instant::now());
+    assert!(wait <= UNTOLD_TTL, "it is asked for again soon, not in {wait:?}");
+    server.fail_about(&["a.test.", "b.test."]);
+    lookup.look_again();
+    addresses(&mut lookup).await.expect_err("no host was told");
+    server.fail_about(&["b.test."]);
+    server.hosts("a.test.", 3_600, &[]);
+    lookup.look_again();
+    assert_eq!(addresses(&mut lookup).await, told(&["10.0.0.2:2", "10.0.0.2:3"]));
+    server.fail_about(&[]);
+    server.hosts("b.test.", 3_600, &["10.0.0.3"]);
+    lookup.look_again();
+    assert_eq!(addresses(&mut lookup).await, told(&["10.0.0.3:2", "10.0.0.3:3"]));
 }
 
 #[tokio::test]
