@@ -12,7 +12,7 @@ use antiphon_core::{Retry, RetryPolicy, retry};
 use antiphon_telemetry::Telemetry;
 use antiphon_telemetry::metrics::Counter;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::{Entry, Held, Instance, Registrar, RegistryError, State, metrics};
 
@@ -24,7 +24,7 @@ pub struct RegistrationSettings {
     /// The longest wait between two tries. What is held for longer is well: when it is lost then, it is
     /// written again at once.
     pub retry_delay_max: Duration,
-    /// How long deregistering may take; the lease ends by itself after that.
+    /// How long deregistering may take, with all tries; the lease ends by itself after that.
     pub deregister_timeout: Duration,
 }
 
@@ -34,6 +34,17 @@ impl Default for RegistrationSettings {
             retry_delay_initial: Duration::from_millis(100),
             retry_delay_max: Duration::from_secs(5),
             deregister_timeout: Duration::from_secs(3),
+        }
+    }
+}
+
+impl RegistrationSettings {
+    /// How long to wait after so many failures in a row.
+    fn wait_after(&self, failures: u32) -> Duration {
+        let policy = RetryPolicy::exponential(self.retry_delay_initial, self.retry_delay_max);
+        match policy.decide(failures, Retry::Outage, fastrand::f64()) {
+            retry::Decision::RetryAfter(wait) => wait,
+            retry::Decision::GiveUp => policy.delay_max,
         }
     }
 }
@@ -251,26 +262,11 @@ impl Driver {
         if lost && was_held && self.failures == 1 {
             return Duration::ZERO;
         }
-        let policy = RetryPolicy::exponential(
-            self.settings.retry_delay_initial,
-            self.settings.retry_delay_max,
-        );
-        match policy.decide(self.failures, Retry::Outage, fastrand::f64()) {
-            retry::Decision::RetryAfter(wait) => wait,
-            retry::Decision::GiveUp => policy.delay_max,
-        }
+        self.settings.wait_after(self.failures)
     }
 
     async fn end(mut self) {
-        let limit = self.settings.deregister_timeout;
-        let trouble = match timeout(limit, self.entry.remove()).await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error),
-            Err(_) => Some(RegistryError::silent(format!(
-                "{} could not be deregistered within {limit:?}; its lease ends by itself",
-                self.service
-            ))),
-        };
+        let trouble = self.remove().await.err();
         if let Some(error) = &trouble {
             tracing::warn!(
                 service = self.service,
@@ -279,6 +275,37 @@ impl Driver {
             );
         }
         self.held.0.send_replace(Standing::Over { trouble: trouble.map(Arc::new) });
+    }
+
+    /// Removes the instance, with as many tries as there is time for.
+    async fn remove(&mut self) -> Result<(), RegistryError> {
+        let limit = self.settings.deregister_timeout;
+        let mut last = None;
+        let removed = timeout(limit, async {
+            let mut failures = 0;
+            loop {
+                match self.entry.remove().await {
+                    Err(error) if !error.is_refused() => {
+                        let (service, words) = (&self.service, error.chain());
+                        tracing::debug!(service, error = words, "not deregistered yet");
+                        last = Some(error);
+                    }
+                    done => return done,
+                }
+                failures += 1;
+                sleep(self.settings.wait_after(failures)).await;
+            }
+        });
+        removed.await.unwrap_or_else(|_| {
+            let context = format!(
+                "{} could not be deregistered within {limit:?}; its lease ends by itself",
+                self.service
+            );
+            Err(match last {
+                Some(error) => RegistryError::away(context, error),
+                None => RegistryError::silent(context),
+            })
+        })
     }
 }
 

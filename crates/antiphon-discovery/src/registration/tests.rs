@@ -18,6 +18,9 @@ struct Inner {
     written: Option<Instance>,
     writes: usize,
     removes: usize,
+    /// How many removals fail from now on, and whether they are refused.
+    failing: usize,
+    refused: bool,
     down: bool,
     hangs: bool,
     /// Somebody else removes what is written at once.
@@ -84,8 +87,15 @@ impl Entry for Desk {
                 std::future::pending::<()>().await;
             }
             let mut inner = self.0.lock();
-            inner.written = None;
             inner.removes += 1;
+            if inner.refused {
+                return Err(RegistryError::invalid("no rights"));
+            }
+            if inner.failing > 0 {
+                inner.failing -= 1;
+                return Err(RegistryError::silent("no leader"));
+            }
+            inner.written = None;
             Ok(())
         })
     }
@@ -97,7 +107,7 @@ async fn what_the_registry_forgets_is_written_again_at_once() {
     let registration = desk.start();
     registration.held().await;
     desk.change(|inner| inner.written = None);
-    tokio::time::sleep(SECOND / 100).await;
+    sleep(SECOND / 100).await;
     assert!(matches!(registration.standing(), Standing::Held));
     assert!(desk.written().is_some());
     assert_eq!(desk.0.lock().writes, 2);
@@ -108,11 +118,11 @@ async fn what_is_taken_away_each_time_is_written_less_and_less_often() {
     let desk = Desk::default();
     desk.change(|inner| inner.taken = true);
     let registration = desk.start();
-    tokio::time::sleep(60 * SECOND).await;
+    sleep(60 * SECOND).await;
     let writes = desk.0.lock().writes;
     assert!((8..=45).contains(&writes), "{writes} writes in a minute");
     desk.change(|inner| inner.taken = false);
-    tokio::time::sleep(60 * SECOND).await;
+    sleep(60 * SECOND).await;
     // Once it was well for a while it is as before.
     let begun = Instant::now();
     let mut standing = registration.follow();
@@ -132,7 +142,7 @@ async fn an_outage_of_ten_minutes_is_outlived_with_growing_waits() {
         inner.down = true;
         inner.written = None;
     });
-    tokio::time::sleep(600 * SECOND).await;
+    sleep(600 * SECOND).await;
     assert!(matches!(registration.standing(), Standing::Missing { trouble: Some(_) }));
     desk.change(|inner| inner.down = false);
     let begun = Instant::now();
@@ -151,13 +161,13 @@ async fn what_others_see_can_be_changed_but_not_the_address() {
         instance.address = "b:2".parse().unwrap();
     });
     registration.drain();
-    tokio::time::sleep(SECOND).await;
+    sleep(SECOND).await;
     let written = desk.written().unwrap();
     assert_eq!((written.weight, written.state), (5, State::Draining));
     assert_eq!(written.address.to_string(), "a:1");
     let writes = desk.0.lock().writes;
     registration.drain();
-    tokio::time::sleep(SECOND).await;
+    sleep(SECOND).await;
     assert_eq!(desk.0.lock().writes, writes, "nothing changed, nothing is written");
 }
 
@@ -171,7 +181,7 @@ async fn deregistering_is_done_once_and_can_be_asked_for_again() {
     registration.deregister().await.unwrap();
     assert_eq!((desk.written(), desk.0.lock().removes), (None, 1));
     registration.update(|instance| instance.weight = 9);
-    tokio::time::sleep(SECOND).await;
+    sleep(SECOND).await;
     assert_eq!(desk.written(), None, "it stays removed");
 }
 
@@ -188,12 +198,43 @@ async fn deregistering_takes_three_seconds_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn deregistering_is_tried_as_often_as_there_is_time() {
+    let desk = Desk::default();
+    let registration = desk.start();
+    registration.held().await;
+    desk.change(|inner| inner.failing = 2);
+    let begun = Instant::now();
+    registration.deregister().await.unwrap();
+    assert_eq!((desk.written(), desk.0.lock().removes), (None, 3));
+    // Waits of 100 and of 200 ms, each with its jitter.
+    assert!(begun.elapsed() <= SECOND * 3 / 10 + SECOND / 100, "{:?}", begun.elapsed());
+
+    let registration = desk.start();
+    registration.held().await;
+    desk.change(|inner| inner.failing = usize::MAX);
+    let begun = Instant::now();
+    let error = registration.deregister().await.unwrap_err();
+    assert_eq!(begun.elapsed(), RegistrationSettings::default().deregister_timeout);
+    assert!(error.chain().contains("its lease ends by itself: no leader"), "{}", error.chain());
+}
+
+#[tokio::test(start_paused = true)]
+async fn deregistering_that_is_refused_is_not_tried_again() {
+    let desk = Desk::default();
+    let registration = desk.start();
+    registration.held().await;
+    desk.change(|inner| inner.refused = true);
+    assert!(registration.deregister().await.unwrap_err().is_refused());
+    assert_eq!(desk.0.lock().removes, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn dropping_a_registration_removes_the_instance() {
     let desk = Desk::default();
     let registration = desk.start();
     registration.held().await;
     drop(registration);
-    tokio::time::sleep(SECOND).await;
+    sleep(SECOND).await;
     assert_eq!((desk.written(), desk.0.lock().removes), (None, 1));
 }
 
@@ -219,7 +260,7 @@ async fn metrics_tell_whether_others_can_find_the_instance() {
     registration.held().await;
     assert_eq!((states(), failures()), ([Some(1.0), Some(0.0)], 0.0));
     desk.change(|inner| inner.down = true);
-    tokio::time::sleep(SECOND).await;
+    sleep(SECOND).await;
     assert_eq!(states(), [Some(0.0), Some(1.0)]);
     assert!(failures() >= 2.0, "{}", failures());
     desk.change(|inner| inner.down = false);
