@@ -93,6 +93,7 @@ impl Watch {
             known: Known::nothing(),
             sender,
             shared: Arc::clone(&shared),
+            fresh: true,
             failures: 0,
             outage: None,
         };
@@ -141,7 +142,8 @@ impl Watch {
     }
 
     /// Says that the set seems out of date: an instance could not be connected to, for example. The
-    /// registry is asked again, at most once in five seconds however often this is called.
+    /// registry is asked again, at most once in five seconds however often this is called, and not
+    /// while it takes its time to tell everything anyway.
     pub fn suspect(&self) {
         self.shared.asked.notify_one();
     }
@@ -160,6 +162,8 @@ struct Driver {
     known: Known,
     sender: watch::Sender<Snapshot>,
     shared: Arc<Shared>,
+    /// Whether the question that is running, or comes next, asks afresh: it is what a look would be.
+    fresh: bool,
     /// Of the current outage, or the last one.
     failures: u32,
     outage: Option<Outage>,
@@ -189,14 +193,17 @@ impl Driver {
                 Woken::Unwatched => return,
                 Woken::Look => {
                     answers.look_again();
+                    self.fresh = true;
                     not_before = Instant::now();
                 }
                 Woken::Answer(Ok(instances)) => {
+                    self.fresh = false;
                     self.recovered();
                     wake = self.step(Input::Answer(instances)).1;
                     not_before = Instant::now();
                 }
                 Woken::Answer(Err(error)) => {
+                    self.fresh = true;
                     wake = self.step(Input::Failed).1;
                     not_before = Instant::now() + self.failed(&error);
                 }
@@ -205,7 +212,7 @@ impl Driver {
     }
 
     /// Waits for the next answer; questions of callers meanwhile do not disturb it, unless it is time
-    /// to look again.
+    /// to look again. A registry that takes its time is not cut for that: it would never answer.
     async fn wait(
         &mut self,
         answers: &mut dyn Answers,
@@ -234,7 +241,7 @@ impl Driver {
             };
             let (look, at) = self.step(input);
             *wake = at;
-            if look {
+            if look && !self.fresh {
                 return Woken::Look;
             }
         }

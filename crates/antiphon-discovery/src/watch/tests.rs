@@ -180,6 +180,54 @@ async fn many_suspicions_are_few_questions() {
     assert!((2..=3).contains(&looks), "{looks} in ten seconds");
 }
 
+/// Takes longer for each question than callers wait before the next look.
+struct Slow {
+    again: bool,
+    fails: bool,
+}
+
+impl Answers for Slow {
+    fn next(&mut self) -> BoxFuture<'_, Result<Vec<Instance>, RegistryError>> {
+        Box::pin(async move {
+            if !self.again {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(7 * SECOND).await;
+            if self.fails {
+                return Err(RegistryError::silent("it hangs"));
+            }
+            self.again = false;
+            Ok(vec![Instance::new("a:1".parse().unwrap())])
+        })
+    }
+
+    fn look_again(&mut self) {
+        self.again = true;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn suspicions_do_not_cut_a_slow_answer() {
+    for fails in [false, true] {
+        let slow = Slow { again: true, fails };
+        let watch = Watch::start("test", Box::new(slow), Settings::default());
+        let begun = Instant::now();
+        let mut agreed = Vec::new();
+        while begun.elapsed() < 60 * SECOND {
+            watch.suspect();
+            tokio::time::sleep(SECOND / 10).await;
+            agreed.extend(watch.trust().agreed);
+        }
+        agreed.dedup();
+        if fails {
+            assert!(watch.trust().trouble.is_some_and(|words| words.contains("hangs")));
+        } else {
+            assert_eq!(ports(&watch.snapshot()), [1]);
+            assert!(agreed.len() >= 6, "it answered {} times in a minute", agreed.len());
+        }
+    }
+}
+
 /// Each question is answered, and what follows it is cut.
 struct Cut {
     cut: bool,
