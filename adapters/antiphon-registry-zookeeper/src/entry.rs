@@ -52,6 +52,8 @@ impl Node {
         self.address = Some(instance.address.clone());
         self.write(&client, &node, instance).await?;
         held.yes();
+        // The servers hold it within bounds of theirs.
+        let session = client.session_timeout();
         let mut states = client.state_watcher();
         let mut state = client.state();
         loop {
@@ -59,7 +61,7 @@ impl Node {
             let (stat, change) = match stat.await? {
                 Ok(watched) => watched,
                 Err(Error::ConnectionLoss) => {
-                    self.outlive(&mut state, &mut states).await?;
+                    outlive(session, &mut state, &mut states).await?;
                     continue;
                 }
                 Err(error) => return Err(trouble("a node", error)),
@@ -71,41 +73,7 @@ impl Node {
                 _ = change.changed() => {}
                 now = states.changed() => state = now,
             }
-            self.outlive(&mut state, &mut states).await?;
-        }
-    }
-
-    /// Waits for a lost connection to come back, as long as the session is certain to live.
-    ///
-    /// The client gives a connection up when two fifths of the session's time have passed without an
-    /// answer. Four fifteenths later, at two thirds, the servers may be near their end of it: from
-    /// then on others may not see the instance any more, although we learn that only from a server.
-    async fn outlive(
-        &self,
-        state: &mut SessionState,
-        states: &mut zookeeper_client::StateWatcher,
-    ) -> Result<(), RegistryError> {
-        let patience = fence(self.session.settings().lease.0);
-        loop {
-            match *state {
-                SessionState::SyncConnected => return Ok(()),
-                SessionState::Disconnected => {}
-                SessionState::Expired | SessionState::Closed => {
-                    return Err(RegistryError::lost("the session at ZooKeeper has expired"));
-                }
-                other => {
-                    let context = format!("the session at ZooKeeper is of no use: {other}");
-                    return Err(RegistryError::invalid(context));
-                }
-            }
-            tokio::select! {
-                now = states.changed() => *state = now,
-                () = sleep(patience) => {
-                    return Err(RegistryError::silent(
-                        "there was no connection to ZooKeeper for two thirds of the session's time",
-                    ));
-                }
-            }
+            outlive(session, &mut state, &mut states).await?;
         }
     }
 
@@ -228,6 +196,40 @@ impl Entry for Node {
 
     fn remove(&mut self) -> BoxFuture<'_, Result<(), RegistryError>> {
         Box::pin(self.withdraw())
+    }
+}
+
+/// Waits for a lost connection to come back, as long as the session is certain to live.
+///
+/// The client gives a connection up when two fifths of the session's time have passed without an
+/// answer. Four fifteenths later, at two thirds, the servers may be near their end of it: from
+/// then on others may not see the instance any more, although we learn that only from a server.
+async fn outlive(
+    session: Duration,
+    state: &mut SessionState,
+    states: &mut zookeeper_client::StateWatcher,
+) -> Result<(), RegistryError> {
+    let patience = fence(session);
+    loop {
+        match *state {
+            SessionState::SyncConnected => return Ok(()),
+            SessionState::Disconnected => {}
+            SessionState::Expired | SessionState::Closed => {
+                return Err(RegistryError::lost("the session at ZooKeeper has expired"));
+            }
+            other => {
+                let context = format!("the session at ZooKeeper is of no use: {other}");
+                return Err(RegistryError::invalid(context));
+            }
+        }
+        tokio::select! {
+            now = states.changed() => *state = now,
+            () = sleep(patience) => {
+                return Err(RegistryError::silent(
+                    "there was no connection to ZooKeeper for two thirds of the session's time",
+                ));
+            }
+        }
     }
 }
 

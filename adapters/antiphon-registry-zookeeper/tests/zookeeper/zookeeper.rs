@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use antiphon_config::HumanDuration;
-use antiphon_discovery::{Held, Registrar, Resolver, Standing};
+use antiphon_discovery::{Held, Registrar, RegistryError, Resolver, Standing};
 use antiphon_registry_zookeeper::{Settings, ZookeeperRegistry};
 use antiphon_testing::conformance::registry::{PATIENCE, Seen, instance, register, unique};
 use antiphon_testing::proxy::{Faults, Proxy, Way};
 use antiphon_testing::services::Service;
 use tokio::time::{Instant, timeout};
 use zookeeper_client::Client;
+
+use crate::server::Server;
 
 fn open() -> ZookeeperRegistry {
     ZookeeperRegistry::new(Settings::new(Service::Zookeeper.url())).expect("they make sense")
@@ -101,6 +103,23 @@ async fn what_was_being_written_when_it_was_given_up_is_removed() {
     timeout(PATIENCE, entry.remove()).await.expect("in time").expect("it is removed");
     seen.until(&["10.0.0.1:80"]).await;
     first.deregister().await.expect("it is removed");
+}
+
+/// A server grants less than it is asked for. When it is away, that time counts: by the time that was
+/// asked for the session would have expired long before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_is_missing_by_the_time_that_the_server_granted() {
+    let server = Server::start(Duration::from_secs(4)).await;
+    let settings = Settings { lease: HumanDuration::from_secs(600), ..Settings::new(server.url()) };
+    let registry = ZookeeperRegistry::new(settings).expect("they make sense");
+    let mut entry = registry.entry("orders");
+    let (one, (held, _written)) = (instance("10.0.0.1:80"), Held::new());
+    let hold = entry.hold(&one, &held);
+    let (error, ()) = timeout(PATIENCE, async { tokio::join!(hold, server.stop_when_watched()) })
+        .await
+        .expect("in time");
+    assert!(matches!(error, RegistryError::Away { .. }), "{error}");
+    assert!(error.to_string().contains("two thirds"), "{error}");
 }
 
 /// Whoever waits for a session while another one tries to get it has its answer when that has failed.
