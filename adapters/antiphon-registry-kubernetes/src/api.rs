@@ -20,7 +20,7 @@ const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 #[derive(Debug)]
 pub(crate) struct Api {
     settings: Arc<Settings>,
-    /// Made anew after a failure: the file of certificates may have changed.
+    /// Made with the first question, where the file of certificates can be read.
     http: Option<HttpClient>,
 }
 
@@ -75,11 +75,6 @@ impl Api {
         let question = self.question(path).await?;
         let limit: Duration = self.settings.request_timeout.0;
         self.client()?.follow(question, limit).await
-    }
-
-    /// What failed may have failed because of an old certificate.
-    pub(crate) fn renew(&mut self) {
-        self.http = None;
     }
 
     fn client(&mut self) -> Result<&HttpClient, RegistryError> {

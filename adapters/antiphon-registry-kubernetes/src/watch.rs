@@ -76,7 +76,6 @@ impl Slices {
         };
         if done.is_err() {
             self.forget();
-            self.api.renew();
         }
         done.map(|()| instances(self.slices.values(), &self.name.port))
     }

@@ -6,6 +6,7 @@
 //!
 //! A crate of its own for what it links: programs without such a registry need no TLS library.
 
+mod connections;
 mod tls;
 
 use std::fmt;
@@ -19,27 +20,19 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::timeout;
+
+use self::connections::Connections;
 
 /// The largest answer that is taken, in bytes: some ten thousand instances.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
-/// For how long a connection that is not used is kept.
-const IDLE: Duration = Duration::from_secs(30);
-/// After how long a silence the system asks whether the other end is still there, how long it waits
-/// between such questions, and how many of them remain without an answer until the connection is lost.
-/// An answer that goes on may be silent for long.
-const KEEP_ALIVE: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(5), 3);
 
 /// The servers of a registry. Cheap to clone.
 #[derive(Clone)]
 pub struct HttpClient(Arc<Inner>);
 
 struct Inner {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    connections: Connections,
     /// `scheme://host:port` of each server.
     servers: Vec<String>,
     /// Which of them is asked.
@@ -98,6 +91,9 @@ impl HttpClient {
     /// A client of the servers at these addresses, `http://host:port` or `https://host:port`, which the
     /// setting `setting` names. Connects when it is asked something.
     ///
+    /// The files are read here, and again when a server cannot be asked, at most once a second: they may
+    /// have been replaced.
+    ///
     /// # Errors
     /// An address or a file makes no sense; the text says what to write.
     pub fn new(
@@ -117,23 +113,8 @@ impl HttpClient {
         let secure = |server: &String| server.starts_with("https://");
         let plain = servers.first().filter(|_| !servers.iter().any(secure));
         tls.check(plain.map(|server| (server.as_str(), "https://")))?;
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_connect_timeout(Some(connect_timeout));
-        connector.set_nodelay(true);
-        connector.set_keepalive(Some(KEEP_ALIVE.0));
-        connector.set_keepalive_interval(Some(KEEP_ALIVE.1));
-        connector.set_keepalive_retries(Some(KEEP_ALIVE.2));
-        let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(tls::settings(tls)?)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(connector);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            .build(connector);
-        Ok(Self(Arc::new(Inner { client, servers, current: AtomicUsize::new(0) })))
+        let connections = Connections::new(tls, plain.is_none(), connect_timeout)?;
+        Ok(Self(Arc::new(Inner { connections, servers, current: AtomicUsize::new(0) })))
     }
 
     /// Asks the next server from now on: the one that answered this is of no use. Nothing changes when
@@ -216,7 +197,7 @@ impl HttpClient {
             }
         }
         let request = request.body(Full::new(Bytes::from(question.body)))?;
-        Ok(self.0.client.request(request).await?)
+        Ok(self.0.connections.send(request).await?)
     }
 }
 

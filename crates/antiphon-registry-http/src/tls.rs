@@ -1,13 +1,35 @@
 //! What TLS is set up with.
 
 use std::fmt::Display;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use antiphon_config::{Mistake, TlsFiles};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
+
+/// Where the files are, for whoever reads them again.
+#[derive(Clone, Debug)]
+pub(super) struct Files {
+    ca: Option<PathBuf>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+}
+
+impl From<&TlsFiles<'_>> for Files {
+    fn from(files: &TlsFiles<'_>) -> Self {
+        let [ca, certificate, key] =
+            [files.ca, files.certificate, files.key].map(|file| file.map(Path::to_path_buf));
+        Self { ca, certificate, key }
+    }
+}
+
+impl Files {
+    pub(super) fn borrowed(&self) -> TlsFiles<'_> {
+        TlsFiles::new(self.ca.as_ref(), self.certificate.as_ref(), self.key.as_ref())
+    }
+}
 
 /// Settings for connections; an error names the setting and the file.
 pub(super) fn settings(files: &TlsFiles<'_>) -> Result<ClientConfig, Mistake> {
