@@ -77,8 +77,9 @@ pub(crate) struct Service {
     pub(crate) service: String,
     #[serde(default)]
     pub(crate) address: String,
+    /// Whatever others registered: Consul takes any number.
     #[serde(default)]
-    pub(crate) port: u16,
+    pub(crate) port: i64,
     #[serde(default)]
     pub(crate) meta: Option<BTreeMap<String, String>>,
     #[serde(default)]
@@ -220,5 +221,18 @@ mod tests {
         let portless = r#"{"Node":{"Address":"10.0.0.1"},"Service":{"ID":"x","Service":"y"}}"#;
         let healthy: Healthy = serde_json::from_str(portless).unwrap();
         assert!(healthy.instance().unwrap_err().contains("port"));
+    }
+
+    #[test]
+    fn a_port_that_is_none_takes_no_other_instance_along() {
+        let answer = r#"[{"Node":{"Address":"10.0.0.1"},"Service":{"ID":"x","Port":70000}},
+            {"Node":{"Address":"10.0.0.2"},"Service":{"ID":"y","Port":80}},
+            {"Node":{"Address":"10.0.0.3"},"Service":{"ID":"z","Port":-1}}]"#;
+        let healthy: Vec<Healthy> = serde_json::from_str(answer).unwrap();
+        let [large, right, negative] = healthy.try_into().unwrap();
+        for wrong in [large, negative] {
+            assert!(wrong.instance().unwrap_err().contains("1 to 65535"));
+        }
+        assert_eq!(right.instance(), Ok(Instance::new("10.0.0.2:80".parse().unwrap())));
     }
 }
