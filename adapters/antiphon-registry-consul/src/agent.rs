@@ -19,14 +19,6 @@ pub(crate) struct Agent {
     token: Option<HeaderValue>,
 }
 
-/// Why a check was not renewed.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// The agent does not know it.
-    Unknown,
-    Other(RegistryError),
-}
-
 impl Agent {
     pub(crate) fn new(settings: Settings) -> Result<Self, Mistake> {
         settings.check()?;
@@ -96,21 +88,21 @@ impl Agent {
         expect_ok("registering an instance", &answer)
     }
 
-    /// Renews the check of an instance.
-    pub(crate) async fn pass(&self, id: &str, limit: Duration) -> Result<(), Failure> {
+    /// Renews the check of an instance, which is lost when the agent does not know it.
+    pub(crate) async fn pass(&self, id: &str, limit: Duration) -> Result<(), RegistryError> {
+        let unknown = || RegistryError::lost("the agent does not know the instance any more");
         let path = format!("/v1/agent/check/pass/{}", names::part(&wire::check_id(id)));
-        let answer = self.ask(Method::PUT, path, String::new(), limit);
-        let answer = answer.await.map_err(Failure::Other)?;
+        let answer = self.ask(Method::PUT, path, String::new(), limit).await?;
         match answer.status {
             StatusCode::OK => Ok(()),
-            StatusCode::NOT_FOUND => Err(Failure::Unknown),
+            StatusCode::NOT_FOUND => Err(unknown()),
             // Agents before 1.11 say it so.
             _ if answer.words().contains("does not have associated TTL")
                 || answer.words().contains("Unknown check") =>
             {
-                Err(Failure::Unknown)
+                Err(unknown())
             }
-            _ => Err(Failure::Other(refused("renewing a check", &answer))),
+            _ => Err(refused("renewing a check", &answer)),
         }
     }
 

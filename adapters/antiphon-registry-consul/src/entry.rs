@@ -2,9 +2,9 @@
 
 use antiphon_core::BoxFuture;
 use antiphon_discovery::{Entry, Held, Instance, Lease, RegistryError};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
-use crate::agent::{Agent, Failure};
+use crate::agent::Agent;
 use crate::names;
 use crate::wire::Register;
 
@@ -39,21 +39,7 @@ impl Check {
             return error;
         }
         held.yes();
-        loop {
-            sleep_until(lease.renew_at()).await;
-            let asked = Instant::now();
-            match self.agent.pass(&id, lease.renewal_limit()).await {
-                Ok(()) => lease.renewed(asked),
-                Err(Failure::Unknown) => {
-                    return RegistryError::lost("the agent does not know the instance any more");
-                }
-                Err(Failure::Other(error)) if lease.is_over(Instant::now()) => return error,
-                Err(Failure::Other(error)) => {
-                    tracing::debug!(error = error.chain(), "a check is not renewed yet");
-                    lease.failed(Instant::now());
-                }
-            }
-        }
+        lease.keep(|limit| self.agent.pass(&id, limit)).await
     }
 
     async fn withdraw(&mut self) -> Result<(), RegistryError> {

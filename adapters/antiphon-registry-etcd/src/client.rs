@@ -42,20 +42,6 @@ enum Login {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LeaseId(i64);
 
-/// Why etcd did not do what was asked.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// There is no such lease.
-    NoLease,
-    Other(RegistryError),
-}
-
-impl From<RegistryError> for Failure {
-    fn from(error: RegistryError) -> Self {
-        Self::Other(error)
-    }
-}
-
 impl Client {
     pub(crate) fn new(settings: Settings) -> Result<Self, Mistake> {
         settings.check()?;
@@ -75,7 +61,7 @@ impl Client {
         end: &[u8],
     ) -> Result<wire::RangeAnswer, RegistryError> {
         let range = wire::Range::of(key, end);
-        self.ask("/v3/kv/range", &range, self.settings.request_timeout.0).await.map_err(plain)
+        self.ask("/v3/kv/range", &range, self.settings.request_timeout.0).await
     }
 
     /// Whether there are `count` keys from `key` up to `end` of which none was written after a
@@ -90,16 +76,14 @@ impl Client {
         let min_mod_revision = (revision + 1).to_string();
         let range = wire::Range { min_mod_revision, keys_only: true, ..wire::Range::of(key, end) };
         let limit = self.settings.request_timeout.0;
-        let answer: wire::RangeAnswer =
-            self.ask("/v3/kv/range", &range, limit).await.map_err(plain)?;
+        let answer: wire::RangeAnswer = self.ask("/v3/kv/range", &range, limit).await?;
         Ok(answer.kvs.is_empty() && usize::try_from(answer.count) == Ok(count))
     }
 
     /// Whether there is this key, whatever lease it goes with.
     pub(crate) async fn has(&self, key: &str, limit: Duration) -> Result<bool, RegistryError> {
         let range = wire::Range { keys_only: true, ..wire::Range::of(key, &[]) };
-        let answer: wire::RangeAnswer =
-            self.ask("/v3/kv/range", &range, limit).await.map_err(plain)?;
+        let answer: wire::RangeAnswer = self.ask("/v3/kv/range", &range, limit).await?;
         Ok(!answer.kvs.is_empty())
     }
 
@@ -126,29 +110,33 @@ impl Client {
     pub(crate) async fn grant(&self, time: Duration) -> Result<(LeaseId, Duration), RegistryError> {
         let grant = wire::Grant { ttl: time.as_secs().to_string() };
         let limit = self.settings.request_timeout.0;
-        let answer: wire::LeaseAnswer =
-            self.ask("/v3/lease/grant", &grant, limit).await.map_err(plain)?;
+        let answer: wire::LeaseAnswer = self.ask("/v3/lease/grant", &grant, limit).await?;
         let granted = u64::try_from(answer.ttl).unwrap_or(0).max(1);
         Ok((LeaseId(answer.id), Duration::from_secs(granted)))
     }
 
-    /// Renews a lease.
-    pub(crate) async fn renew(&self, lease: LeaseId, limit: Duration) -> Result<(), Failure> {
+    /// Renews a lease, which is lost when etcd does not know it.
+    pub(crate) async fn renew(&self, lease: LeaseId, limit: Duration) -> Result<(), RegistryError> {
         let id = wire::LeaseId { id: lease.0.to_string() };
         let line: wire::Line<wire::LeaseAnswer> =
             self.ask("/v3/lease/keepalive", &id, limit).await?;
         match line {
             wire::Line { result: Some(answer), .. } if answer.ttl > 0 => Ok(()),
-            wire::Line { result: Some(_), .. } => Err(Failure::NoLease),
+            wire::Line { result: Some(_), .. } => Err(no_lease()),
             wire::Line { error, .. } => {
                 let words = error.map(|error| error.to_string()).unwrap_or_default();
-                Err(RegistryError::silent(format!("etcd does not renew a lease: {words}")).into())
+                Err(RegistryError::silent(format!("etcd does not renew a lease: {words}")))
             }
         }
     }
 
-    /// Writes a key that goes with a lease.
-    pub(crate) async fn put(&self, key: &str, value: &str, lease: LeaseId) -> Result<(), Failure> {
+    /// Writes a key that goes with a lease, which is lost when etcd does not know it.
+    pub(crate) async fn put(
+        &self,
+        key: &str,
+        value: &str,
+        lease: LeaseId,
+    ) -> Result<(), RegistryError> {
         let put = wire::Put { key: key.into(), value: value.into(), lease: lease.0.to_string() };
         let _: serde_json::Value =
             self.ask("/v3/kv/put", &put, self.settings.request_timeout.0).await?;
@@ -161,8 +149,8 @@ impl Client {
         let limit = self.settings.request_timeout.0;
         let answer: Result<serde_json::Value, _> = self.ask("/v3/lease/revoke", &id, limit).await;
         match answer {
-            Ok(_) | Err(Failure::NoLease) => Ok(()),
-            Err(Failure::Other(error)) => Err(error),
+            Ok(_) | Err(RegistryError::Lost { .. }) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
@@ -172,7 +160,7 @@ impl Client {
         path: &str,
         body: &impl Serialize,
         limit: Duration,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, RegistryError> {
         let logged_in = !matches!(*self.token.lock(), Login::Unknown);
         let mut answer = self.http.ask(self.question(path, body).await?, limit).await?;
         if logged_in && answer.status != StatusCode::OK && refusal(&answer).wants_login() {
@@ -182,30 +170,30 @@ impl Client {
         if answer.status == StatusCode::OK {
             return serde_json::from_slice(&answer.body).map_err(|error| {
                 let context = format!("what etcd answers to {path} is not understood");
-                Failure::Other(RegistryError::refused(context, error))
+                RegistryError::refused(context, error)
             });
         }
         Err(self.refused(path, &answer))
     }
 
     /// What a refusal means; one that another server may not share is no reason to stay.
-    fn refused(&self, path: &str, answer: &Answer) -> Failure {
+    fn refused(&self, path: &str, answer: &Answer) -> RegistryError {
         let refusal = refusal(answer);
         let words = refusal.words();
         match refusal.code {
-            NOT_FOUND if words.contains("lease") => return Failure::NoLease,
+            NOT_FOUND if words.contains("lease") => return no_lease(),
             wire::UNAUTHENTICATED | wire::INVALID_ARGUMENT | PERMISSION_DENIED => {
                 // A token may have run out; the next question asks for another.
                 *self.token.lock() = Login::Unknown;
                 let context = format!(
                     "etcd refuses {path}: {words}; correct user and password, or their rights"
                 );
-                return RegistryError::invalid(context).into();
+                return RegistryError::invalid(context);
             }
             _ => {}
         }
         self.http.turn(answer);
-        RegistryError::silent(format!("etcd cannot do {path} now: {words}")).into()
+        RegistryError::silent(format!("etcd cannot do {path} now: {words}"))
     }
 
     async fn question(&self, path: &str, body: &impl Serialize) -> Result<Question, RegistryError> {
@@ -244,7 +232,7 @@ impl Client {
         } else {
             // Whoever has users set up for later is let in as everybody is.
             if refusal(&answer).code != FAILED_PRECONDITION {
-                return Err(plain(self.refused(PATH, &answer)));
+                return Err(self.refused(PATH, &answer));
             }
             Login::Unneeded
         };
@@ -265,12 +253,8 @@ fn refusal(answer: &Answer) -> Refusal {
     })
 }
 
-/// For questions that have nothing to do with a lease.
-fn plain(failure: Failure) -> RegistryError {
-    match failure {
-        Failure::NoLease => RegistryError::lost("etcd does not know the lease any more"),
-        Failure::Other(error) => error,
-    }
+fn no_lease() -> RegistryError {
+    RegistryError::lost("etcd does not know the lease any more")
 }
 
 /// An instance's key without the part of its service.
