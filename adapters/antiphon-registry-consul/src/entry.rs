@@ -2,11 +2,14 @@
 
 use antiphon_core::BoxFuture;
 use antiphon_discovery::{Entry, Held, Instance, Lease, RegistryError};
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant, sleep};
 
 use crate::agent::Agent;
 use crate::names;
 use crate::wire::Register;
+
+/// The time between two looks for what may still be on its way to the agent.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The place of one instance.
 pub(crate) struct Check {
@@ -16,12 +19,14 @@ pub(crate) struct Check {
     owner: String,
     /// What was written.
     id: Option<String>,
+    /// When it was sent, where the agent has not answered: it may do it all the same, later.
+    unanswered: Option<Instant>,
 }
 
 impl Check {
     pub(crate) fn new(agent: Agent, name: &str) -> Self {
         let owner = uuid::Uuid::new_v4().to_string();
-        Self { agent, service: names::service(name), owner, id: None }
+        Self { agent, service: names::service(name), owner, id: None, unanswered: None }
     }
 
     async fn keep(&mut self, instance: &Instance, held: &Held) -> RegistryError {
@@ -34,21 +39,38 @@ impl Check {
             Err(error) => return error,
         };
         self.id = Some(id.clone());
-        let mut lease = Lease::granted(time, Instant::now());
-        if let Err(error) = self.agent.register(&register).await {
+        let asked = Instant::now();
+        self.unanswered = Some(asked);
+        let registered = self.agent.register(&register).await;
+        if registered.as_ref().map_or_else(RegistryError::is_refused, |()| true) {
+            self.unanswered = None;
+        }
+        if let Err(error) = registered {
             return error;
         }
+        let mut lease = Lease::granted(time, asked);
         held.yes();
         lease.keep(|limit| self.agent.pass(&id, limit)).await
     }
 
     async fn withdraw(&mut self) -> Result<(), RegistryError> {
         let Some(id) = self.id.clone() else { return Ok(()) };
-        if self.agent.owner(&id).await?.is_some_and(|owner| owner == self.owner) {
+        let mut owner = self.agent.owner(&id).await?;
+        while owner.is_none() && self.may_come() {
+            sleep(LOOK_INTERVAL).await;
+            owner = self.agent.owner(&id).await?;
+        }
+        if owner.is_some_and(|owner| owner == self.owner) {
             self.agent.deregister(&id).await?;
         }
         self.id = None;
         Ok(())
+    }
+
+    /// Whether the agent may still register what it has not answered.
+    fn may_come(&self) -> bool {
+        let limit = self.agent.settings().request_timeout.0;
+        self.unanswered.is_some_and(|sent| sent.elapsed() < limit)
     }
 }
 

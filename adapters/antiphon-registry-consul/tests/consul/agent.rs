@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 /// Everything an agent knows.
@@ -35,6 +35,10 @@ struct State {
     refusal: Option<(StatusCode, &'static str)>,
     /// Told in place of the true index.
     odd_index: Option<u64>,
+    /// Whether what is to be registered is so only after somebody has asked for it in vain, and is not
+    /// answered; and what that is by now.
+    slow: bool,
+    on_its_way: Option<Value>,
     /// Tells nothing of services, as to a token that may not see them.
     hidden: bool,
 }
@@ -45,11 +49,17 @@ struct Shared {
     state: Mutex<State>,
     /// Grows with every change.
     index: watch::Sender<u64>,
+    /// Rung when something is on its way.
+    slow: Notify,
 }
 
 impl Shared {
     fn new() -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), index: watch::Sender::new(1) })
+        Arc::new(Self {
+            state: Mutex::default(),
+            index: watch::Sender::new(1),
+            slow: Notify::new(),
+        })
     }
 
     fn changed(&self) {
@@ -75,13 +85,25 @@ impl Shared {
             return plain(status, words);
         }
         match (&head.method, &path[..]) {
-            (&Method::PUT, ["v1", "agent", "service", "register"]) => self.register(body),
+            (&Method::PUT, ["v1", "agent", "service", "register"]) => {
+                if self.state.lock().slow {
+                    self.state.lock().on_its_way = Some(body);
+                    self.slow.notify_one();
+                    std::future::pending::<()>().await;
+                    return plain(StatusCode::OK, "");
+                }
+                self.register(body)
+            }
             (&Method::PUT, ["v1", "agent", "check", "pass", id]) => self.pass(id),
             (&Method::GET, ["v1", "agent", "service", id]) => {
-                match self.state.lock().services.get(*id) {
-                    Some(service) => told(&described(service), 0),
-                    None => plain(StatusCode::NOT_FOUND, "unknown service ID"),
+                if let Some(service) = self.state.lock().services.get(*id) {
+                    return told(&described(service), 0);
                 }
+                let late = self.state.lock().on_its_way.take();
+                if let Some(said) = late {
+                    self.register(said);
+                }
+                plain(StatusCode::NOT_FOUND, "unknown service ID")
             }
             (&Method::PUT, ["v1", "agent", "service", "deregister", id]) => {
                 let removed = self.state.lock().services.remove(*id);
@@ -206,6 +228,21 @@ impl Agent {
     /// Answers everybody with this, or again with what is true.
     pub(crate) fn refuse(&self, refusal: Option<(StatusCode, &'static str)>) {
         self.shared.state.lock().refusal = refusal;
+    }
+
+    /// Answers nobody who registers, and does what was said when somebody has asked for it in vain.
+    pub(crate) fn be_slow(&self) {
+        self.shared.state.lock().slow = true;
+    }
+
+    /// Waits until something is on its way.
+    pub(crate) async fn on_its_way(&self) {
+        self.shared.slow.notified().await;
+    }
+
+    /// How many services it knows.
+    pub(crate) fn services(&self) -> usize {
+        self.shared.state.lock().services.len()
     }
 
     /// Whether nothing is told of services, as to a token that may not see them.

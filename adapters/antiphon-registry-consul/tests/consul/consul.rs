@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use antiphon_config::{HumanDuration, TlsFiles};
-use antiphon_discovery::Resolver;
+use antiphon_discovery::{Held, Registrar, Resolver};
 use antiphon_registry_consul::{ConsulRegistry, Settings};
 use antiphon_registry_http::{HttpClient, Question};
 use antiphon_testing::conformance::registry::{PATIENCE, Seen, instance, register, unique};
@@ -86,6 +86,21 @@ async fn a_token_that_sees_nothing_is_refused_and_not_told_that_there_is_nobody(
     agent.hide(false);
     assert_eq!(answers.next().await.expect("an answer").len(), 1);
     registration.deregister().await.expect("it is removed");
+}
+
+#[tokio::test]
+async fn what_is_still_on_its_way_when_it_is_removed_does_not_stay() {
+    let agent = Agent::new().await;
+    let registry = open(&agent);
+    agent.be_slow();
+    let mut entry = registry.entry("orders");
+    let (instance, (held, _written)) = (instance("10.0.0.1:80"), Held::new());
+    tokio::select! {
+        error = entry.hold(&instance, &held) => panic!("{error}"),
+        () = agent.on_its_way() => {}
+    }
+    entry.remove().await.expect("it is removed");
+    assert_eq!(agent.services(), 0);
 }
 
 /// An agent's API, for what other programs do with it.
