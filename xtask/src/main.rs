@@ -41,8 +41,7 @@ enum Command {
     Bench(bench::Options),
     /// Start, stop and look at the real servers that tests and development talk to.
     ///
-    /// PostgreSQL, MariaDB, Redis, NATS, RabbitMQ, Mosquitto, Kafka, etcd, ZooKeeper, Consul, Knot DNS and
-    /// Kubernetes,
+    /// PostgreSQL, MariaDB, Redis, NATS, RabbitMQ, Mosquitto, Kafka, etcd, ZooKeeper, Consul, Knot DNS and Kubernetes,
     /// on loopback, on ports of their own, with data in the cache folder. What is not installed is installed where
     /// this is root and Debian; else containers are used where Docker answers.
     Services(services::Options),

@@ -26,7 +26,7 @@ struct Cli {
     #[arg(long, default_value = "sql", value_delimiter = ',', value_name = "BROKER")]
     broker: Vec<BrokerKind>,
     /// Orders per second
-    #[arg(long, default_value_t = 40, value_name = "N")]
+    #[arg(long, default_value_t = 20, value_name = "N")]
     rate: u32,
     /// Nothing goes wrong: so many orders are placed as fast as it goes, and audited
     #[arg(long, value_name = "N", conflicts_with_all = ["minutes", "rate"])]

@@ -1,42 +1,35 @@
-//! The resolver suite.
-
-use std::net::SocketAddr;
+//! The resolver suite, against a real API server.
 
 use antiphon_registry_kubernetes::KubernetesResolver;
 use antiphon_testing::conformance::resolver::ResolverHarness;
+use antiphon_testing::services::Service;
 
-use crate::server::{ApiServer, settings};
+use crate::cluster::{ADMIN, Cluster};
 
-struct Kubernetes {
-    server: ApiServer,
-    address: SocketAddr,
-}
-
-impl ResolverHarness for Kubernetes {
+impl ResolverHarness for Cluster {
     type Resolver = KubernetesResolver;
 
     async fn start() -> Self {
-        let (server, address) = ApiServer::start(Vec::new()).await;
-        Self { server, address }
+        Self::at(&Service::Kubernetes.url()).await
     }
 
     fn resolver(&self) -> KubernetesResolver {
-        KubernetesResolver::new(settings(self.address)).expect("the settings make sense")
+        KubernetesResolver::new(self.settings(ADMIN)).expect("the settings make sense")
     }
 
     fn name(&self) -> String {
-        "shop/orders".to_owned()
+        self.name()
     }
 
     fn hold(&self, addresses: &[&str]) {
         let hosts: Vec<&str> =
             addresses.iter().map(|address| address.trim_end_matches(":8080")).collect();
-        self.server.hold(&hosts);
+        self.hosts("orders-1", &hosts);
     }
 
     fn fail(&self, failing: bool) {
-        self.server.fail(failing);
+        self.fail(failing);
     }
 }
 
-antiphon_testing::resolver_conformance!(Kubernetes);
+antiphon_testing::resolver_conformance!(Cluster);

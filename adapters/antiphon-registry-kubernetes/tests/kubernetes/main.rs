@@ -1,6 +1,7 @@
-//! The resolver against answers of an API server, as its documentation shows them: Kubernetes is not to
-//! be had in the tests.
+//! The resolver against a real API server, and against answers of one that only a script can give.
 
+mod cluster;
 mod conformance;
-mod server;
+mod real;
+mod script;
 mod watches;

@@ -9,7 +9,7 @@ use hyper::StatusCode;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::server::{ApiServer, Scripted, event, list, settings, slice};
+use crate::script::{ApiServer, Scripted, event, list, settings, slice};
 
 /// How long a test waits for what must happen.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -9,6 +9,9 @@ use crate::instance::prepare_with;
 use crate::place::{create, folder, remove, write};
 use crate::{Service, Trouble};
 
+/// The file of a program of ours.
+const MAIN: &str = "main.go";
+
 /// A program, as a part of a module of ours: the replacements in its own manifest, which name folders
 /// of its repository, do not count then.
 pub(super) struct Program {
@@ -26,7 +29,7 @@ pub(super) struct Program {
 impl Program {
     /// The version that is, or will be, built.
     pub(super) fn version(&self) -> Result<String, Trouble> {
-        if !self.binary().exists() {
+        if !self.is_built() {
             self.go()?;
         }
         Ok(self.version.to_owned())
@@ -43,7 +46,7 @@ impl Program {
         let lock = above.join(format!("{}.lock", self.name));
         let file = fs::File::create(&lock).map_err(|error| Trouble::file(&lock, &error))?;
         file.lock().map_err(|error| Trouble::file(&lock, &error))?;
-        if self.binary().exists() {
+        if self.is_built() {
             return Ok(());
         }
         let new = above.join(format!("{}.new", self.name));
@@ -51,13 +54,20 @@ impl Program {
         create(&new)?;
         write(&new.join("go.mod"), self.module)?;
         if let Some(main) = self.main {
-            write(&new.join("main.go"), main)?;
+            write(&new.join(MAIN), main)?;
         }
         let mut go = Command::new(self.go()?);
         go.args(["build", "-mod=mod", "-ldflags=-s -w", "-o", self.name, self.package]);
         prepare_with(go.current_dir(&new).stdin(Stdio::null()))?;
         remove(&self.home())?;
         fs::rename(&new, self.home()).map_err(|error| Trouble::file(&self.home(), &error))
+    }
+
+    /// Whether it is there, and of what would be built now.
+    fn is_built(&self) -> bool {
+        let is_same =
+            |main| fs::read_to_string(self.home().join(MAIN)).is_ok_and(|old| old == main);
+        self.binary().exists() && self.main.is_none_or(is_same)
     }
 
     fn home(&self) -> PathBuf {

@@ -39,7 +39,7 @@ func main() {
 		"--tls-cert-file=" + certificate, "--tls-private-key-file=" + key,
 		"--authorization-mode=RBAC", "--token-auth-file=" + filepath.Join(data, "tokens.csv"),
 		"--service-account-issuer=https://kubernetes.default.svc",
-		"--service-account-key-file=" + key, "--service-account-signing-key-file=" + key,
+		"--service-account-key-file=" + certificate, "--service-account-signing-key-file=" + key,
 	})
 	end(server.Execute())
 }

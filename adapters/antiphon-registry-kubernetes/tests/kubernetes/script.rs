@@ -1,5 +1,5 @@
-//! An API server that answers lists and watches as the documentation of Kubernetes shows them: from a
-//! script, or from what it is told to hold.
+//! An API server that answers lists and watches from a script, as the documentation of Kubernetes shows
+//! them.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -31,18 +31,8 @@ pub(crate) struct ApiServer {
     script: Arc<Mutex<VecDeque<Scripted>>>,
     asked: Arc<Mutex<Vec<String>>>,
     pub(crate) tokens: Arc<Mutex<Vec<String>>>,
-    /// What it holds when nothing is scripted, and as of which version.
-    held: Arc<Mutex<Held>>,
     /// Watches that stay open.
     open: Arc<Mutex<Vec<mpsc::UnboundedSender<Frame<Bytes>>>>>,
-}
-
-/// What a server holds without a script.
-#[derive(Default)]
-struct Held {
-    version: u32,
-    addresses: Vec<String>,
-    failing: bool,
 }
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -88,26 +78,8 @@ impl ApiServer {
         self.tokens.lock().extend(token.map(|token| token.to_str().expect("text").to_owned()));
         let is_watch = path.contains("watch=true");
         self.asked.lock().push(path.clone());
-        let Some(scripted) = self.script.lock().pop_front() else {
-            let held = self.held.lock();
-            if held.failing {
-                return refusal(StatusCode::SERVICE_UNAVAILABLE);
-            }
-            if !is_watch {
-                let list = list(held.version, &[held.slice()]);
-                return Response::new(Full::from(list.to_string()).boxed_unsync());
-            }
-            let (sender, receiver) = mpsc::unbounded_channel();
-            // What happened since the version that is asked for is told first.
-            let version = path.split("resourceVersion=").nth(1).unwrap_or_default();
-            let version = version.split('&').next().unwrap_or_default();
-            if version != held.version.to_string() {
-                let line = format!("{}\n", event("MODIFIED", &held.slice()));
-                sender.send(Frame::data(line.into())).expect("it is read");
-            }
-            self.open.lock().push(sender);
-            return Response::new(StreamBody::new(Frames(receiver)).boxed_unsync());
-        };
+        let next = self.script.lock().pop_front();
+        let scripted = next.unwrap_or(Scripted::Refusal(StatusCode::SERVICE_UNAVAILABLE));
         match scripted {
             Scripted::List(list) => {
                 assert!(!is_watch, "a list is scripted, and a watch was asked for");
@@ -130,29 +102,6 @@ impl ApiServer {
 
     pub(crate) fn asked(&self) -> Vec<String> {
         self.asked.lock().clone()
-    }
-
-    /// Makes it hold one slice with these addresses, and tells those who watch.
-    pub(crate) fn hold(&self, addresses: &[&str]) {
-        let mut held = self.held.lock();
-        held.version += 1;
-        held.addresses = addresses.iter().map(|address| (*address).to_owned()).collect();
-        let line = format!("{}\n", event("MODIFIED", &held.slice()));
-        self.open.lock().retain(|watch| watch.send(Frame::data(line.clone().into())).is_ok());
-    }
-
-    /// Makes every question fail, and ends all watches.
-    pub(crate) fn fail(&self, failing: bool) {
-        self.held.lock().failing = failing;
-        self.open.lock().clear();
-    }
-}
-
-impl Held {
-    fn slice(&self) -> Value {
-        let endpoints: Vec<(&str, bool, bool)> =
-            self.addresses.iter().map(|address| (address.as_str(), true, false)).collect();
-        slice("held", self.version, &endpoints)
     }
 }
 
