@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::quantile::Quantile;
-use crate::retry::Permission;
+use crate::retry::{Permission, Pushback};
 use crate::window::micros;
 use crate::{Budget, BudgetSettings};
 
@@ -110,9 +110,11 @@ impl Hedge {
         self.times.record(took);
     }
 
-    /// No hedges until then: the target sheds load, or asked not to be tried again.
-    pub fn pause(&self, until: Instant) {
-        self.paused_until.fetch_max(self.since_origin(until), Relaxed);
+    /// No hedges for so long from `now`, five minutes at most ([`Pushback::WAIT_MAX`]): the target
+    /// sheds load, or asked not to be tried again.
+    pub fn pause(&self, now: Instant, wait: Duration) {
+        let until = self.since_origin(now).saturating_add(micros(wait.min(Pushback::WAIT_MAX)));
+        self.paused_until.fetch_max(until, Relaxed);
     }
 
     /// How long the first attempt may take now; never zero.
@@ -170,11 +172,22 @@ mod tests {
         (0..1_000).for_each(|_| assert!(hedge.begin(start, 0.5).is_some()));
         assert_eq!(hedge.begin(start, 0.51), None);
         assert!(!hedge.try_send(start, 0.51));
-        hedge.pause(start + 2 * MS);
-        hedge.pause(start + MS);
+        hedge.pause(start, 2 * MS);
+        hedge.pause(start, MS);
         assert_eq!(hedge.begin(start + MS, 0.0), None);
         assert!(!hedge.try_send(start + MS, 0.0));
         assert!(hedge.try_send(start + 2 * MS, 0.0));
+    }
+
+    #[test]
+    fn no_word_of_a_server_stops_hedging_for_good() {
+        for asked in [Pushback::WAIT_MAX, Duration::from_secs(i64::MAX as u64), Duration::MAX] {
+            let start = Instant::now();
+            let hedge = hedge(start);
+            hedge.pause(start, asked);
+            assert!(hedge.begin(start + Pushback::WAIT_MAX - MS, 0.0).is_none(), "{asked:?}");
+            assert!(hedge.begin(start + Pushback::WAIT_MAX, 0.0).is_some(), "{asked:?}");
+        }
     }
 
     #[test]

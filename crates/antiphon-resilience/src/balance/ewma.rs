@@ -20,6 +20,8 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::retry::Pushback;
+
 /// How latencies are remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EwmaSettings {
@@ -39,7 +41,7 @@ impl Default for EwmaSettings {
             decay: Duration::from_secs(10),
             seed: Duration::from_millis(30),
             penalty: Duration::from_secs(5),
-            penalty_max: Duration::from_secs(300),
+            penalty_max: Pushback::WAIT_MAX,
         }
     }
 }

@@ -12,6 +12,10 @@ pub enum Pushback {
 }
 
 impl Pushback {
+    /// The longest time that a server's word keeps others from an instance, or from hedging: what it
+    /// asks for beyond that is a mistake, or malice.
+    pub const WAIT_MAX: Duration = Duration::from_secs(300);
+
     /// The value of `grpc-retry-pushback-ms` (gRFC A6). What is negative, or no whole number of
     /// milliseconds, means never: a server that tries to say something about retries wants fewer.
     #[must_use]

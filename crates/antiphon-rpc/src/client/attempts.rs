@@ -64,6 +64,14 @@ enum Ended {
 }
 
 impl Ended {
+    /// Whether the server asked for no further attempt.
+    fn is_never_again(&self) -> bool {
+        match self {
+            Self::Fault(Fault::Answered(status)) => status.retry_said() == Some(Retry::Never),
+            _ => false,
+        }
+    }
+
     /// For people.
     fn cause(&self) -> String {
         match self {
@@ -78,6 +86,8 @@ impl Ended {
 struct Second {
     instance: Option<Arc<Instance>>,
     failed: Option<FailedAttempt>,
+    /// The server asked for no further attempt.
+    never_again: bool,
 }
 
 impl Call<'_> {
@@ -108,11 +118,16 @@ impl Call<'_> {
                 Ended::Unreachable(error) => return Err(self.unreachable(error, log.take())),
                 Ended::Throttled => return Err(self.throttled(log.take())),
             };
+            let failure = if log.never_again {
+                Failure::Answered(Code::Unavailable, Some(Pushback::Never))
+            } else {
+                failure(&fault)
+            };
             log.note(cause(&fault), begun.elapsed());
             let remaining = self.context.remaining().unwrap_or(Duration::MAX);
             let random = fastrand::f64();
             let decision =
-                self.policy.retry.decide(&mut attempts, failure(&fault), remaining, random, || {
+                self.policy.retry.decide(&mut attempts, failure, remaining, random, || {
                     budget.try_spend(Instant::now())
                 });
             match decision {
@@ -177,6 +192,7 @@ impl Call<'_> {
         outcome
     }
 
+            log.never_again |= second.never_again;
     /// Makes a second attempt beside the first, which began at `begun`; what became of the second
     /// where that did not help.
     async fn beside<F>(
@@ -223,7 +239,8 @@ impl Call<'_> {
             took: second_begun.elapsed(),
             cause: ended.cause(),
         });
-        (outcome, Second { instance, failed })
+        let never_again = failed.as_ref().is_some_and(Ended::is_never_again);
+        (outcome, Second { instance, failed, never_again })
     }
 
     /// One attempt. `elsewhere`: not at an instance that was tried.
@@ -277,7 +294,7 @@ impl Call<'_> {
                 hedge.record(begun.elapsed());
             }
             if let Some(wait) = quiet_for(&answer, verdict) {
-                hedge.pause(Instant::now() + wait);
+                hedge.pause(Instant::now(), wait);
             }
         }
         answer.map_err(Ended::Fault)

@@ -18,6 +18,8 @@ pub(super) struct Log {
     /// The instances that it was sent to.
     pub(super) tried: Vec<Arc<Instance>>,
     pub(super) failed: Vec<FailedAttempt>,
+    /// A second attempt that went on beside another was told that no further one is wanted.
+    pub(super) never_again: bool,
     /// The attempt under way.
     pub(super) side: Side,
     begun: Option<Instant>,

@@ -9,19 +9,23 @@ use antiphon_resilience::balance::Policy;
 use antiphon_rpc::client::{ClientSettings, MethodSettings};
 use antiphon_telemetry::Telemetry;
 
-use crate::support::{CONTEXT, COUNT, Fleet, GET, PUT, call, channel, soon, unavailable};
+use crate::support::{
+    CONTEXT, COUNT, Clock, Fleet, GET, PUT, call, channel, moving, soon, unavailable, until,
+};
 use buffa_types::google::protobuf::StringValue;
+use tokio::time::Instant;
 
 #[tokio::test]
 async fn a_failure_is_tried_again_at_another_instance_and_says_so() {
     let fleet = Fleet::start(2, ClientSettings::default()).await;
     fleet.instances[0].behaviour.fail_with(Some(unavailable(None)));
-    for _ in 0..20 {
-        assert_eq!(fleet.call(GET).await.unwrap(), "i-1");
-    }
-    let metrics = fleet.metrics();
-    let retried = metrics.lines().find(|line| line.starts_with("rpc_client_retries_total"));
-    assert!(retried.is_some_and(|line| line.contains("counted")), "{metrics}");
+    // The other one may be connected first, and has all calls until then.
+    soon(async {
+        while fleet.count("rpc_client_retries_total", "counted") == 0 {
+            assert_eq!(fleet.call(GET).await.unwrap(), "i-1");
+        }
+    })
+    .await;
     // Whoever is asked again knows that it is.
     let mut seen: Vec<_> = Vec::new();
     for _ in 0..20 {
@@ -76,10 +80,10 @@ async fn the_server_chooses_the_wait() {
     let behaviour = &fleet.instances[0].behaviour;
     let wait = Duration::from_millis(120);
     behaviour.fail_with(Some(unavailable(Some(Retry::After(wait)))));
-    let begun = tokio::time::Instant::now();
+    let begun = Instant::now();
     let calling = fleet.call(GET);
     let mending = async {
-        crate::support::until(|| behaviour.calls() == 1).await;
+        until(|| behaviour.calls() == 1).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
         behaviour.fail_with(None);
     };
@@ -205,11 +209,10 @@ async fn a_slow_call_is_asked_of_a_second_instance() {
     assert!(hedges.is_some(), "{metrics}");
     // Those that were overtaken are cancelled at the server.
     let dropped = || slow.dropped.load(std::sync::atomic::Ordering::SeqCst);
-    crate::support::until(|| dropped() > 0).await;
+    until(|| dropped() > 0).await;
     // What may have effects is never sent twice, whatever the settings say.
     let begun = slow.calls() + fleet.instances[1].behaviour.calls();
-    let context =
-        Context::root().with_deadline(tokio::time::Instant::now() + Duration::from_millis(100));
+    let context = Context::root().with_deadline(Instant::now() + Duration::from_millis(100));
     let _ = context.scope(fleet.call(PUT)).await;
     assert_eq!(slow.calls() + fleet.instances[1].behaviour.calls(), begun + 1);
 }
@@ -235,6 +238,56 @@ async fn both_attempts_of_a_hedged_call_are_told() {
     for instance in &fleet.instances {
         assert!(source.contains(&instance.gate.address().to_string()), "{source}");
     }
+}
+
+#[tokio::test]
+async fn a_word_of_one_of_two_attempts_against_further_ones_holds_for_the_call() {
+    let mut settings = ClientSettings::default();
+    settings.hedge.delay = Duration::from_millis(5);
+    settings.hedge.budget.ratio = 1.0;
+    settings.balance.policy = Policy::RoundRobin;
+    let hedged = MethodSettings { hedge: Some(true), ..MethodSettings::default() };
+    settings.methods.insert("t.v1.Fleet/Get".into(), hedged);
+    let fleet = Fleet::start(2, settings).await;
+    soon(async { while fleet.call(PUT).await.unwrap() != "i-1" {} }).await;
+    soon(async { while fleet.call(PUT).await.unwrap() != "i-0" {} }).await;
+    soon(async { while fleet.call(PUT).await.unwrap() != "i-1" {} }).await;
+    let [slow, busy] = [0, 1].map(|at| &fleet.instances[at].behaviour);
+    slow.delay(Duration::from_millis(200));
+    slow.fail_with(Some(unavailable(None)));
+    busy.fail_with(Some(unavailable(Some(Retry::Never))));
+    let calls = (slow.calls(), busy.calls());
+    let status = fleet.call(GET).await.unwrap_err();
+    assert_eq!((status.code(), status.retry()), (Code::Unavailable, Retry::Never));
+    assert_eq!((slow.calls(), busy.calls()), (calls.0 + 1, calls.1 + 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_asks_for_ages_does_not_end_hedging_for_good() {
+    let _clock = Clock::hold();
+    let mut settings = ClientSettings::default();
+    settings.hedge.delay = Duration::from_millis(5);
+    settings.hedge.budget.ratio = 1.0;
+    let hedged = MethodSettings { hedge: Some(true), ..MethodSettings::default() };
+    settings.methods.insert("t.v1.Fleet/Get".into(), hedged);
+    let fleet = Fleet::start(1, settings).await;
+    let behaviour = &fleet.instances[0].behaviour;
+    behaviour.fail_with(Some(unavailable(Some(Retry::After(Duration::MAX)))));
+    let status = moving(fleet.call(GET)).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    behaviour.delay(Duration::from_secs(600));
+    let hedges = || fleet.count("rpc_client_hedges_total", "");
+    let expired = Context::root().with_deadline(Instant::now() + Duration::from_millis(20));
+    assert!(moving(expired.scope(fleet.call(GET))).await.is_err());
+    assert_eq!(hedges(), 0);
+    tokio::time::advance(Duration::from_secs(300)).await;
+    moving(async {
+        tokio::select! {
+            _ = fleet.call(GET) => panic!("it takes ten minutes"),
+            () = until(|| hedges() == 1) => {}
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
