@@ -4,7 +4,7 @@
 //! when it fails several calls in a row, and at the next sweep when its success rate lies far below
 //! that of the others; times are spread at random, so that instances do not come back together; and
 //! the one call that tries it holds a lease, so that a call that never ends cannot keep the instance
-//! out for ever.
+//! out for ever, though what it says counts however long it takes.
 //!
 //! [`EjectionSettings`] decides. [`Health`] is what the caller keeps with each instance: atomics, one
 //! load for a pick, one addition for an answer. [`Ejector`] changes who is in service, one change at a
@@ -46,7 +46,7 @@ pub struct EjectionSettings {
     /// The part of the instances that must stay in service: below it balancing trusts nobody's health
     /// and uses all of them. It overrules `part_max`.
     pub panic_threshold: f64,
-    /// How long the call that tries an instance may take before another one may.
+    /// How long the call that tries an instance may take before another one tries it as well.
     pub probe_lease: Duration,
 }
 
@@ -267,12 +267,14 @@ impl Ejector {
     /// The right to send one call to an instance that is out, once its time is over. Only one caller
     /// gets it until it is given back or its lease ends.
     ///
-    /// A call that may be tried again elsewhere is the best to send.
-    pub fn try_probe(&self, health: &Health, now: Instant) -> Option<Probe> {
+    /// A call that may be tried again elsewhere is the best to send. One that may not gives those a
+    /// `head_start`: it gets the right only when nobody took it for that long.
+    pub fn try_probe(&self, health: &Health, now: Instant, head_start: Duration) -> Option<Probe> {
         let out_until = health.out_until.load(Relaxed);
         let now_micros = health.since_origin(now);
         let lease = health.lease_until.load(Relaxed);
-        if out_until == 0 || now_micros < out_until || now_micros < lease {
+        let due = out_until.max(lease).saturating_add(micros(head_start));
+        if out_until == 0 || now_micros < due {
             return None;
         }
         let lease_until = now_micros.saturating_add(micros(self.settings.probe_lease).max(1));
@@ -283,8 +285,12 @@ impl Ejector {
     /// The call that tried the instance has ended. Whether the instance is in service again.
     ///
     /// A failure puts it out for longer; a [`Verdict::Neutral`] end lets the next call try. One that
-    /// sheds load works again: the load is that of the others, who need it. What comes
-    /// after the lease is over and somebody else has it is ignored.
+    /// sheds load works again: the load is that of the others, who need it.
+    ///
+    /// The lease only bounds how many try at once. What a call says that took longer counts, whoever
+    /// has the lease by then, or an instance whose calls take longer than that would never come back,
+    /// and one that hangs would never be out for longer. Of several that try, the first to end decides:
+    /// after it the instance is in service, or its time is not over.
     #[expect(clippy::needless_pass_by_value, reason = "a probe ends once")]
     pub fn end_probe(
         &self,
@@ -295,9 +301,9 @@ impl Ejector {
         random: f64,
     ) -> bool {
         let _deciding = self.deciding.lock();
-        let current =
-            health.lease_until.compare_exchange(probe.lease_until, 0, Relaxed, Relaxed).is_ok();
-        if !current || health.in_service() {
+        // Where somebody else has the lease by now, that one keeps it.
+        let _ = health.lease_until.compare_exchange(probe.lease_until, 0, Relaxed, Relaxed);
+        if health.in_service() || health.since_origin(now) < health.out_until.load(Relaxed) {
             return false;
         }
         match verdict {

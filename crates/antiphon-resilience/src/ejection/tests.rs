@@ -36,7 +36,7 @@ impl Target {
     }
 
     fn probe(&self, at: Duration) -> Option<Probe> {
-        self.ejector.try_probe(&self.instances[0], self.start + at)
+        self.ejector.try_probe(&self.instances[0], self.start + at, Duration::ZERO)
     }
 
     fn end_probe(&self, probe: Probe, verdict: Verdict, at: Duration) -> bool {
@@ -137,15 +137,51 @@ fn each_failed_probe_makes_the_time_longer_up_to_the_longest() {
 }
 
 #[test]
-fn a_lost_probe_is_replaced_when_its_lease_ends_and_its_late_end_is_ignored() {
+fn a_probe_that_outlasts_its_lease_counts_whoever_has_the_lease() {
+    for verdict in [Verdict::Accepted, Verdict::Shed, Verdict::Failed] {
+        let target = Target::new(3);
+        target.fail(0, 5, Duration::ZERO);
+        let slow = target.probe(30 * SECOND).unwrap();
+        assert!(target.probe(39 * SECOND).is_none());
+        let second = target.probe(40 * SECOND).unwrap();
+        let works = verdict != Verdict::Failed;
+        assert_eq!(target.end_probe(slow, verdict, 42 * SECOND), works, "{verdict:?}");
+        assert_eq!(target.instances[0].in_service(), works);
+        // The first to end has decided.
+        assert!(!target.end_probe(second, Verdict::Failed, 52 * SECOND));
+        assert_eq!(target.instances[0].in_service(), works);
+        if !works {
+            let times = target.instances[0].times_out.load(Relaxed);
+            assert_eq!(times, 2, "both hung for one and the same reason");
+            assert!(target.probe(101 * SECOND).is_none(), "it is out for twice as long");
+            assert!(target.probe(102 * SECOND).is_some());
+        }
+    }
+}
+
+#[test]
+fn a_late_probe_that_says_nothing_leaves_the_lease_to_whoever_has_it() {
     let target = Target::new(3);
     target.fail(0, 5, Duration::ZERO);
     let lost = target.probe(30 * SECOND).unwrap();
-    assert!(target.probe(39 * SECOND).is_none());
     let second = target.probe(40 * SECOND).unwrap();
-    assert!(!target.end_probe(lost, Verdict::Accepted, 41 * SECOND));
-    assert!(target.probe(41 * SECOND).is_none(), "the second probe keeps its lease");
+    assert!(!target.end_probe(lost, Verdict::Neutral, 41 * SECOND));
+    assert!(target.probe(41 * SECOND).is_none());
     assert!(target.end_probe(second, Verdict::Accepted, 42 * SECOND));
+}
+
+#[test]
+fn a_call_that_gives_others_a_head_start_has_its_whole_lease() {
+    let target = Target::new(3);
+    target.fail(0, 5, Duration::ZERO);
+    let health = &target.instances[0];
+    let late = |at: u32| target.ejector.try_probe(health, target.start + at * SECOND, SECOND);
+    assert!(late(30).is_none());
+    let probe = late(31).unwrap();
+    assert!(target.probe(40 * SECOND).is_none());
+    assert!(late(41).is_none(), "nor once the lease of another is over");
+    drop(probe);
+    assert!(target.probe(41 * SECOND).is_some());
 }
 
 #[test]
@@ -205,8 +241,10 @@ fn a_sweep_puts_out_whose_success_rate_is_far_below_the_others() {
     assert_eq!(sweep(), 0, "what was counted before a sweep is not counted again");
     // Out for thirty seconds less half of the jitter.
     let at = |seconds| target.start + Duration::from_secs(seconds);
-    assert!(target.ejector.try_probe(&target.instances[2], at(36)).is_none());
-    assert!(target.ejector.try_probe(&target.instances[2], at(37)).is_some());
+    let probe =
+        |seconds| target.ejector.try_probe(&target.instances[2], at(seconds), Duration::ZERO);
+    assert!(probe(36).is_none());
+    assert!(probe(37).is_some());
 }
 
 #[test]

@@ -94,10 +94,7 @@ impl Call<'_> {
     /// Makes attempts until one succeeds or another would not help.
     pub(super) async fn run(self) -> Result<Bytes, Status> {
         let _place = self.enter().await?;
-        let keyed = self.context.idempotency_key().is_some();
-        let permission =
-            if keyed { self.policy.permission_with_key } else { self.policy.permission };
-        let mut attempts = Attempts::new(permission, self.context.previous_attempts());
+        let mut attempts = Attempts::new(self.permission(), self.context.previous_attempts());
         let budget = &self.remote.budget;
         if attempts.previous() == 0 {
             budget.count_call(Instant::now());
@@ -142,6 +139,14 @@ impl Call<'_> {
                     return Err(self.give_up(stop, fault, log.take()));
                 }
             }
+        }
+    }
+
+    /// What may be tried again.
+    fn permission(&self) -> Permission {
+        match self.context.idempotency_key() {
+            Some(_) => self.policy.permission_with_key,
+            None => self.policy.permission,
         }
     }
 
@@ -255,7 +260,8 @@ impl Call<'_> {
         if !remote.throttle.try_admit(Instant::now()) {
             return Err(Ended::Throttled);
         }
-        let repeatable = self.policy.permission >= Permission::Unavailable;
+        let has_others = previous == 0 && self.policy.retry.attempts_max > 1;
+        let repeatable = has_others && self.permission() >= Permission::Unavailable;
         let wanted = remote.wanted(self.place, self.policy.wait_for_ready, repeatable);
         let picked = remote.pool.pick_ready(tried, &wanted).await;
         let picked = picked.map_err(Ended::Unreachable)?;

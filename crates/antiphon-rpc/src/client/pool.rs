@@ -61,7 +61,7 @@ pub(super) struct Wanted {
     pub(super) in_flight: u32,
     /// Whether to wait where no instance can be connected to.
     pub(super) patient: bool,
-    /// Whether the call may be tried again when it fails.
+    /// Whether the call is made again elsewhere when this attempt fails.
     pub(super) repeatable: bool,
 }
 
@@ -75,8 +75,8 @@ pub(super) struct Picked {
 
 /// How often a call looks whether discovery has failed, before it has ever answered.
 const LOOK: Duration = Duration::from_millis(20);
-/// So long an instance that was set aside waits for a call that may be tried again elsewhere, before it
-/// is tried by one that may not.
+/// So long an instance that was set aside waits for a call that is made again elsewhere if it fails,
+/// before it is tried by one that is not.
 const PROBE_HEAD_START: Duration = Duration::from_secs(1);
 /// No priority: those of instances are smaller.
 const NOBODY: u32 = u32::MAX;
@@ -128,8 +128,11 @@ impl Pool {
     fn pick(&self, tried: &[Arc<Instance>], wanted: &Wanted) -> Option<Picked> {
         let now = Instant::now();
         let roster = self.0.roster.load();
-        if self.0.ejected.load(Ordering::Relaxed) > 0
-            && let Some(probing) = self.0.probe(&roster, tried, wanted, now)
+        // A call tries one of them at most, and with its first attempt: else it could use up all that
+        // it has on instances that fail, while others work.
+        if tried.is_empty()
+            && self.0.ejected.load(Ordering::Relaxed) > 0
+            && let Some(probing) = self.0.probe(&roster, wanted, now)
         {
             return Some(probing);
         }
@@ -244,15 +247,14 @@ impl Shared {
     fn probe(
         &self,
         roster: &Roster<Arc<Instance>>,
-        tried: &[Arc<Instance>],
         wanted: &Wanted,
         now: Instant,
     ) -> Option<Picked> {
-        let now = if wanted.repeatable { now } else { now.checked_sub(PROBE_HEAD_START)? };
+        let head_start = if wanted.repeatable { Duration::ZERO } else { PROBE_HEAD_START };
         roster.candidates().iter().find_map(|instance| {
-            let may = instance.load.standing() == Standing::Ejected
-                && !tried.iter().any(|one| Arc::ptr_eq(one, instance));
-            let probe = may.then(|| self.ejector.try_probe(&instance.health, now))??;
+            let is_aside = instance.load.standing() == Standing::Ejected;
+            let probe =
+                is_aside.then(|| self.ejector.try_probe(&instance.health, now, head_start))??;
             Some(Picked { instance: Arc::clone(instance), probe: Some(probe) })
         })
     }

@@ -1,6 +1,8 @@
 //! The client over real sockets: instances that die, fail, leave and come back while it calls.
 
 #[cfg(test)]
+mod aside;
+#[cfg(test)]
 mod attempts;
 #[cfg(test)]
 mod deadlines;
