@@ -7,6 +7,7 @@
 
 mod attempt;
 mod attempts;
+mod calling;
 mod channel;
 mod compression;
 mod error;
@@ -57,12 +58,14 @@ pub trait Hosted: Service {
 /// How calls over a [`Channel`] are made.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClientSettings {
-    /// How long a connection may take to be made, all addresses of the instance together.
+    /// How long a connection may take to be made, all addresses of the instance together. They are
+    /// tried in the order of the resolver, a quarter of a second apart; the first to answer is taken.
     pub connect_timeout: Duration,
     /// The most connections to one instance; another one is made when the open ones carry four fifths
     /// of the calls that the server allows on each.
     pub connections_max: usize,
-    /// Connections that nobody used for this long are closed.
+    /// When nobody called the target for this long its connections are closed, those of all instances
+    /// together: as long as it is called each is there, also one that has had no call for long.
     pub idle_timeout: Duration,
     /// How often an idle connection with open calls is asked whether it still lives. To a server that
     /// ends a connection because of that (`ENHANCE_YOUR_CALM`; by default grpc-go and grpcio allow one

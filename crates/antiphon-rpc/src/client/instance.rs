@@ -8,11 +8,11 @@ mod state;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
 use antiphon_discovery as discovery;
 use antiphon_resilience::balance::{Candidate, Load, Standing};
 use antiphon_resilience::{Backoff, Health};
+use futures_util::future::{Fuse, FusedFuture as _, FutureExt as _};
 use hyper::client::conn::http2::SendRequest;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -64,8 +64,8 @@ struct Seen {
 #[derive(Clone, Debug)]
 pub(super) struct Surroundings {
     pub(super) settings: Arc<ClientSettings>,
-    /// How often calls have begun to wait for the target: a new one wakes idle instances.
-    pub(super) wanted: watch::Receiver<u64>,
+    /// Whether anybody calls the target: the way to an instance is kept as long as that is so.
+    pub(super) wanted: watch::Receiver<bool>,
     /// Told of every change of a state.
     pub(super) changed: Arc<dyn Changed>,
 }
@@ -161,10 +161,6 @@ impl Instance {
                 None => Action::Rest,
                 Some(event) => way.step(event, &Backoff::CONNECT, fastrand::f64()),
             };
-            if event == Some(Event::Unused) {
-                // Only calls from now on, which find that nobody is ready, wake it again.
-                wanted.mark_unchanged();
-            }
             self.show(way.state(), &around);
             event = Some(tokio::select! {
                 biased;
@@ -183,11 +179,11 @@ impl Instance {
         self: &Arc<Self>,
         action: Action,
         around: &Surroundings,
-        wanted: &mut watch::Receiver<u64>,
+        wanted: &mut watch::Receiver<bool>,
     ) -> Option<Event> {
         match action {
-            Action::Rest => Some(match wanted.changed().await {
-                Ok(()) => Event::Wanted,
+            Action::Rest => Some(match wanted.wait_for(|wanted| *wanted).await {
+                Ok(_) => Event::Wanted,
                 Err(_) => Event::Gone,
             }),
             Action::Connect => Some(match self.connect(&around.settings).await {
@@ -198,7 +194,7 @@ impl Instance {
                     Event::Failed
                 }
             }),
-            Action::Watch => Some(self.watch(&around.settings).await),
+            Action::Watch => Some(self.watch(&around.settings, wanted).await),
             Action::Wait(time) => {
                 tokio::time::sleep(time).await;
                 Some(Event::Waited)
@@ -229,13 +225,16 @@ impl Instance {
         Ok(())
     }
 
-    /// Waits until the last connection is lost, or unused for long; makes others where those that
-    /// there are become crowded.
-    async fn watch(self: &Arc<Self>, settings: &ClientSettings) -> Event {
+    /// Waits until the last connection is lost, or the target is no longer called; makes others where
+    /// those that there are become crowded.
+    async fn watch(
+        self: &Arc<Self>,
+        settings: &ClientSettings,
+        wanted: &mut watch::Receiver<bool>,
+    ) -> Event {
         let since = Instant::now();
-        let mut look = tokio::time::interval(settings.idle_timeout.max(Duration::from_millis(1)));
-        look.tick().await;
-        let mut picked = self.picked.load(Relaxed);
+        let mut further = std::pin::pin!(Fuse::terminated());
+        let (mut failures, mut not_before) = (0_u32, since);
         loop {
             tokio::select! {
                 () = self.lost.notified() => {
@@ -244,20 +243,26 @@ impl Instance {
                         return Event::Lost { after: since.elapsed(), answered };
                     }
                 }
-                () = self.crowded.notified() => {
-                    if self.connections() < settings.connections_max.max(1)
-                        && let Err(failure) = self.connect(settings).await
-                    {
-                        tracing::debug!(server.address = self.address, %failure, "no further connection");
+                // Every call says so that finds it crowded: what is missed now is heard again.
+                () = self.crowded.notified(), if further.is_terminated() => {
+                    let may = self.connections() < settings.connections_max.max(1);
+                    if may && Instant::now() >= not_before {
+                        further.set(self.connect(settings).fuse());
                     }
                 }
-                _ = look.tick() => {
-                    let now = self.picked.load(Relaxed);
-                    if now == picked && self.load.in_flight() == 0 {
-                        self.connections.lock().clear();
-                        return Event::Unused;
+                made = &mut further => match made {
+                    Ok(()) => failures = 0,
+                    Err(failure) => {
+                        tracing::debug!(server.address = self.address, %failure, "no further connection");
+                        failures = failures.saturating_add(1);
+                        let wait = Backoff::CONNECT.wait(failures, fastrand::f64());
+                        not_before = Instant::now() + wait;
                     }
-                    picked = now;
+                },
+                unwanted = wanted.wait_for(|wanted| !*wanted) => {
+                    drop(unwanted);
+                    self.connections.lock().clear();
+                    return Event::Unused;
                 }
             }
         }

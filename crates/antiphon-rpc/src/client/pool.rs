@@ -17,9 +17,10 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::ClientSettings;
+use super::calling::Calling;
 use super::error::{CallError, FailedAttempt};
 use super::instance::{Changed, Instance, State, Surroundings};
 use super::metrics::Metrics;
@@ -43,7 +44,7 @@ struct Shared {
     members: Mutex<Members>,
     /// The priority of those that are picked from; [`NOBODY`] while none is ready.
     level: AtomicU32,
-    wanted: watch::Sender<u64>,
+    calling: Calling,
     /// Something is different: whoever waits looks again.
     changed: Notify,
     ejector: Ejector,
@@ -117,7 +118,7 @@ impl Pool {
             roster: ArcSwap::from_pointee(roster),
             members: Mutex::default(),
             level: AtomicU32::new(NOBODY),
-            wanted: watch::Sender::new(0),
+            calling: Calling::new(),
             changed: Notify::new(),
             ejected: AtomicUsize::new(0),
             metrics,
@@ -156,6 +157,7 @@ impl Pool {
         tried: &[Arc<Instance>],
         wanted: &Wanted,
     ) -> Result<Picked, CallError> {
+        self.0.calling.note();
         if let Some(picked) = self.pick(tried, wanted) {
             return Ok(picked);
         }
@@ -163,7 +165,8 @@ impl Pool {
         loop {
             let mut changed = std::pin::pin!(self.0.changed.notified());
             changed.as_mut().enable();
-            self.0.wanted.send_modify(|count| *count += 1);
+            // One that waits calls as long as it does.
+            self.0.calling.note();
             if let Some(picked) = self.pick(tried, wanted) {
                 return Ok(picked);
             }
@@ -223,27 +226,52 @@ impl Pool {
         let shared = Arc::downgrade(&self.0);
         let mut watch = self.0.watch.lock().clone();
         let every = self.0.ejector.settings().sweep_interval;
+        let idle = self.0.settings.idle_timeout.max(Duration::from_millis(1));
         self.0.runtime.spawn(async move {
             // Here, for a timer belongs to the runtime that it is made on, and the caller's may end.
             let mut sweep = tokio::time::interval(every);
+            let mut look = tokio::time::interval(idle);
+            // Looks that were missed say nothing about calls.
+            look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            look.tick().await;
             loop {
-                let snapshot = tokio::select! {
-                    snapshot = watch.changed() => Some(snapshot),
-                    _ = sweep.tick() => None,
+                let due = tokio::select! {
+                    snapshot = watch.changed() => Due::Snapshot(snapshot),
+                    _ = sweep.tick() => Due::Sweep,
+                    _ = look.tick() => Due::Look,
                 };
                 let Some(shared) = shared.upgrade() else { break };
-                match snapshot {
-                    Some(snapshot) => shared.keep(&snapshot),
-                    None => shared.sweep(),
+                match due {
+                    Due::Snapshot(snapshot) => shared.keep(&snapshot),
+                    Due::Sweep => shared.sweep(),
+                    Due::Look => shared.look(),
                 }
             }
         });
     }
 }
 
+/// What the task of a pool is to do.
+enum Due {
+    /// Discovery tells of another set.
+    Snapshot(Snapshot),
+    /// Instances are to be compared.
+    Sweep,
+    /// It is to be looked whether anybody calls.
+    Look,
+}
+
 impl Shared {
-    /// An instance that was set aside and that this call is to try: not one that it has tried before,
-    /// or a call could use up all of its attempts on one that fails.
+    /// Looks whether anybody calls. A call under way does.
+    fn look(&self) {
+        let is_busy = |member: &Member| member.instance.load.in_flight() > 0;
+        if self.members.lock().0.values().any(is_busy) {
+            self.calling.note();
+        }
+        self.calling.look();
+    }
+
+    /// An instance that was set aside and that this call is to try.
     fn probe(
         &self,
         roster: &Roster<Arc<Instance>>,
@@ -279,10 +307,9 @@ impl Shared {
         // The others leave: their tasks end, and their calls.
         *known = kept;
         self.call_up(&members, now);
+        self.count_ejected(&members);
         drop(members);
         self.known.store(true, Ordering::Release);
-        // Those that are new connect at once: calls need not wait for them later.
-        self.wanted.send_modify(|count| *count += 1);
         self.changed.notify_waiters();
     }
 
@@ -304,7 +331,7 @@ impl Shared {
         let (present, mut left) = watch::channel(());
         let around = Surroundings {
             settings: Arc::clone(&self.settings),
-            wanted: self.wanted.subscribe(),
+            wanted: self.calling.subscribe(),
             changed: Arc::new(Told(Arc::downgrade(self))),
         };
         let gone = async move { while left.changed().await.is_ok() {} };
@@ -321,10 +348,8 @@ impl Shared {
         } else {
             self.call_up(&members, now);
         }
+        self.count_ejected(&members);
         drop(members);
-        let roster = self.roster.load();
-        let out = roster.candidates().iter().filter(|one| !one.health.in_service()).count();
-        self.ejected.store(out, Ordering::Relaxed);
         self.changed.notify_waiters();
     }
 
@@ -338,6 +363,14 @@ impl Shared {
         let roster = Roster::new(called, self.settings.balance.clone(), now, fastrand::u64(..));
         self.roster.store(Arc::new(roster));
         self.level.store(level, Ordering::Relaxed);
+    }
+
+    /// Counts who of the roster is set aside; under the lock of the members, or one that counted before
+    /// a change could store that after it.
+    fn count_ejected(&self, _: &Members) {
+        let roster = self.roster.load();
+        let out = roster.candidates().iter().filter(|one| !one.health.in_service()).count();
+        self.ejected.store(out, Ordering::Relaxed);
     }
 
     /// Compares the instances with each other.

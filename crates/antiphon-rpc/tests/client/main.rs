@@ -5,7 +5,11 @@ mod aside;
 #[cfg(test)]
 mod attempts;
 #[cfg(test)]
+mod crowded;
+#[cfg(test)]
 mod deadlines;
+#[cfg(test)]
+mod idle;
 #[cfg(test)]
 mod instances;
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::error::Error;
 use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -11,16 +13,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use connectrpc::ConnectError;
 use connectrpc::client::ClientBody;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use http_body::{Body, Frame, SizeHint};
 use hyper::client::conn::http2::{self, Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
+use tokio::time::sleep;
 
 use super::super::ClientSettings;
 use super::super::exchange::chain;
 
 /// How often it is looked whether the server has said its first word.
 const LOOK: Duration = Duration::from_millis(1);
+
+/// How long an address of a host has the field for itself before the next one is tried beside it.
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 
 type Connected = http2::Connection<TokioIo<TcpStream>, CallBody, TokioExecutor>;
 
@@ -95,7 +103,10 @@ pub(super) async fn connect(
 ) -> Result<(Connection, impl Future<Output = Result<(), hyper::Error>> + use<>), String> {
     let limit = settings.connect_timeout;
     let connecting = async {
-        let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+        let addresses =
+            tokio::net::lookup_host(address).await.map_err(|error| error.to_string())?;
+        let stream =
+            first(addresses, TcpStream::connect).await.map_err(|error| error.to_string())?;
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
         let (sender, mut connection) = Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -125,6 +136,39 @@ pub(super) async fn connect(
         ended
     });
     Ok((Connection { sender, places }, ended))
+}
+
+/// Connects to the first address that answers: in the order of the resolver, the next one as soon as
+/// one has failed or has been silent for a quarter of a second (Happy Eyeballs, RFC 8305, without its
+/// sorting). Where only some of the addresses of a host lead to it, the others do not take the time of
+/// all.
+///
+/// # Errors
+/// None of them could be connected to; the last to fail says why.
+async fn first<T, F>(
+    addresses: impl IntoIterator<Item = SocketAddr>,
+    connect: impl Fn(SocketAddr) -> F,
+) -> io::Result<T>
+where
+    F: Future<Output = io::Result<T>>,
+{
+    let mut addresses = addresses.into_iter().peekable();
+    let mut racing = FuturesUnordered::new();
+    let mut failure = None;
+    loop {
+        racing.extend(addresses.next().map(&connect));
+        tokio::select! {
+            Some(outcome) = racing.next() => match outcome {
+                Ok(connected) => return Ok(connected),
+                Err(error) => failure = Some(error),
+            },
+            () = sleep(NEXT_ADDRESS_AFTER), if addresses.peek().is_some() => {}
+            else => {
+                let nothing = || io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+                return Err(failure.unwrap_or_else(nothing));
+            }
+        }
+    }
 }
 
 /// Whether a connection ended because the server minds how often it is asked whether it lives.
@@ -192,5 +236,55 @@ impl Body for CallBody {
             }
             Self::Stream(body) => body.size_hint(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const MILLI: Duration = Duration::from_millis(1);
+    const NEVER: Duration = Duration::from_secs(3_600);
+
+    /// Who is connected to and after how long, of addresses that answer, or fail, after so much time.
+    async fn race(answers: &[Result<Duration, Duration>]) -> (Result<u16, String>, Duration) {
+        let begun = Instant::now();
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let addresses = (0..).take(answers.len()).map(address);
+        let connected = first(addresses, |address| async move {
+            match answers[usize::from(address.port())] {
+                Ok(after) => {
+                    sleep(after).await;
+                    Ok(address.port())
+                }
+                Err(after) => {
+                    sleep(after).await;
+                    Err(io::Error::other(format!("{} is away", address.port())))
+                }
+            }
+        });
+        let connected = connected.await.map_err(|error| error.to_string());
+        (connected, begun.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_is_silent_does_not_keep_the_next_one_from_being_tried() {
+        let silent = [Ok(NEVER), Ok(10 * MILLI), Ok(MILLI)];
+        assert_eq!(race(&silent).await, (Ok(1), 260 * MILLI));
+        let slow = [Ok(300 * MILLI), Ok(NEVER), Ok(NEVER)];
+        assert_eq!(race(&slow).await, (Ok(0), 300 * MILLI));
+        let last = [Ok(NEVER), Err(300 * MILLI), Ok(NEVER), Ok(MILLI)];
+        assert_eq!(race(&last).await, (Ok(3), 551 * MILLI), "a failure brings the next one in");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_fails_makes_room_for_the_next_one_at_once() {
+        let refused = [Err(MILLI), Err(MILLI), Ok(MILLI)];
+        assert_eq!(race(&refused).await, (Ok(2), 3 * MILLI));
+        let all = [Err(MILLI), Err(MILLI)];
+        assert_eq!(race(&all).await, (Err("1 is away".into()), 2 * MILLI));
+        assert!(race(&[]).await.0.unwrap_err().contains("no address"));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!            wanted            connected
-//!   idle ───────────► connecting ───────► ready ──► idle      (unused for long)
+//!   idle ───────────► connecting ───────► ready ──► idle      (target unused for long)
 //!                      ▲  │ failed          │
 //!              waited  │  ▼                 │ lost: connecting,
 //!                   backing off ◄───────────┘ or backing off when it was lost at once, unused
@@ -65,7 +65,7 @@ pub(super) enum Event {
         /// Whether a call was answered meanwhile.
         answered: bool,
     },
-    /// Nothing was called for long.
+    /// The target was not called for long.
     Unused,
     /// It is no longer an instance of the target.
     Gone,
