@@ -25,7 +25,9 @@ pub(super) struct Attempt {
     remote: Arc<Remote>,
     picked: Picked,
     in_flight: InFlight<Arc<Instance>>,
-    _lease: Lease,
+    lease: Lease,
+    /// Until it is taken, where there was a stream for it at once.
+    sender: Option<SendRequest<CallBody>>,
     context: Context,
     span: Span,
     /// Whether another attempt of the same call was faster.
@@ -34,14 +36,13 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    /// Begins an attempt, and gives what its request is sent with; `None` when the instance has just
-    /// lost its last connection.
+    /// Begins an attempt; `None` when the instance has just lost its last connection.
     pub(super) fn begin(
         remote: &Arc<Remote>,
         method: &MethodInfo,
         caller: &Context,
         picked: Picked,
-    ) -> Option<(Self, SendRequest<CallBody>)> {
+    ) -> Option<Self> {
         let instance = Arc::clone(&picked.instance);
         let Some((lease, sender)) = instance.lease() else {
             remote.pool.give_back(picked);
@@ -55,17 +56,29 @@ impl Attempt {
         let in_flight = InFlight::begin(instance, Instant::now());
         in_flight.candidate().count_pick();
         let remote = Arc::clone(remote);
-        let attempt = Self {
+        Some(Self {
             remote,
             picked,
             in_flight,
-            _lease: lease,
+            lease,
+            sender,
             context,
             span,
             overtaken: None,
             is_over: false,
-        };
-        Some((attempt, sender))
+        })
+    }
+
+    /// What its request is sent with, once there is a stream for it; `None` when the instance lost its
+    /// last connection before.
+    ///
+    /// # Cancel safety
+    /// Nothing of it was sent.
+    pub(super) async fn turn(&mut self) -> Option<SendRequest<CallBody>> {
+        match self.sender.take() {
+            Some(sender) => Some(sender),
+            None => self.picked.instance.turn(&mut self.lease).await,
+        }
     }
 
     /// Another attempt goes on beside it: one of them is overtaken.

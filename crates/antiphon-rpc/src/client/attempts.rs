@@ -115,14 +115,14 @@ impl Call<'_> {
                 Ended::Unreachable(error) => return Err(self.unreachable(error, log.take())),
                 Ended::Throttled => return Err(self.throttled(log.take())),
             };
+            log.note(cause(&fault), begun.elapsed());
+            let remaining = self.context.remaining().unwrap_or(Duration::MAX);
+            let random = fastrand::f64();
             let failure = if log.never_again {
                 Failure::Answered(Code::Unavailable, Some(Pushback::Never))
             } else {
                 failure(&fault)
             };
-            log.note(cause(&fault), begun.elapsed());
-            let remaining = self.context.remaining().unwrap_or(Duration::MAX);
-            let random = fastrand::f64();
             let decision =
                 self.policy.retry.decide(&mut attempts, failure, remaining, random, || {
                     budget.try_spend(Instant::now())
@@ -192,12 +192,12 @@ impl Call<'_> {
         if let Some(second) = second {
             log.tried.extend(second.instance);
             log.failed.extend(second.failed);
+            log.never_again |= second.never_again;
         }
         log.ended();
         outcome
     }
 
-            log.never_again |= second.never_again;
     /// Makes a second attempt beside the first, which began at `begun`; what became of the second
     /// where that did not help.
     async fn beside<F>(
@@ -239,12 +239,12 @@ impl Call<'_> {
             }
         };
         let instance = second_side.instance.into_inner();
+        let never_again = failed.as_ref().is_some_and(Ended::is_never_again);
         let failed = failed.map(|ended| FailedAttempt {
             instance: instance.as_ref().map_or("none", |one| one.address()).to_owned(),
             took: second_begun.elapsed(),
             cause: ended.cause(),
         });
-        let never_again = failed.as_ref().is_some_and(Ended::is_never_again);
         (outcome, Second { instance, failed, never_again })
     }
 
@@ -271,12 +271,15 @@ impl Call<'_> {
         }
         let _ = side.instance.set(Arc::clone(&picked.instance));
         let attempt = Attempt::begin(remote, self.method, self.context, picked);
-        let Some((mut attempt, sender)) = attempt else {
-            return Err(Ended::Fault(Fault::NotSent("its connection was just lost".into())));
-        };
+        let lost = || Err(Ended::Fault(Fault::NotSent("its connection was just lost".into())));
+        let Some(mut attempt) = attempt else { return lost() };
         if self.policy.hedge.is_some() {
             attempt.races(Arc::clone(&side.overtaken));
         }
+        let Some(sender) = attempt.turn().await else {
+            attempt.end(Verdict::Neutral, None);
+            return lost();
+        };
         let body = CallBody::Whole(Some(self.message.clone()));
         let authority = remote.authority_for(attempt.instance());
         let mut request = request(authority, self.method.path, attempt.context().remaining(), body);

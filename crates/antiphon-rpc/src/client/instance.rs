@@ -25,9 +25,6 @@ pub(super) use connection::{CallBody, Lease};
 pub(super) use state::State;
 use state::{Action, Event, Way};
 
-/// The part of the streams that a server allows on a connection above which another one is made.
-const CROWDED: f64 = 0.8;
-
 /// One instance.
 #[derive(Debug)]
 pub(super) struct Instance {
@@ -50,6 +47,8 @@ pub(super) struct Instance {
     lost: Notify,
     /// Another connection is wanted beside those that there are.
     crowded: Notify,
+    /// There is one more connection: calls that wait for a stream look again.
+    further: Notify,
 }
 
 /// What the task of the instance shows of itself.
@@ -95,6 +94,7 @@ impl Instance {
             seen: Mutex::new(Seen { state: State::Idle, failure: None }),
             lost: Notify::new(),
             crowded: Notify::new(),
+            further: Notify::new(),
         })
     }
 
@@ -125,19 +125,52 @@ impl Instance {
         self.weight == found.weight && self.zone == found.zone && self.priority == found.priority
     }
 
-    /// A place on the connection with the fewest calls, and what a request is sent with. `None` when the
-    /// last one has just been lost.
-    pub(super) fn lease(&self) -> Option<(Lease, SendRequest<CallBody>)> {
+    /// A place on the connection with the fewest calls, and what a request is sent with, unless the call
+    /// has to wait for [`Self::turn`]. `None` when the last connection has just been lost.
+    pub(super) fn lease(&self) -> Option<(Lease, Option<SendRequest<CallBody>>)> {
         let mut connections = self.connections.lock();
         connections.retain(Connection::is_open);
         let least = connections.iter().min_by_key(|connection| connection.calls())?;
-        let (calls, streams_max) = (least.calls(), least.streams_max());
+        let is_crowded = least.is_crowded();
         let lease = least.lease();
         drop(connections);
-        if calls as f64 >= streams_max as f64 * CROWDED {
+        if is_crowded {
             self.crowded.notify_one();
         }
         Some(lease)
+    }
+
+    /// Whether another connection is of use: there may be fewer, and those that there are are crowded.
+    fn needs_another(&self, settings: &ClientSettings) -> bool {
+        let connections = self.connections.lock();
+        connections.len() < settings.connections_max.max(1)
+            && connections.iter().all(Connection::is_crowded)
+    }
+
+    /// Waits for a stream of any connection, and gives what a request is sent with; `None` when the last
+    /// connection has been lost.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the place in the queue.
+    pub(super) async fn turn(&self, lease: &mut Lease) -> Option<SendRequest<CallBody>> {
+        loop {
+            let further = self.further.notified();
+            let (other, sender) = self.lease()?;
+            *lease = other;
+            if sender.is_some() {
+                return sender;
+            }
+            tokio::select! {
+                has_stream = lease.wait() => if has_stream {
+                    let connections = self.connections.lock();
+                    let mut open = connections.iter().filter(|connection| connection.is_open());
+                    if let Some(sender) = open.find_map(|connection| connection.sender_of(lease)) {
+                        return Some(sender);
+                    }
+                },
+                () = further => {}
+            }
+        }
     }
 
     /// How many connections are open.
@@ -208,6 +241,7 @@ impl Instance {
         let patience = self.patience.load(Relaxed);
         let (connection, ended) = connection::connect(&self.address, settings, patience).await?;
         self.connections.lock().push(connection);
+        self.further.notify_waiters();
         let instance = Arc::clone(self);
         tokio::spawn(async move {
             if let Err(error) = ended.await {
@@ -233,7 +267,7 @@ impl Instance {
         wanted: &mut watch::Receiver<bool>,
     ) -> Event {
         let since = Instant::now();
-        let mut further = std::pin::pin!(Fuse::terminated());
+        let mut making = std::pin::pin!(Fuse::terminated());
         let (mut failures, mut not_before) = (0_u32, since);
         loop {
             tokio::select! {
@@ -243,14 +277,13 @@ impl Instance {
                         return Event::Lost { after: since.elapsed(), answered };
                     }
                 }
-                // Every call says so that finds it crowded: what is missed now is heard again.
-                () = self.crowded.notified(), if further.is_terminated() => {
-                    let may = self.connections() < settings.connections_max.max(1);
-                    if may && Instant::now() >= not_before {
-                        further.set(self.connect(settings).fuse());
+                // Every call says so that finds it crowded: what is not heeded now is heard again.
+                () = self.crowded.notified(), if making.is_terminated() => {
+                    if Instant::now() >= not_before && self.needs_another(settings) {
+                        making.set(self.connect(settings).fuse());
                     }
                 }
-                made = &mut further => match made {
+                made = &mut making => match made {
                     Ok(()) => failures = 0,
                     Err(failure) => {
                         tracing::debug!(server.address = self.address, %failure, "no further connection");

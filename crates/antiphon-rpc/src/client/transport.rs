@@ -82,7 +82,11 @@ impl Transport {
             tried.push(Arc::clone(&picked.instance));
             let address = picked.instance.address().to_owned();
             let attempt = Attempt::begin(remote, self.method, &context, picked);
-            let Some((mut attempt, sender)) = attempt else {
+            let Some(mut attempt) = attempt else {
+                continue;
+            };
+            let Some(sender) = attempt.turn().await else {
+                attempt.end(Verdict::Neutral, None);
                 continue;
             };
             super::exchange::address(&mut request, remote.authority_for(attempt.instance()));

@@ -7,7 +7,7 @@ use antiphon_rpc::server::ServerSettings;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-use crate::support::{Fleet, Load, PUT, server_settings, until};
+use crate::support::{Fleet, Load, PUT, call, server_settings, until};
 
 /// One instance that takes few calls over a connection.
 async fn fleet(streams_max: u32, settings: ClientSettings) -> Fleet {
@@ -50,4 +50,60 @@ async fn a_connection_is_missed_at_once_though_a_further_one_is_being_made() {
     assert_eq!(state(), "ready");
     instance.shutdown.drain(Duration::from_secs(5));
     until(|| state() == "connecting").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_wait_for_a_stream_survive_the_end_of_the_connection() {
+    let server = ServerSettings {
+        streams_max: 10,
+        connection_age_max: Duration::from_millis(150),
+        ..server_settings()
+    };
+    let fleet = Fleet::start_with(1, ClientSettings::default(), server).await;
+    fleet.instances[0].behaviour.delay(Duration::from_millis(10));
+    // These may not be done twice.
+    let load = Load::start(&fleet, PUT, 60);
+    until(|| fleet.instances[0].gate.accepted() > 12).await;
+    let failed = load.stop().await;
+    assert!(failed.is_empty(), "{} failed, the first: {:?}", failed.len(), failed[0]);
+}
+
+#[tokio::test]
+async fn a_call_that_waits_for_a_stream_goes_over_a_further_connection_as_soon_as_there_is_one() {
+    let fleet = fleet(2, ClientSettings::default()).await;
+    fleet.call(PUT).await.unwrap();
+    let behaviour = &fleet.instances[0].behaviour;
+    behaviour.delay(Duration::from_secs(600));
+    let long = [(); 2].map(|()| {
+        let channel = fleet.channel.clone();
+        tokio::spawn(async move { call(&channel, PUT).await })
+    });
+    until(|| behaviour.calls() == 3).await;
+    behaviour.delay(Duration::ZERO);
+    assert!(fleet.call(PUT).await.is_ok());
+    assert_eq!(fleet.instances[0].gate.accepted(), 2);
+    long.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn calls_that_wait_for_a_stream_come_in_their_order_and_may_give_up() {
+    let settings = ClientSettings { connections_max: 1, ..ClientSettings::default() };
+    let fleet = fleet(1, settings).await;
+    fleet.call(PUT).await.unwrap();
+    let behaviour = &fleet.instances[0].behaviour;
+    behaviour.delay(Duration::from_millis(30));
+    let calling = |channel: &antiphon_rpc::client::Channel| {
+        let channel = channel.clone();
+        tokio::spawn(async move { call(&channel, PUT).await })
+    };
+    let first = calling(&fleet.channel);
+    until(|| behaviour.calls() == 2).await;
+    let (second, third) = (calling(&fleet.channel), calling(&fleet.channel));
+    let in_flight = || targets(&fleet.telemetry)[0].instances[0].in_flight;
+    until(|| in_flight() == 3).await;
+    assert_eq!(behaviour.calls(), 2);
+    second.abort();
+    assert!(first.await.unwrap().is_ok() && third.await.unwrap().is_ok());
+    assert_eq!(behaviour.calls(), 3, "who gave up was never sent");
+    assert!(fleet.call(PUT).await.is_ok(), "and its place is not lost");
 }

@@ -19,6 +19,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::client::conn::http2::{self, Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
 use super::super::ClientSettings;
@@ -26,6 +27,9 @@ use super::super::exchange::chain;
 
 /// How often it is looked whether the server has said its first word.
 const LOOK: Duration = Duration::from_millis(1);
+
+/// The part of the streams that a server allows on a connection above which another one is made.
+const CROWDED: f64 = 0.8;
 
 /// How long an address of a host has the field for itself before the next one is tried beside it.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
@@ -40,12 +44,42 @@ pub(super) struct Connection {
 }
 
 /// The calls on a connection.
+///
+/// No more are sent than the server allows at once: what waits inside of hyper when the connection ends
+/// cannot be told from what left, and is lost though nobody has seen it.
 #[derive(Debug)]
 struct Places {
     /// How many the server allows at once.
     streams_max: AtomicUsize,
-    /// How many are under way: each holds a [`Lease`].
+    /// How many are under way or wait: each holds a [`Lease`].
     calls: AtomicUsize,
+    /// A permit for each stream that is free. Closed with the connection.
+    streams: Semaphore,
+}
+
+impl Places {
+    fn new(streams_max: usize) -> Self {
+        let streams_max = streams_max.min(Semaphore::MAX_PERMITS);
+        Self {
+            streams_max: AtomicUsize::new(streams_max),
+            calls: AtomicUsize::new(0),
+            streams: Semaphore::new(streams_max),
+        }
+    }
+
+    /// The server allows so many. Where it allows fewer than before, those that are in use are taken
+    /// when it is told again.
+    fn allow(&self, streams_max: usize) {
+        let streams_max = streams_max.min(Semaphore::MAX_PERMITS);
+        let before = self.streams_max.load(Relaxed);
+        if streams_max > before {
+            self.streams_max.store(streams_max, Relaxed);
+            self.streams.add_permits(streams_max - before);
+        } else if streams_max < before {
+            let taken = self.streams.forget_permits(before - streams_max);
+            self.streams_max.store(before - taken, Relaxed);
+        }
+    }
 }
 
 impl Connection {
@@ -54,35 +88,65 @@ impl Connection {
         !self.sender.is_closed()
     }
 
-    /// How many calls are under way.
+    /// How many calls are under way or wait.
     pub(super) fn calls(&self) -> usize {
         self.places.calls.load(Relaxed)
     }
 
-    /// How many calls the server allows at once.
-    pub(super) fn streams_max(&self) -> usize {
-        self.places.streams_max.load(Relaxed)
+    /// Whether another connection should be made before this one is full.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.calls() as f64 >= self.places.streams_max.load(Relaxed) as f64 * CROWDED
     }
 
-    /// A call begins: its place, and what its request is sent with.
-    pub(super) fn lease(&self) -> (Lease, SendRequest<CallBody>) {
+    /// A call begins: its place, and what its request is sent with, unless it has to wait for a stream.
+    pub(super) fn lease(&self) -> (Lease, Option<SendRequest<CallBody>>) {
         self.places.calls.fetch_add(1, Relaxed);
-        (Lease { places: Arc::clone(&self.places) }, self.sender.clone())
+        let mut lease = Lease { places: Arc::clone(&self.places), has_stream: false };
+        let free = self.places.streams.try_acquire().map(|permit| permit.forget());
+        lease.has_stream = free.is_ok();
+        let sender = lease.has_stream.then(|| self.sender.clone());
+        (lease, sender)
+    }
+
+    /// What the request of a lease is sent with that has a stream; `None` if it is one of another
+    /// connection.
+    pub(super) fn sender_of(&self, lease: &Lease) -> Option<SendRequest<CallBody>> {
+        Arc::ptr_eq(&self.places, &lease.places).then(|| self.sender.clone())
     }
 }
 
-/// The right to make one call over a connection. The call is under way until this is dropped.
+/// The right to make one call over a connection. The call is under way, or waits, until this is dropped.
 ///
 /// It does not hold the sender: a request that is given to a connection in the moment in which that ends
 /// may be left lying in hyper's queue, and comes back only when the last sender is gone.
 #[derive(Debug)]
 pub(in super::super) struct Lease {
     places: Arc<Places>,
+    /// Whether it has one of the streams that the server allows.
+    has_stream: bool,
+}
+
+impl Lease {
+    /// Waits for a stream, behind those that came before. Whether there is one: else the connection has
+    /// ended.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the place in the queue.
+    pub(super) async fn wait(&mut self) -> bool {
+        if let Ok(permit) = self.places.streams.acquire().await {
+            permit.forget();
+            self.has_stream = true;
+        }
+        self.has_stream
+    }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         self.places.calls.fetch_sub(1, Relaxed);
+        if self.has_stream {
+            self.places.streams.add_permits(1);
+        }
     }
 }
 
@@ -125,14 +189,14 @@ pub(super) async fn connect(
         Ok(connected) => connected?,
         Err(_) => return Err(format!("no connection within {limit:?}")),
     };
-    let places = Arc::new(Places {
-        streams_max: AtomicUsize::new(connection.current_max_send_streams()),
-        calls: AtomicUsize::new(0),
-    });
+    let places = Arc::new(Places::new(connection.current_max_send_streams()));
     let known = Arc::clone(&places);
     let ended = poll_fn(move |task| {
         let ended = Pin::new(&mut connection).poll(task);
-        known.streams_max.store(connection.current_max_send_streams(), Relaxed);
+        known.allow(connection.current_max_send_streams());
+        if ended.is_ready() {
+            known.streams.close();
+        }
         ended
     });
     Ok((Connection { sender, places }, ended))
