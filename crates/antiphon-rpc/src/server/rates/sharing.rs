@@ -31,8 +31,8 @@ use crate::server::metrics::{Asked, ServerMetrics};
 const SHARDS: usize = 16;
 /// How often a full part is looked through for clients that are idle.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(200);
-/// The longest name of a client that is sent to the store. Whoever has a longer one is limited by each
-/// instance alone.
+/// The longest name of a client that is sent to the store, where each has a limit of its own. Whoever
+/// has a longer one is limited by each instance alone.
 const CLIENT_BYTES_MAX: usize = 256;
 
 /// Where instances share their rate limits.
@@ -165,7 +165,8 @@ impl SharedRate {
 
     /// Decides about a call, at once where that can be.
     pub(super) fn check(self: &Arc<Self>, client: Client<'_>, now: Instant) -> Checked {
-        if matches!(client, Client::Named(name) if name.len() > CLIENT_BYTES_MAX) {
+        let is_long = matches!(client, Client::Named(name) if name.len() > CLIENT_BYTES_MAX);
+        if is_long && self.rule.per_client {
             return self.own.check(client, now).into();
         }
         match self.store.outage.way(self.store.nanos(now)) {

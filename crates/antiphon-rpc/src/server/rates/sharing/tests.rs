@@ -307,6 +307,10 @@ async fn a_name_that_is_too_long_is_limited_by_each_instance_alone() {
     assert!(instance.call(client).await.is_ok() && instance.call(client).await.is_ok());
     assert!(instance.call(client).await.is_err());
     assert_eq!(memory.asked(), []);
+    // It does not matter where there are no names.
+    let [one, two] = [(); 2].map(|()| Instance::new(&memory, rule(0.1, 2, false)));
+    assert!(one.call(client).await.is_ok() && two.call(client).await.is_ok());
+    assert!(one.call(client).await.is_err() && two.call(HERE).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]
