@@ -36,7 +36,7 @@ async fn until(answers: &mut Box<dyn Answers>, expected: &[&str]) -> Vec<Instanc
             }
         }
     });
-    told.await.unwrap_or_else(|_| panic!("{expected:?} are not told"))
+    told.await.expect("they are told in time")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
